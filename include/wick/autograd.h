@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "wick/tensor.h"
+
+namespace wick {
+
+/// Where the gradient of one tensor is gathered. Leaves (trainable parameters) keep theirs; the others live only while
+/// the backward pass needs them.
+struct GradSlot {
+  Tensor grad;       ///< undefined until something arrives
+  std::string name;  ///< of a leaf, for messages
+  bool leaf = false;
+  bool received = false;  ///< of a leaf: a gradient arrived since zero_grad()
+  bool owned = false;     ///< of another: the buffer is not shared, so further gradients are added in place
+};
+
+/// A trainable tensor: f32 (f64 in gradient checks), contiguous, with a gradient buffer of the same shape that
+/// accumulates over backward passes until zero_grad().
+class Parameter {
+ public:
+  Parameter() = default;
+  /// `grad`, where given, is the buffer to accumulate into (a slice of an optimizer's flat buffer).
+  Parameter(std::string name, Tensor value, Tensor grad = {});
+
+  const std::string& name() const { return slot_->name; }
+  const Tensor& value() const noexcept { return value_; }  ///< carries the slot: ops on it record
+  const Tensor& grad() const { return slot_->grad; }
+  bool received_gradient() const { return slot_->received; }
+  void zero_grad() const;
+
+ private:
+  Tensor value_;
+  std::shared_ptr<GradSlot> slot_;
+};
+
+/// Given the gradients of a node's outputs (undefined where none arrived), returns those of its inputs; entries whose
+/// `needs` is false may be left undefined.
+using BackwardFn =
+    std::function<std::vector<Tensor>(std::span<const Tensor> grad_outputs, const std::vector<bool>& needs)>;
+
+/// Records what leads from parameters to a loss while it is the innermost one alive on its thread, and walks it back.
+/// Only ops with an input that needs a gradient are recorded; without a live Tape nothing is.
+class Tape {
+ public:
+  Tape();
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// Accumulates d loss / d parameter into every parameter that `loss` depends on, then forgets the recording. `loss`
+  /// has one element unless `seed`, a gradient of loss's own shape, is given. Error(invalid_argument) if nothing leads
+  /// to it.
+  void backward(const Tensor& loss, const Tensor& seed = {});
+  /// The same from several outputs at once, each with a seed of its shape; an undefined seed skips its output.
+  void backward(std::span<const Tensor> outputs, std::span<const Tensor> seeds);
+
+  std::size_t size() const noexcept { return nodes_.size(); }
+
+  /// The tape that would record now, or null.
+  static Tape* active() noexcept;
+
+ private:
+  friend void record(const char*, std::span<const Tensor>, std::span<Tensor* const>, BackwardFn);
+  struct Node {
+    const char* op;
+    std::vector<std::shared_ptr<GradSlot>> inputs;
+    std::vector<std::shared_ptr<GradSlot>> outputs;
+    BackwardFn backward;
+  };
+  std::vector<Node> nodes_;
+  Tape* outer_;
+};
+
+/// While alive, nothing is recorded on this thread.
+class NoGrad {
+ public:
+  NoGrad() noexcept;
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  Tape* suspended_;
+};
+
+/// True if an op on these inputs has to be recorded: a tape is active and one of them needs a gradient.
+bool recording(std::span<const Tensor> inputs) noexcept;
+bool recording(std::initializer_list<Tensor> inputs) noexcept;
+
+/// Puts a node on the active tape and gives `outputs` their slots. Does nothing unless recording(inputs).
+void record(const char* op, std::span<const Tensor> inputs, std::span<Tensor* const> outputs, BackwardFn backward);
+void record(const char* op, std::initializer_list<Tensor> inputs, std::initializer_list<Tensor*> outputs,
+            BackwardFn backward);
+
+/// Error(invalid_argument) naming the first parameter that got no gradient since zero_grad().
+void require_gradients(std::span<const Parameter> parameters);
+
+}  // namespace wick

@@ -1,0 +1,82 @@
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#include "core/fail.h"
+#include "wick/tensor.h"
+
+namespace wick {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// One counter per device type; the CUDA and Metal allocators will report through the same pair.
+struct Counters {
+  std::atomic<std::size_t> current{0};
+  std::atomic<std::size_t> peak{0};
+
+  void add(std::size_t bytes) {
+    const std::size_t now = current.fetch_add(bytes) + bytes;
+    std::size_t seen = peak.load();
+    while (now > seen && !peak.compare_exchange_weak(seen, now)) {
+    }
+  }
+};
+Counters& counters(Device device) {
+  static Counters all[kDeviceTypes];
+  return all[static_cast<std::size_t>(device.type)];
+}
+
+}  // namespace
+
+std::string_view to_string(DeviceType type) noexcept {
+  switch (type) {
+    case DeviceType::cpu:
+      return "cpu";
+    case DeviceType::cuda:
+      return "cuda";
+    case DeviceType::metal:
+      return "metal";
+  }
+  return "?";
+}
+
+std::string to_string(Device device) {
+  if (device.type == DeviceType::cpu) return "cpu";
+  return fmt::format("{}:{}", to_string(device.type), device.index);
+}
+
+MemoryStats memory_stats(Device device) { return {counters(device).current.load(), counters(device).peak.load()}; }
+
+void reset_peak_memory(Device device) { counters(device).peak.store(counters(device).current.load()); }
+
+Storage::Storage(std::byte* data, std::size_t bytes, Device device, std::shared_ptr<const void> owner, bool writable)
+    : data_(data), bytes_(bytes), device_(device), owner_(std::move(owner)), writable_(writable) {}
+
+std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
+  if (device.type != DeviceType::cpu) {
+    fail(ErrorCode::unsupported, "device {} is not built into this program", to_string(device));
+  }
+  const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  auto* data = static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded));
+  if (data == nullptr) {
+    fail(ErrorCode::out_of_memory, "cannot allocate {} bytes on the {} ({} bytes are in use)", bytes, to_string(device),
+         memory_stats(device).current);
+  }
+  counters(device).add(bytes);
+  return std::shared_ptr<Storage>(new Storage(data, bytes, device, nullptr, true));
+}
+
+std::shared_ptr<Storage> Storage::wrap(std::byte* data, std::size_t bytes, std::shared_ptr<const void> owner,
+                                       bool writable, Device device) {
+  return std::shared_ptr<Storage>(new Storage(data, bytes, device, std::move(owner), writable));
+}
+
+Storage::~Storage() {
+  if (owner_ != nullptr) return;
+  counters(device_).current.fetch_sub(bytes_);
+  std::free(data_);
+}
+
+}  // namespace wick

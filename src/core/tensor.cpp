@@ -1,0 +1,311 @@
+#include "wick/tensor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "core/dispatch.h"
+#include "core/fail.h"
+#include "core/strided.h"
+
+namespace wick {
+namespace {
+
+std::size_t byte_size(const Shape& shape, DType dtype) {
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(numel(shape), static_cast<std::int64_t>(size_of(dtype)), &bytes)) {
+    fail(ErrorCode::invalid_argument, "a tensor of shape {} is too large", to_string(shape));
+  }
+  return static_cast<std::size_t>(bytes);
+}
+
+template <class To, class From>
+void convert_all(const Tensor& source, const Tensor& target) {
+  for_each_strided<const From, To>(source, target, [](const From& from, To& to) { to = convert<To>(from); });
+}
+
+}  // namespace
+
+Tensor Tensor::view_of(std::shared_ptr<Storage> storage, std::size_t byte_offset, const Shape& shape, DType dtype) {
+  const std::size_t bytes = byte_size(shape, dtype);
+  if (byte_offset > storage->bytes() || bytes > storage->bytes() - byte_offset) {
+    fail(ErrorCode::invalid_argument, "a {} {} tensor at byte {} does not fit in {} bytes", to_string(dtype),
+         to_string(shape), byte_offset, storage->bytes());
+  }
+  if (reinterpret_cast<std::uintptr_t>(storage->data() + byte_offset) % size_of(dtype) != 0 ||
+      byte_offset % size_of(dtype) != 0) {
+    fail(ErrorCode::invalid_argument, "byte {} is not aligned for {}", byte_offset, to_string(dtype));
+  }
+  Tensor t;
+  t.storage_ = std::move(storage);
+  t.offset_ = static_cast<std::int64_t>(byte_offset / size_of(dtype));
+  t.shape_ = shape;
+  t.numel_ = wick::numel(shape);
+  t.strides_ = contiguous_strides(shape);
+  t.dtype_ = dtype;
+  return t;
+}
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  return view_of(Storage::allocate(byte_size(shape, dtype), device), 0, shape, dtype);
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  std::memset(t.raw(), 0, t.storage_->bytes());
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  visit_any(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    std::fill_n(t.data<T>(), t.numel(), convert<T>(value));
+  });
+  return t;
+}
+
+Tensor Tensor::from_bytes(std::span<const std::byte> bytes, const Shape& shape, DType dtype) {
+  if (bytes.size() != byte_size(shape, dtype)) {
+    fail(ErrorCode::invalid_argument, "{} values of {} do not make a tensor of shape {}", bytes.size() / size_of(dtype),
+         to_string(dtype), to_string(shape));
+  }
+  Tensor t = empty(shape, dtype);
+  if (!bytes.empty()) std::memcpy(t.raw(), bytes.data(), bytes.size());
+  return t;
+}
+
+Tensor Tensor::bordered(const Shape& shape, std::int64_t border, DType dtype, Device device) {
+  if (border == 0) return empty(shape, dtype, device);
+  Shape wide = shape;
+  wide[-1] += border;
+  Tensor t = empty(wide, dtype, device);
+  t.storage_->border_ = border;
+  return t.slice(-1, 0, shape[-1]);
+}
+
+Tensor Tensor::border_columns() const {
+  if (!defined() || storage_->border() == 0 || rank() < 1 || offset_ != 0) return {};
+  const std::int64_t columns = shape_[-1];
+  const std::int64_t row = columns + storage_->border();
+  const std::int64_t rows = columns == 0 ? 0 : numel_ / columns;
+  const auto whole = static_cast<std::size_t>(rows * row) * size_of(dtype_);
+  if (whole != storage_->bytes() || rows == 0) return {};
+  std::int64_t expected = row;
+  for (int i = rank() - 2; i >= 0; expected *= shape_[i], --i) {
+    if (shape_[i] != 1 && strides_[i] != expected) return {};
+  }
+  if (strides_[-1] != 1 && columns != 1) return {};
+  Tensor t = *this;
+  t.slot_ = nullptr;
+  t.offset_ = columns;
+  t.shape_ = {rows, storage_->border()};
+  t.strides_ = {row, 1};
+  t.numel_ = rows * storage_->border();
+  return t;
+}
+
+bool Tensor::is_contiguous() const noexcept {
+  std::int64_t expected = 1;
+  for (int i = rank() - 1; i >= 0; --i) {
+    if (shape_[i] != 1 && strides_[i] != expected && numel_ != 0) return false;
+    expected *= shape_[i];
+  }
+  return true;
+}
+
+void Tensor::check_dtype(DType wanted) const {
+  if (!defined()) fail(ErrorCode::invalid_argument, "an undefined tensor has no data");
+  if (dtype_ != wanted) {
+    fail(ErrorCode::invalid_argument, "a {} tensor was read as {}", to_string(dtype_), to_string(wanted));
+  }
+}
+
+double Tensor::item() const {
+  if (numel_ != 1) fail(ErrorCode::invalid_argument, "item() of a tensor of shape {}", to_string(shape_));
+  return visit_any(dtype_, [&](auto tag) { return convert<double>(*data<decltype(tag)>()); });
+}
+
+Tensor Tensor::view(const Shape& wanted) const {
+  Shape shape = wanted;
+  int unknown = -1;
+  std::int64_t known = 1;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] != -1) {
+      known *= shape[i];
+    } else if (unknown >= 0) {
+      fail(ErrorCode::invalid_argument, "view({}) has two unknown extents", to_string(wanted));
+    } else {
+      unknown = i;
+    }
+  }
+  if (unknown >= 0) shape[unknown] = known == 0 ? 0 : numel_ / known;
+  if (wick::numel(shape) != numel_) {
+    fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {}", to_string(wanted), to_string(shape_));
+  }
+  Tensor t = detach();
+  t.shape_ = shape;
+  if (numel_ == 0 || is_contiguous()) {
+    t.strides_ = contiguous_strides(shape);
+    return t;
+  }
+  // Drop unit dimensions, then match groups of old dimensions, each dense within itself, with groups of new ones.
+  Shape old_shape;
+  Strides old_strides;
+  for (int i = 0; i < rank(); ++i) {
+    if (shape_[i] == 1) continue;
+    old_shape.push_back(shape_[i]);
+    old_strides.push_back(strides_[i]);
+  }
+  t.strides_ = shape;
+  int at = old_shape.rank() - 1;  // the old dimension that is being split
+  std::int64_t rest = at < 0 ? 1 : old_shape[at];
+  std::int64_t step = at < 0 ? 1 : old_strides[at];
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    t.strides_[i] = step;
+    std::int64_t extent = shape[i];
+    while (extent > 1) {
+      if (rest == 1) {
+        --at;
+        rest = old_shape[at];
+        if (extent == shape[i]) {
+          t.strides_[i] = step = old_strides[at];
+        } else if (old_strides[at] != step) {
+          fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {} and strides {} needs a copy",
+               to_string(wanted), to_string(shape_), to_string(strides_));
+        }
+      }
+      const std::int64_t common = std::gcd(extent, rest);
+      const bool splits = extent % rest == 0 || rest % extent == 0;
+      if (!splits) {
+        fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {} and strides {} needs a copy",
+             to_string(wanted), to_string(shape_), to_string(strides_));
+      }
+      extent /= common;
+      rest /= common;
+      step *= common;
+    }
+  }
+  return t;
+}
+
+Tensor Tensor::permute(std::span<const int> order) const {
+  if (static_cast<int>(order.size()) != rank()) {
+    fail(ErrorCode::invalid_argument, "permute() with {} numbers of a tensor of shape {}", order.size(),
+         to_string(shape_));
+  }
+  Tensor t = detach();
+  std::array<bool, Dims::kMaxRank> used{};
+  for (int i = 0; i < rank(); ++i) {
+    const int from = shape_.wrap(order[static_cast<std::size_t>(i)]);
+    if (used[static_cast<std::size_t>(from)])
+      fail(ErrorCode::invalid_argument, "permute() names dimension {} twice", from);
+    used[static_cast<std::size_t>(from)] = true;
+    t.shape_[i] = shape_[from];
+    t.strides_[i] = strides_[from];
+  }
+  return t;
+}
+
+Tensor Tensor::transpose(int a, int b) const {
+  Tensor t = detach();
+  std::swap(t.shape_[a], t.shape_[b]);
+  std::swap(t.strides_[a], t.strides_[b]);
+  return t;
+}
+
+Tensor Tensor::slice(int dim, std::int64_t start, std::int64_t length) const {
+  const std::int64_t extent = shape_[dim];
+  if (start < 0 || length < 0 || start > extent || length > extent - start) {
+    fail(ErrorCode::invalid_argument, "slice [{}, {} + {}) of dimension {} of a tensor of shape {}", start, start,
+         length, dim, to_string(shape_));
+  }
+  Tensor t = detach();
+  t.shape_[dim] = length;
+  t.numel_ = wick::numel(t.shape_);
+  if (t.numel_ != 0) t.offset_ += start * strides_[dim];
+  return t;
+}
+
+Tensor Tensor::select(int dim, std::int64_t index) const {
+  Tensor t = slice(dim, index, 1);
+  const int at = shape_.wrap(dim);
+  t.shape_.erase(at);
+  t.strides_.erase(at);
+  return t;
+}
+
+Tensor Tensor::expand(const Shape& shape) const {
+  Tensor t = detach();
+  t.shape_ = shape;
+  t.strides_ = shape;
+  for (int i = 1; i <= shape.rank(); ++i) {
+    const bool own = i <= rank();
+    if (own && shape_[-i] != shape[-i] && shape_[-i] != 1) {
+      fail(ErrorCode::invalid_argument, "expand({}) of a tensor of shape {}", to_string(shape), to_string(shape_));
+    }
+    t.strides_[-i] = own && shape_[-i] == shape[-i] ? strides_[-i] : 0;
+  }
+  if (shape.rank() < rank()) {
+    fail(ErrorCode::invalid_argument, "expand({}) of a tensor of shape {}", to_string(shape), to_string(shape_));
+  }
+  t.numel_ = wick::numel(shape);
+  return t;
+}
+
+Tensor Tensor::as_strided(const Shape& shape, const Strides& strides) const {
+  Tensor t = detach();
+  t.shape_ = shape;
+  t.strides_ = strides;
+  t.numel_ = wick::numel(shape);
+  std::int64_t last = offset_;
+  for (int i = 0; i < shape.rank(); ++i) last += std::max<std::int64_t>(shape[i] - 1, 0) * strides[i];
+  if (shape.rank() != strides.rank() || std::any_of(strides.begin(), strides.end(), [](auto s) { return s < 0; }) ||
+      (t.numel_ != 0 && static_cast<std::size_t>(last + 1) * size_of(dtype_) > storage_->bytes())) {
+    fail(ErrorCode::invalid_argument, "as_strided({}, {}) leaves the storage", to_string(shape), to_string(strides));
+  }
+  return t;
+}
+
+Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
+
+Tensor Tensor::clone() const {
+  Tensor t = empty(shape_, dtype_, device());
+  t.copy_from(*this);
+  return t;
+}
+
+Tensor Tensor::to(DType dtype) const {
+  if (dtype == dtype_) return *this;
+  Tensor t = empty(shape_, dtype, device());
+  t.copy_from(*this);
+  return t;
+}
+
+void Tensor::copy_from(const Tensor& source) const {
+  if (source.shape_ != shape_) {
+    fail(ErrorCode::invalid_argument, "copy of shape {} into shape {}", to_string(source.shape_), to_string(shape_));
+  }
+  if (!storage_->writable()) fail(ErrorCode::invalid_argument, "copy into a read-only tensor");
+  if (numel_ == 0) return;
+  if (dtype_ == source.dtype_ && is_contiguous() && source.is_contiguous()) {
+    std::memmove(raw(), source.raw(), static_cast<std::size_t>(numel_) * size_of(dtype_));
+    return;
+  }
+  visit_any(source.dtype_, [&](auto from) {
+    visit_any(dtype_, [&](auto to) { convert_all<decltype(to), decltype(from)>(source, *this); });
+  });
+}
+
+Tensor Tensor::detach() const {
+  Tensor t = *this;
+  t.slot_ = nullptr;
+  return t;
+}
+
+std::string describe(const Tensor& tensor) {
+  if (!tensor.defined()) return "undefined";
+  return fmt::format("{} {}", to_string(tensor.dtype()), to_string(tensor.shape()));
+}
+
+}  // namespace wick

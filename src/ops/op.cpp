@@ -1,0 +1,137 @@
+#include "ops/op.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <string_view>
+
+#include "core/dispatch.h"
+
+namespace wick {
+namespace {
+
+std::atomic<bool>& fused_switch() {
+  static std::atomic<bool> enabled = [] {
+    const char* value = std::getenv("WICK_FUSED");
+    return value == nullptr || std::string_view(value) != "0";
+  }();
+  return enabled;
+}
+
+std::atomic<FallbackListener> fallback_listener{nullptr};
+
+}  // namespace
+
+bool fused_enabled() noexcept { return fused_switch().load(std::memory_order_relaxed); }
+void set_fused(bool enabled) noexcept { fused_switch().store(enabled); }
+void set_fallback_listener(FallbackListener listener) noexcept { fallback_listener.store(listener); }
+
+void report_fallback(const char* op, Device device, const char* reason) {
+  const FallbackListener listener = fallback_listener.load();
+  if (listener == nullptr) return;
+  static std::mutex mutex;
+  static std::set<std::string> said;
+  const std::string message = fmt::format("{} runs unfused on {}: {}", op, to_string(device), reason);
+  const std::scoped_lock lock(mutex);
+  if (said.insert(message).second) listener(message);
+}
+
+std::vector<Tensor> composite_gradients(const std::function<std::vector<Tensor>(std::span<const Tensor>)>& composite,
+                                        std::span<const Tensor> inputs, std::span<const Tensor> grad_outputs,
+                                        const std::vector<bool>& needs) {
+  std::vector<Tensor> leaves;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    leaves.push_back(inputs[i].defined() ? inputs[i].detach() : Tensor());
+    if (needs[i]) leaves[i].set_slot(std::make_shared<GradSlot>());
+  }
+  Tape tape;
+  const std::vector<Tensor> outputs = composite(leaves);
+  tape.backward(outputs, grad_outputs);
+  std::vector<Tensor> grads(inputs.size());
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (needs[i]) grads[i] = leaves[i].slot()->grad;
+  }
+  return grads;
+}
+
+void check_floating(const char* op, const char* what, const Tensor& t) {
+  if (!t.defined() || !is_floating(t.dtype())) {
+    fail(ErrorCode::invalid_argument, "[{}] {} must be floating, is {}", op, what, describe(t));
+  }
+}
+
+void check_same_dtype(const char* op, const Tensor& a, const char* what, const Tensor& b) {
+  if (!b.defined() || a.dtype() != b.dtype()) {
+    fail(ErrorCode::invalid_argument, "[{}] {} is {}, expected dtype {}", op, what, describe(b), to_string(a.dtype()));
+  }
+}
+
+void check_same_device(const char* op, const Tensor& a, const char* what, const Tensor& b) {
+  if (a.device() != b.device()) {
+    fail(ErrorCode::invalid_argument, "[{}] {} is on {}, expected {}", op, what, to_string(b.device()),
+         to_string(a.device()));
+  }
+}
+
+void check_same_shape(const char* op, const char* what_a, const Tensor& a, const char* what_b, const Tensor& b) {
+  if (a.shape() != b.shape()) {
+    fail(ErrorCode::invalid_argument, "[{}] {} has shape {}, {} has shape {}", op, what_a, to_string(a.shape()), what_b,
+         to_string(b.shape()));
+  }
+}
+
+void check_row_vector(const char* op, const Tensor& x, const char* what, const Tensor& weight) {
+  if (x.rank() < 1) fail(ErrorCode::invalid_argument, "[{}] x has no dimensions", op);
+  if (!weight.defined() || weight.rank() != 1) {
+    fail(ErrorCode::invalid_argument, "[{}] {} must have one dimension, is {}", op, what, describe(weight));
+  }
+  if (weight.size(0) != x.size(-1)) {
+    fail(ErrorCode::invalid_argument, "[{}] {} has {} elements, the last dimension of x has {}", op, what,
+         weight.size(0), x.size(-1));
+  }
+  check_same_dtype(op, x, what, weight);
+  check_same_device(op, x, what, weight);
+}
+
+Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit, std::int64_t also) {
+  if (!indices.defined() || is_floating(indices.dtype()) || indices.rank() != 1) {
+    fail(ErrorCode::invalid_argument, "[{}] {} must be a vector of i32 or i64, is {}", op, what, describe(indices));
+  }
+  const Tensor dense = indices.contiguous();
+  visit_any(dense.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    if constexpr (std::is_integral_v<T>) {
+      const T* values = dense.data<T>();
+      for (std::int64_t i = 0; i < dense.numel(); ++i) {
+        const auto value = static_cast<std::int64_t>(values[i]);
+        if ((value < 0 || value >= limit) && (value != also || also == -1)) {
+          fail(ErrorCode::invalid_argument, "[{}] {}[{}] is {}, expected 0 to {}", op, what, i, value, limit - 1);
+        }
+      }
+    }
+  });
+  return dense.to(DType::i32);
+}
+
+Tensor as_rows(const Tensor& x) {
+  const std::int64_t columns = x.size(-1);
+  const std::int64_t rows = columns == 0 ? 0 : x.numel() / columns;
+  if (x.is_contiguous()) return x.view({rows, columns});
+  bool regular = columns == 1 || x.stride(-1) == 1;
+  std::int64_t row_stride = 0;
+  std::int64_t expected = 0;
+  for (int i = x.rank() - 2; i >= 0; --i) {
+    if (x.size(i) == 1) continue;
+    if (row_stride == 0) {
+      row_stride = x.stride(i);
+    } else if (x.stride(i) != expected) {
+      regular = false;
+    }
+    expected = x.stride(i) * x.size(i);
+  }
+  if (!regular || x.numel() == 0) return x.contiguous().view({rows, columns});
+  return x.as_strided({rows, columns}, {rows <= 1 ? columns : row_stride, 1});
+}
+
+}  // namespace wick

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/fail.h"
+#include "wick/ops.h"
+
+namespace wick {
+
+/// What a kernel answers: null when it ran, else why it does not take these arguments (a string literal).
+using Declined = const char*;
+
+/// The kernels of one op for one direction, by device. A null entry means that there is none; a backend built into the
+/// program fills its own (`rms_norm_forward.on(DeviceType::cuda) = ...`), so op code has no #ifdef.
+template <class Signature>
+struct Kernels {
+  Signature* by_device[kDeviceTypes] = {};
+
+  Signature*& on(DeviceType type) { return by_device[static_cast<std::size_t>(type)]; }
+};
+
+/// Reports, once per op, device and reason, that `op` fell back to its composite.
+void report_fallback(const char* op, Device device, const char* reason);
+
+/// Runs the kernel for `device` unless there is none, it declines, or fused kernels are off. True if it ran.
+template <class Signature, class... Args>
+bool run_kernel(const char* op, Kernels<Signature>& kernels, Device device, Args&&... args) {
+  if (!fused_enabled()) return false;
+  Signature* kernel = kernels.on(device.type);
+  const Declined reason = kernel == nullptr ? "it has no kernel for this device" : kernel(std::forward<Args>(args)...);
+  if (reason == nullptr) return true;
+  report_fallback(op, device, reason);
+  return false;
+}
+
+/// The gradients of a composite at `inputs`, by recomputing it under a tape of its own: the backward of an op whose
+/// backward kernel is missing or declines.
+std::vector<Tensor> composite_gradients(const std::function<std::vector<Tensor>(std::span<const Tensor>)>& composite,
+                                        std::span<const Tensor> inputs, std::span<const Tensor> grad_outputs,
+                                        const std::vector<bool>& needs);
+
+// Argument checks shared by ops; `what` names the argument in messages.
+void check_floating(const char* op, const char* what, const Tensor& t);
+void check_same_dtype(const char* op, const Tensor& a, const char* what, const Tensor& b);
+void check_same_device(const char* op, const Tensor& a, const char* what, const Tensor& b);
+void check_same_shape(const char* op, const char* what_a, const Tensor& a, const char* what_b, const Tensor& b);
+/// `weight` is a vector as long as x's last dimension, of x's dtype and device.
+void check_row_vector(const char* op, const Tensor& x, const char* what, const Tensor& weight);
+/// i32 or i64, one dimension; returned as a contiguous i32 tensor whose values lie in [0, limit) or equal `also`.
+Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit,
+                       std::int64_t also = -1);
+
+/// x as a [rows, last] matrix with one stride between rows and dense columns: a view where one exists, else a copy.
+Tensor as_rows(const Tensor& x);
+
+}  // namespace wick
