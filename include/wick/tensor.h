@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "wick/device.h"
@@ -33,6 +34,8 @@ class Storage {
   bool writable() const noexcept { return writable_; }
   /// Spare columns that follow each row of the one matrix this storage was made for (Tensor::bordered), else 0.
   std::int64_t border() const noexcept { return border_; }
+  /// True for the first caller only: the border is one reader's scratch, a second reader has to do without.
+  bool claim_border() noexcept { return border_ != 0 && !std::exchange(border_claimed_, true); }
 
  private:
   friend class Tensor;
@@ -44,6 +47,7 @@ class Storage {
   std::shared_ptr<const void> owner_;  // null: allocated by this library
   bool writable_;
   std::int64_t border_ = 0;
+  bool border_claimed_ = false;
 };
 
 /// A typed, strided view of a Storage; copying a Tensor copies the handle. Shapes are row-major by default, strides

@@ -114,9 +114,15 @@ Tensor checked_indices(const char* op, const char* what, const Tensor& indices, 
   return dense.to(DType::i32);
 }
 
+std::int64_t row_count(const Tensor& x) {
+  std::int64_t rows = 1;
+  for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.size(i);
+  return rows;
+}
+
 Tensor as_rows(const Tensor& x) {
   const std::int64_t columns = x.size(-1);
-  const std::int64_t rows = columns == 0 ? 0 : x.numel() / columns;
+  const std::int64_t rows = row_count(x);
   if (x.is_contiguous()) return x.view({rows, columns});
   bool regular = columns == 1 || x.stride(-1) == 1;
   std::int64_t row_stride = 0;

@@ -53,6 +53,9 @@ void check_row_vector(const char* op, const Tensor& x, const char* what, const T
 Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit,
                        std::int64_t also = -1);
 
+/// The product of all dimensions but the last.
+std::int64_t row_count(const Tensor& x);
+
 /// x as a [rows, last] matrix with one stride between rows and dense columns: a view where one exists, else a copy.
 Tensor as_rows(const Tensor& x);
 

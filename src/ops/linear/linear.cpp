@@ -1,0 +1,65 @@
+#include "backend/gemm.h"
+#include "ops/op.h"
+#include "ops/primitive/reduce_to.h"
+
+namespace wick {
+namespace {
+
+// GEMM is the vendor's on every device, so this op has no kernel table: gemm() picks the library by device.
+Tensor product(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const Tensor rows = as_rows(x);
+  const Tensor y = Tensor::empty({rows.size(0), weight.size(0)}, x.dtype(), x.device());
+  if (bias.defined()) y.copy_from(bias.detach().expand(y.shape()));
+  gemm(rows, weight.transpose(0, 1), y, 1.0, bias.defined() ? 1.0 : 0.0);
+  Shape shape = x.shape();
+  shape[-1] = weight.size(0);
+  return y.view(shape);
+}
+
+}  // namespace
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  constexpr const char* kOp = "linear";
+  check_floating(kOp, "x", x);
+  check_same_dtype(kOp, x, "weight", weight);
+  check_same_device(kOp, x, "weight", weight);
+  if (x.rank() < 1 || weight.rank() != 2 || weight.size(1) != x.size(-1)) {
+    fail(ErrorCode::invalid_argument, "[linear] weight has shape {}, x has shape {}", to_string(weight.shape()),
+         to_string(x.shape()));
+  }
+  if (bias.defined() && (bias.rank() != 1 || bias.size(0) != weight.size(0) || bias.dtype() != x.dtype())) {
+    fail(ErrorCode::invalid_argument, "[linear] bias is {}, expected {} [{}]", describe(bias), to_string(x.dtype()),
+         weight.size(0));
+  }
+  if (!fused_enabled()) {
+    const Tensor rows = reshape(x, {row_count(x), x.size(-1)});
+    Tensor y = matmul(rows, transpose(weight, 0, 1));
+    if (bias.defined()) y = add(y, bias);
+    Shape shape = x.shape();
+    shape[-1] = weight.size(0);
+    return reshape(y, shape);
+  }
+  const Tensor dense_weight = weight.stride(1) == 1 || weight.stride(0) == 1 ? weight.detach() : weight.contiguous().detach();
+  const Tensor detached = x.detach();
+  Tensor y = product(detached, dense_weight, bias);
+  record(kOp, {x, weight, bias}, {&y},
+         [x = detached, weight = dense_weight](std::span<const Tensor> grad, const std::vector<bool>& needs) {
+           const Tensor dy = as_rows(grad[0]);
+           std::vector<Tensor> grads(3);
+           if (needs[0]) {
+             const Tensor dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+             gemm(dy, weight, as_rows(dx));
+             grads[0] = dx;
+           }
+           if (needs[1]) {
+             const Tensor dw = Tensor::empty(weight.shape(), weight.dtype(), weight.device());
+             gemm(dy.transpose(0, 1), as_rows(x), dw);
+             grads[1] = dw;
+           }
+           if (needs[2]) grads[2] = sum(dy, 0);
+           return grads;
+         });
+  return y;
+}
+
+}  // namespace wick

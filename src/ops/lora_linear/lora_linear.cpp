@@ -1,0 +1,156 @@
+#include "ops/lora_linear/lora_linear.h"
+
+#include "backend/gemm.h"
+
+namespace wick {
+namespace {
+
+constexpr const char* kOp = "lora_linear";
+
+void check(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches) {
+  check_floating(kOp, "x", x);
+  check_same_dtype(kOp, x, "weight", weight.core());
+  check_same_device(kOp, x, "weight", weight.core());
+  const std::int64_t n = weight.core().size(0);
+  if (x.rank() != 2 || x.size(1) != weight.core().size(1)) {
+    fail(ErrorCode::invalid_argument, "[lora_linear] the weight has shape {}, x has shape {}",
+         to_string(weight.core().shape()), to_string(x.shape()));
+  }
+  if (bias.defined() && (bias.rank() != 1 || bias.size(0) != n || bias.dtype() != x.dtype())) {
+    fail(ErrorCode::invalid_argument, "[lora_linear] bias is {}, expected {} [{}]", describe(bias), to_string(x.dtype()), n);
+  }
+  if (branches.size() != weight.blocks().size()) {
+    fail(ErrorCode::invalid_argument, "[lora_linear] {} adapters for a weight of {} projections", branches.size(),
+         weight.blocks().size());
+  }
+}
+
+// The specification: what PEFT computes, projection by projection.
+Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
+                 const Dropout& options) {
+  const Tensor base = linear(x, weight.core(), bias);
+  std::vector<Tensor> columns;
+  for (std::size_t i = 0; i < branches.size(); ++i) {
+    const LoraWeight::Block& block = weight.blocks()[i];
+    Tensor y = slice(base, 1, block.out_begin, block.out_size);
+    if (block.rank_size > 0) {
+      const Tensor dropped = dropout(x, {options.p, options.seed, options.stream + i});
+      const Tensor h = linear(dropped, cast(branches[i].a, x.dtype()));
+      y = add(y, linear(h, cast(mul(branches[i].b, block.scale), x.dtype())));
+    }
+    columns.push_back(y);
+  }
+  return columns.size() == 1 ? columns[0] : concat(columns, 1);
+}
+
+// m followed by its spare columns, as one matrix.
+Tensor with_border(const Tensor& m, std::int64_t border) {
+  return m.as_strided({m.size(0), m.size(1) + border}, {m.size(1) + m.storage()->border(), 1});
+}
+
+// The spare columns beside m if they are there, wide enough and nobody else's.
+Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
+  if (!weight.bordered().defined()) return {};
+  const Tensor spare = m.border_columns();
+  if (!spare.defined() || spare.size(1) < weight.rank() || !m.storage()->claim_border()) return {};
+  return spare.slice(1, 0, weight.rank());
+}
+
+}  // namespace
+
+LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias) {
+  const Tensor y = Tensor::empty({x.size(0), weight.core().size(0)}, x.dtype(), x.device());
+  if (bias.defined()) y.copy_from(bias.expand(y.shape()));
+  const double beta = bias.defined() ? 1.0 : 0.0;
+  const Tensor border = claim_border(x, weight);
+  if (border.defined()) {
+    gemm(x, weight.a().transpose(0, 1), border);
+    const Tensor rows = weight.bordered().slice(0, 0, y.size(1));
+    gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, beta);
+    return {y, border};
+  }
+  const Tensor h = Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
+  gemm(x, weight.core().transpose(0, 1), y, 1.0, beta);
+  gemm(x, weight.a().transpose(0, 1), h);
+  for (const LoraWeight::Block& block : weight.blocks()) {
+    if (block.rank_size == 0) continue;
+    const Tensor b = weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
+    gemm(h.slice(1, block.rank_begin, block.rank_size), b.transpose(0, 1), y.slice(1, block.out_begin, block.out_size), 1.0, 1.0);
+  }
+  return {y, h};
+}
+
+LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
+                            const std::vector<bool>& needs_a, const std::vector<bool>& needs_b) {
+  LoraGradients result;
+  const Tensor border = claim_border(dy, weight);
+  const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
+  if (border.defined()) gemm(dy, weight.scaled_b(), g);  // fills the padding with zeros too
+  const DType sums = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
+    const LoraWeight::Block& block = weight.blocks()[i];
+    result.da.emplace_back();
+    result.db.emplace_back();
+    if (block.rank_size == 0) continue;
+    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
+    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
+    if (!border.defined()) {
+      gemm(dy_i, weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size), g_i);
+    }
+    if (needs_a[i]) {
+      result.da[i] = Tensor::empty({block.rank_size, x.size(1)}, sums, x.device());
+      gemm(g_i.transpose(0, 1), x, result.da[i]);
+    }
+    if (needs_b[i]) {
+      result.db[i] = Tensor::empty({block.out_size, block.rank_size}, sums, x.device());
+      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), result.db[i], block.scale);
+    }
+  }
+  if (!needs_x) return result;
+  result.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (border.defined()) {
+    gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, x.size(1)), result.dx);
+  } else {
+    gemm(dy, weight.core(), result.dx);
+    const std::int64_t rank = weight.blocks().back().rank_begin + weight.blocks().back().rank_size;  // without padding
+    gemm(g.slice(1, 0, rank), weight.a().slice(0, 0, rank), result.dx, 1.0, 1.0);
+  }
+  return result;
+}
+
+Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
+                   const Dropout& options) {
+  check(x, weight, bias, branches);
+  if (weight.rank() == 0) return linear(x, weight.core(), bias);
+  if (!fused_enabled() || options.p > 0) return composite(x, weight, bias, branches, options);
+
+  std::vector<Tensor> inputs = {x};
+  for (const LoraBranch& branch : branches) {
+    inputs.push_back(branch.a);
+    inputs.push_back(branch.b);
+  }
+  // Rows as they lie: as_rows() would hide a border behind a copy only where x is not a plain matrix of rows.
+  const Tensor rows = x.stride(1) == 1 ? x.detach() : x.detach().contiguous();
+  auto [y, h] = lora_forward(rows, weight, bias.detach());
+  Tensor* outputs[] = {&y};
+  record(kOp, inputs, outputs,
+         [rows, h = h, weight](std::span<const Tensor> grad, const std::vector<bool>& needs) {
+           std::vector<bool> needs_a;
+           std::vector<bool> needs_b;
+           for (std::size_t i = 1; i < needs.size(); i += 2) {
+             needs_a.push_back(needs[i]);
+             needs_b.push_back(needs[i + 1]);
+           }
+           const Tensor dy = grad[0].stride(1) == 1 ? grad[0] : grad[0].contiguous();
+           LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
+           std::vector<Tensor> result = {grads.dx};
+           for (std::size_t i = 0; i < grads.da.size(); ++i) {
+             result.push_back(grads.da[i]);
+             result.push_back(grads.db[i]);
+           }
+           return result;
+         });
+  return y;
+}
+
+}  // namespace wick
