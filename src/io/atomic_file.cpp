@@ -18,6 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kStaging = ".wick-tmp";
+constexpr const char* kOld = ".wick-old";
+
 [[noreturn]] void fail_errno(const fs::path& path, const char* action) {
   const int error = errno;
   fail(ErrorCode::io, "{}: cannot {}: {}", path.string(), action, std::strerror(error));
@@ -114,9 +117,12 @@ void write_file_atomically(const fs::path& path, std::string_view contents) {
 AtomicDirectory::AtomicDirectory(fs::path directory) : directory_(std::move(directory)) {
   if (!directory_.has_filename()) directory_ = directory_.parent_path();  // "dir/" is "dir"
   staging_ = directory_;
-  staging_ += ".tmp";
+  staging_ += kStaging;
   old_ = directory_;
-  old_ += ".old";
+  old_ += kOld;
+  if (is_there(directory_) && !fs::is_directory(directory_)) {
+    fail(ErrorCode::io, "{}: is a file, cannot be replaced by a directory", directory_.string());
+  }
   if (is_there(old_)) {
     if (is_there(directory_)) {
       remove_tree(old_);
@@ -166,7 +172,7 @@ fs::path find_complete_directory(const fs::path& directory) {
   const fs::path named = directory.has_filename() ? directory : directory.parent_path();
   if (is_there(named)) return named;
   fs::path old = named;
-  old += ".old";
+  old += kOld;
   return is_there(old) ? old : fs::path();
 }
 

@@ -34,15 +34,16 @@ class AtomicFile {
 /// AtomicFile with all the contents at hand.
 void write_file_atomically(const std::filesystem::path& path, std::string_view contents);
 
-/// Replaces a folder of several files as one. New files go to staging() = `DIR.tmp`; commit() syncs them, moves `DIR`
-/// to `DIR.old`, `DIR.tmp` to `DIR`, and removes `DIR.old`.
+/// Replaces a folder of several files as one. New files go to staging() = `DIR.wick-tmp`; commit() syncs them, moves
+/// `DIR` to `DIR.wick-old`, `DIR.wick-tmp` to `DIR`, and removes `DIR.wick-old`.
 ///
-/// The recovery rule: `DIR` is complete whenever it exists; if it does not, `DIR.old` is. `DIR.tmp` never counts. Read
-/// through find_complete_directory(), which knows the rule; the next AtomicDirectory tidies up after a crash. One
-/// writer at a time.
+/// The recovery rule: `DIR` is complete whenever it exists; if it does not, `DIR.wick-old` is. `DIR.wick-tmp` never
+/// counts. Read through find_complete_directory(), which knows the rule; the next AtomicDirectory tidies up after a
+/// crash. One writer at a time.
 class AtomicDirectory {
  public:
-  /// Empties the staging folder and creates it, with its parents.
+  /// Recovers by the rule above, then creates an empty staging folder, with its parents. Error(io) when that is refused
+  /// or `directory` is a file.
   explicit AtomicDirectory(std::filesystem::path directory);
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
@@ -59,7 +60,7 @@ class AtomicDirectory {
 };
 
 /// The folder that holds the complete contents of `directory` by AtomicDirectory's recovery rule: `directory` itself,
-/// or `directory`.old, or an empty path where neither exists.
+/// or `directory`.wick-old, or an empty path where neither exists.
 std::filesystem::path find_complete_directory(const std::filesystem::path& directory);
 
 }  // namespace wick

@@ -23,7 +23,8 @@ std::map<std::string, std::vector<std::string>> read_index(const fs::path& path)
   const std::string where = path.string();
   const Json index = read_json_file(path);
   const Json map = get<Json>(index, "weight_map", where);
-  if (!map.is_object()) fail(ErrorCode::format, "{}: \"weight_map\" is no object of tensor names to files", where);
+  if (!map.is_object()) json_detail::wrong(where, "weight_map", map, "an object of tensor names and files");
+  if (map.empty()) fail(ErrorCode::format, "{}: \"weight_map\" names no tensor", where);
   std::map<std::string, std::vector<std::string>> shards;
   for (const auto& [tensor, value] : map.get_ref<const Json::object_t&>()) {
     if (!value.is_string()) {
