@@ -11,6 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "wick/tensor.h"
+
 namespace wick {
 
 /// One tensor of a safetensors file (https://huggingface.co/docs/safetensors): where its bytes are and what they mean.
@@ -21,6 +23,15 @@ struct SafetensorsEntry {
   std::span<const std::byte> bytes;  ///< the elements, row-major, little-endian; not necessarily aligned
   std::shared_ptr<const void> owner = nullptr;  ///< keeps `bytes` valid; may be empty for an entry to be written
 };
+
+/// The entry as a tensor on the CPU: a read-only view of the file that keeps it mapped, or, where the bytes have no
+/// owner or are not aligned to their type, a copy. F32, BF16, F16, F64, I32 and I64. Error(unsupported) naming the
+/// tensor for another dtype, or a shape that Tensor does not take.
+Tensor load_tensor(const SafetensorsEntry& entry);
+
+/// The entry that writes a tensor under this name; it shares the tensor's memory if that is contiguous, else copies.
+/// Error(invalid_argument) for a tensor that is undefined or not on the CPU.
+SafetensorsEntry make_entry(std::string name, const Tensor& tensor);
 
 /// Bits of one element of the format's `dtype`, 4 to 64; 0 for a dtype that the format does not have.
 int safetensors_bits(std::string_view dtype) noexcept;
