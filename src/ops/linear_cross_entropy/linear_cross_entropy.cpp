@@ -5,7 +5,7 @@
 
 namespace wick {
 
-Kernels<LinearCrossEntropy> linear_cross_entropy_kernels;
+Kernels<LinearCrossEntropy> linear_cross_entropy_kernels{{linear_cross_entropy_cpu}};
 
 namespace {
 

@@ -14,4 +14,6 @@ using LinearCrossEntropy = Declined(const Tensor& x, const Tensor& weight, const
 
 extern Kernels<LinearCrossEntropy> linear_cross_entropy_kernels;
 
+LinearCrossEntropy linear_cross_entropy_cpu;
+
 }  // namespace wick
