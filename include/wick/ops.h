@@ -187,6 +187,10 @@ struct CrossEntropyOptions {
 Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& labels,
                             const CrossEntropyOptions& options = {});
 
+/// log softmax(x weightᵀ)[targets] of each token, without whole logits: x [tokens, k], weight [vocab, k], targets i32 or
+/// i64 [tokens] in [0, vocab) -> [tokens], f32 (f64 for f64). Never recorded.
+Tensor token_log_probs(const Tensor& x, const Tensor& weight, const Tensor& targets);
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Optimizer ops over one flat buffer: f32, in place, never recorded.
 

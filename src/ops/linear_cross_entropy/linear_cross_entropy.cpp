@@ -1,0 +1,124 @@
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
+
+#include "core/dispatch.h"
+#include "core/strided.h"
+
+namespace wick {
+
+Kernels<LinearCrossEntropy> linear_cross_entropy_kernels{{linear_cross_entropy_cpu}};
+
+namespace {
+
+DType sums_of(const Tensor& x) { return x.dtype() == DType::f64 ? DType::f64 : DType::f32; }
+
+Tensor log_softmax(const Tensor& x, const Tensor& weight) {
+  const DType sums = sums_of(x);
+  const Tensor logits = matmul(cast(x, sums), transpose(cast(weight, sums), 0, 1));
+  const Tensor shifted = sub(logits, max(logits, -1, true));
+  return sub(shifted, log(sum(exp(shifted), -1, true)));
+}
+
+// `labels` as the kernels take them. Rows with -1 are left out before any logit is computed.
+Tensor composite(const Tensor& x, const Tensor& weight, const Tensor& labels, double smoothing) {
+  std::vector<std::int32_t> rows;
+  std::vector<std::int32_t> targets;
+  for (std::int64_t i = 0; i < labels.numel(); ++i) {
+    const std::int32_t label = labels.data<std::int32_t>()[i];
+    if (label < 0) continue;
+    rows.push_back(static_cast<std::int32_t>(i));
+    targets.push_back(label);
+  }
+  const Shape count{static_cast<std::int64_t>(rows.size())};
+  const Tensor log_probs = log_softmax(gather_rows(x, Tensor::from(rows, count)), weight);
+  const Tensor likelihood = sum(gather_columns(log_probs, Tensor::from(targets, count)));
+  if (smoothing == 0) return mul(likelihood, -1.0);
+  return add(mul(likelihood, smoothing - 1.0), mul(sum(mean(log_probs, -1)), -smoothing));
+}
+
+void check(const char* op, const Tensor& x, const Tensor& weight, const char* what, const Tensor& labels) {
+  check_floating(op, "x", x);
+  check_same_dtype(op, x, "weight", weight);
+  if (x.rank() != 2 || weight.rank() != 2 || x.size(1) != weight.size(1) || weight.size(0) == 0) {
+    fail(ErrorCode::invalid_argument, "[{}] x is {} and weight {}, expected [tokens, k] and [vocab, k]", op,
+         describe(x), describe(weight));
+  }
+  if (!labels.defined() || is_floating(labels.dtype()) || labels.rank() != 1 || labels.size(0) != x.size(0)) {
+    fail(ErrorCode::invalid_argument, "[{}] {} is {}, expected i32 or i64 [{}]", op, what, describe(labels), x.size(0));
+  }
+  check_same_device(op, x, "weight", weight);
+  check_same_device(op, x, what, labels);
+}
+
+// i32, dense, with -1 for ignore_index.
+Tensor checked_labels(const Tensor& labels, std::int64_t vocab, std::int64_t ignore_index) {
+  const Tensor wide = labels.to(DType::i64).contiguous();
+  Tensor checked = Tensor::empty(labels.shape(), DType::i32, labels.device());
+  for (std::int64_t i = 0; i < wide.numel(); ++i) {
+    const std::int64_t label = wide.data<std::int64_t>()[i];
+    const bool ignored = label == ignore_index;
+    if (!ignored && (label < 0 || label >= vocab)) {
+      fail(ErrorCode::invalid_argument, "[linear_cross_entropy] labels[{}] is {}, expected 0 to {}, or {} to ignore", i,
+           label, vocab - 1, ignore_index);
+    }
+    checked.data<std::int32_t>()[i] = ignored ? -1 : static_cast<std::int32_t>(label);
+  }
+  return checked;
+}
+
+// In place: the node that saved it runs once, and nobody else holds it.
+void scale(const Tensor& t, double by) {
+  if (!t.defined() || by == 1.0) return;
+  visit_floating(t.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    using S = Accumulator<T>;
+    for_each_strided<const T, T>(
+        t, t, [s = static_cast<S>(by)](const T& from, T& to) { to = convert<T>(convert<S>(from) * s); });
+  });
+}
+
+}  // namespace
+
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& labels,
+                            const CrossEntropyOptions& options) {
+  constexpr const char* kOp = "linear_cross_entropy";
+  check(kOp, x, weight, "labels", labels);
+  if (!(options.label_smoothing >= 0 && options.label_smoothing < 1)) {
+    fail(ErrorCode::invalid_argument, "[{}] label_smoothing is {}, expected [0, 1)", kOp, options.label_smoothing);
+  }
+  if (options.chunk < 0) fail(ErrorCode::invalid_argument, "[{}] chunk is {}, expected 0 or more", kOp, options.chunk);
+  const Tensor targets = checked_labels(labels, weight.size(0), options.ignore_index);
+
+  const bool grads = recording({x, weight});
+  Tensor loss = Tensor::empty({}, DType::f32, x.device());
+  Tensor dx = grads && x.needs_grad() ? Tensor::empty(x.shape(), x.dtype(), x.device()) : Tensor();
+  Tensor dweight = grads && weight.needs_grad() ? Tensor::empty(weight.shape(), DType::f32, x.device()) : Tensor();
+  if (!run_kernel(kOp, linear_cross_entropy_kernels, x.device(), x.detach(), weight.detach(), targets,
+                  options.label_smoothing, options.chunk, loss, Tensor(), dx, dweight)) {
+    return composite(x, weight, targets, options.label_smoothing);
+  }
+  record(kOp, {x, weight}, {&loss},
+         [dx = std::move(dx), dweight = std::move(dweight), dtype = weight.dtype()](std::span<const Tensor> dloss,
+                                                                                    const std::vector<bool>&) {
+           scale(dx, dloss[0].item());
+           scale(dweight, dloss[0].item());
+           return std::vector<Tensor>{dx, dweight.defined() ? dweight.to(dtype) : Tensor()};
+         });
+  return loss;
+}
+
+Tensor token_log_probs(const Tensor& x, const Tensor& weight, const Tensor& targets) {
+  constexpr const char* kOp = "token_log_probs";
+  check(kOp, x, weight, "targets", targets);
+  const Tensor columns = checked_indices(kOp, "targets", targets, weight.size(0));
+  const NoGrad no_grad;
+  const Tensor loss = Tensor::empty({}, DType::f32, x.device());
+  const Tensor losses = Tensor::empty({x.size(0)}, DType::f32, x.device());
+  if (!run_kernel(kOp, linear_cross_entropy_kernels, x.device(), x.detach(), weight.detach(), columns, 0.0,
+                  std::int64_t{0}, loss, losses, Tensor(), Tensor())) {
+    return gather_columns(log_softmax(x.detach(), weight.detach()), columns);
+  }
+  scale(losses, -1.0);
+  return losses;
+}
+
+}  // namespace wick
