@@ -1,0 +1,271 @@
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "core/fail.h"
+#include "models/rope_table.h"
+#include "models/weights.h"
+#include "nn/adapted_linear.h"
+#include "wick/model.h"
+
+namespace wick {
+namespace {
+
+// One transformer block: x + attention(norm(x)), then that + mlp(norm(that)).
+struct Layer {
+  Tensor input_norm;
+  AdaptedLinear qkv;
+  Tensor q_norm, k_norm;  // undefined without qk_norm
+  AdaptedLinear output;
+  Tensor post_attention_norm;
+  AdaptedLinear gate_up;
+  AdaptedLinear down;
+  std::int64_t window = 0;
+
+  template <class F>
+  void each_linear(const F& f) {
+    f(qkv);
+    f(output);
+    f(gate_up);
+    f(down);
+  }
+};
+
+Layer read_layer(WeightReader& reader, const ModelConfig& c, std::int64_t index) {
+  const std::string prefix = fmt::format("model.layers.{}.", index);
+  const auto projection = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
+    return AdaptedLinear::Projection{prefix + name, reader.take(prefix + name + ".weight", {out, in}),
+                                     bias ? reader.take(prefix + name + ".bias", {out}) : Tensor()};
+  };
+  const std::int64_t q = c.num_attention_heads * c.head_dim;
+  const std::int64_t kv = c.num_key_value_heads * c.head_dim;
+  Layer layer;
+  layer.input_norm = reader.take(prefix + "input_layernorm.weight", {c.hidden_size});
+  layer.qkv = AdaptedLinear({projection("self_attn.q_proj", q, c.hidden_size, c.qkv_bias),
+                             projection("self_attn.k_proj", kv, c.hidden_size, c.qkv_bias),
+                             projection("self_attn.v_proj", kv, c.hidden_size, c.qkv_bias)});
+  if (c.qk_norm) {
+    layer.q_norm = reader.take(prefix + "self_attn.q_norm.weight", {c.head_dim});
+    layer.k_norm = reader.take(prefix + "self_attn.k_norm.weight", {c.head_dim});
+  }
+  layer.output = AdaptedLinear({projection("self_attn.o_proj", c.hidden_size, q, c.output_bias)});
+  layer.post_attention_norm = reader.take(prefix + "post_attention_layernorm.weight", {c.hidden_size});
+  layer.gate_up = AdaptedLinear({projection("mlp.gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
+                                 projection("mlp.up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias)});
+  layer.down = AdaptedLinear({projection("mlp.down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias)});
+  layer.window = c.sliding_window[static_cast<std::size_t>(index)];
+  return layer;
+}
+
+}  // namespace
+
+TokenBatch TokenBatch::packed(std::span<const std::vector<std::int32_t>> sequences) {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int32_t> positions;
+  std::vector<std::int32_t> offsets = {0};
+  for (const std::vector<std::int32_t>& sequence : sequences) {
+    ids.insert(ids.end(), sequence.begin(), sequence.end());
+    for (std::size_t i = 0; i < sequence.size(); ++i) positions.push_back(static_cast<std::int32_t>(i));
+    offsets.push_back(static_cast<std::int32_t>(ids.size()));
+  }
+  const auto vector = [](const std::vector<std::int32_t>& v) { return Tensor::from(v, {static_cast<std::int64_t>(v.size())}); };
+  return {vector(ids), vector(positions), vector(offsets)};
+}
+
+TokenBatch TokenBatch::single(std::span<const std::int32_t> ids, std::int64_t first_position) {
+  const std::vector<std::int32_t> sequence(ids.begin(), ids.end());
+  TokenBatch batch = packed(std::span(&sequence, 1));
+  for (std::int64_t i = 0; i < batch.tokens(); ++i) {
+    batch.positions.data<std::int32_t>()[i] = static_cast<std::int32_t>(first_position + i);
+  }
+  return batch;
+}
+
+KvCache::KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype, Device device) : capacity_(capacity) {
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    const Shape shape = {capacity, config.num_key_value_heads, config.head_dim};
+    keys_.push_back(Tensor::empty(shape, dtype, device));
+    values_.push_back(Tensor::empty(shape, dtype, device));
+  }
+}
+
+void KvCache::truncate(std::int64_t length) {
+  if (length < 0 || length > length_) fail(ErrorCode::invalid_argument, "a cache of {} tokens cut to {}", length_, length);
+  length_ = length;
+}
+
+struct Decoder::Impl {
+  ModelConfig config;
+  DType dtype = DType::f32;
+  Tensor embeddings;  // [vocab, hidden]
+  std::vector<Layer> layers;
+  Tensor final_norm;
+  Tensor head;  // [vocab, hidden]; the embeddings themselves when tied
+  RopeTable rope;
+  std::vector<ModuleInfo> modules;
+  std::shared_ptr<const Adapter> adapter;
+
+  void need_positions(std::int64_t count);
+  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch, const Tensor& key_offsets,
+                KvCache* cache) const;
+};
+
+Decoder::Decoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Decoder::Decoder(Decoder&&) noexcept = default;
+Decoder& Decoder::operator=(Decoder&&) noexcept = default;
+Decoder::~Decoder() = default;
+
+const ModelConfig& Decoder::config() const noexcept { return impl_->config; }
+DType Decoder::dtype() const noexcept { return impl_->dtype; }
+const Tensor& Decoder::head() const noexcept { return impl_->head; }
+const std::vector<ModuleInfo>& Decoder::linear_modules() const noexcept { return impl_->modules; }
+
+Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& options) {
+  if (options.dtype != DType::f32 && options.dtype != DType::bf16 && options.dtype != DType::f64) {
+    fail(ErrorCode::unsupported, "computation in {} is not supported (f32 and bf16 are)", to_string(options.dtype));
+  }
+  auto impl = std::make_unique<Impl>();
+  impl->config = ModelConfig::from_folder(folder);
+  impl->dtype = options.dtype;
+  const ModelConfig& c = impl->config;
+  WeightReader reader(folder, options.dtype);
+  impl->embeddings = reader.take("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(read_layer(reader, c, i));
+  impl->final_norm = reader.take("model.norm.weight", {c.hidden_size});
+  impl->head = c.tie_word_embeddings ? impl->embeddings : reader.take("lm_head.weight", {c.vocab_size, c.hidden_size});
+  reader.finish([&](const std::string& name) {
+    return name.ends_with("rotary_emb.inv_freq") || (c.tie_word_embeddings && name == "lm_head.weight");
+  });
+  for (Layer& layer : impl->layers) {
+    layer.each_linear([&](AdaptedLinear& linear) {
+      for (ModuleInfo& info : linear.modules()) impl->modules.push_back(std::move(info));
+    });
+  }
+  impl->modules.push_back({.name = "lm_head",
+                           .in_features = c.hidden_size,
+                           .out_features = c.vocab_size,
+                           .kind = ModuleKind::output_head});
+  return Decoder(std::move(impl));
+}
+
+void Decoder::Impl::need_positions(std::int64_t count) {
+  if (rope.cos.defined() && rope.cos.size(0) >= count) return;
+  std::int64_t size = 256;
+  while (size < count) size *= 2;
+  rope = make_rope_table(config.rope, config.head_dim, size, dtype);
+}
+
+Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch,
+                             const Tensor& key_offsets, KvCache* cache) const {
+  const std::int64_t tokens = batch.tokens();
+  const std::vector<Tensor> qkv = layer.qkv.each(x);
+  Tensor q = reshape(qkv[0], {tokens, config.num_attention_heads, config.head_dim});
+  Tensor k = reshape(qkv[1], {tokens, config.num_key_value_heads, config.head_dim});
+  Tensor v = reshape(qkv[2], {tokens, config.num_key_value_heads, config.head_dim});
+  if (layer.q_norm.defined()) {
+    q = rms_norm(q, layer.q_norm, config.rms_norm_eps);
+    k = rms_norm(k, layer.k_norm, config.rms_norm_eps);
+  }
+  q = wick::rope(q, rope.cos, rope.sin, batch.positions);
+  k = wick::rope(k, rope.cos, rope.sin, batch.positions);
+  if (cache != nullptr) {
+    const std::int64_t end = cache->length_ + tokens;
+    cache->keys_[index].slice(0, cache->length_, tokens).copy_from(k);
+    cache->values_[index].slice(0, cache->length_, tokens).copy_from(v);
+    k = cache->keys_[index].slice(0, 0, end);
+    v = cache->values_[index].slice(0, 0, end);
+  }
+  const Tensor y = attention(q, k, v, {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
+  return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
+}
+
+Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
+  const ModelConfig& c = impl_->config;
+  const std::int64_t tokens = batch.tokens();
+  Tensor key_offsets;
+  if (cache != nullptr) {
+    if (batch.offsets.size(0) != 2) fail(ErrorCode::invalid_argument, "a cache holds one sequence, the batch {}", batch.offsets.size(0) - 1);
+    if (tokens > cache->capacity_ - cache->length_) {
+      fail(ErrorCode::invalid_argument, "the cache holds {} of {} tokens, {} more do not fit", cache->length_,
+           cache->capacity_, tokens);
+    }
+    key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2});
+  }
+  std::int64_t positions = 0;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
+  }
+  impl_->need_positions(positions);
+
+  Tensor hidden = embedding(impl_->embeddings, batch.ids);
+  Tensor branch;  // what the last sublayer adds to `hidden`
+  for (std::size_t i = 0; i < impl_->layers.size(); ++i) {
+    const Layer& layer = impl_->layers[i];
+    Tensor x;
+    const auto add_and_norm = [&](const Tensor& weight, std::int64_t border) {
+      if (branch.defined()) {
+        std::tie(hidden, x) = rms_norm_residual(branch, hidden, weight, c.rms_norm_eps, border);
+      } else {
+        x = rms_norm(hidden, weight, c.rms_norm_eps, border);
+      }
+    };
+    add_and_norm(layer.input_norm, layer.qkv.border());
+    branch = impl_->attend(layer, i, x, batch, key_offsets, cache);
+    add_and_norm(layer.post_attention_norm, layer.gate_up.border());
+    const std::vector<Tensor> gate_up = layer.gate_up.each(x);
+    branch = layer.down(swiglu(gate_up[0], gate_up[1], layer.down.border()));
+  }
+  if (cache != nullptr) cache->length_ += tokens;
+  return rms_norm_residual(branch, hidden, impl_->final_norm, c.rms_norm_eps).second;
+}
+
+Tensor Decoder::logits(const Tensor& hidden) const { return cast(linear(hidden, impl_->head), DType::f32); }
+
+Tensor Decoder::module_weight(std::string_view module) const {
+  if (module == "lm_head") return impl_->head;
+  for (Layer& layer : impl_->layers) {
+    Tensor found;
+    layer.each_linear([&](AdaptedLinear& linear) {
+      if (!found.defined()) found = linear.weight_of(module);
+    });
+    if (found.defined()) return found;
+  }
+  fail(ErrorCode::invalid_argument, "the model has no linear layer {}", module);
+}
+
+void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) {
+  for (const Adapter::Entry& entry : adapter->entries()) {
+    if (entry.target.name == "lm_head") fail(ErrorCode::unsupported, "an adapter on lm_head is not supported");
+    (void)module_weight(entry.target.name);
+  }
+  for (Layer& layer : impl_->layers) {
+    layer.each_linear([&](AdaptedLinear& linear) { linear.attach(adapter.get(), layout); });
+  }
+  impl_->adapter = std::move(adapter);
+}
+
+void Decoder::detach() {
+  for (Layer& layer : impl_->layers) {
+    layer.each_linear([](AdaptedLinear& linear) { linear.attach(nullptr, LoraLayout::separate); });
+  }
+  impl_->adapter = nullptr;
+}
+
+void Decoder::refresh_adapter() {
+  for (Layer& layer : impl_->layers) {
+    layer.each_linear([](AdaptedLinear& linear) { linear.refresh(); });
+  }
+}
+
+void Decoder::set_dropout(double p, std::uint64_t seed, std::uint64_t step) {
+  // One stream for each projection of each step: at most 4 x 4 of them in a layer.
+  std::uint64_t stream = step << 24;
+  for (Layer& layer : impl_->layers) {
+    layer.each_linear([&](AdaptedLinear& linear) {
+      linear.set_dropout({p, seed, stream});
+      stream += 4;
+    });
+  }
+}
+
+}  // namespace wick

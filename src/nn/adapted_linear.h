@@ -1,0 +1,46 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "wick/adapter.h"
+#include "wick/ops.h"
+
+namespace wick {
+
+/// Sibling projections that read one input, as one frozen weight, with a place for an adapter in each.
+class AdaptedLinear {
+ public:
+  struct Projection {
+    std::string name;  ///< model.layers.0.self_attn.q_proj
+    Tensor weight;     ///< [out, in]
+    Tensor bias;       ///< [out], or undefined
+  };
+
+  AdaptedLinear() = default;
+  explicit AdaptedLinear(std::vector<Projection> projections);
+
+  Tensor operator()(const Tensor& x) const { return lora_linear(x, lora_, bias_, branches_, dropout_); }
+  /// The same, as one tensor for each projection.
+  std::vector<Tensor> each(const Tensor& x) const;
+
+  /// Spare columns that an input should have.
+  std::int64_t border() const { return lora_.layout() == LoraLayout::bordered ? lora_.rank() : 0; }
+  void attach(const Adapter* adapter, LoraLayout layout);  ///< null: detach
+  void refresh() { lora_.refresh(branches_); }
+  void set_dropout(const Dropout& dropout) { dropout_ = dropout; }
+
+  std::vector<ModuleInfo> modules() const;
+  Tensor weight_of(std::string_view name) const;  ///< undefined when there is no such projection
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<std::int64_t> sizes_;
+  Tensor weight_;  // stacked [sum of out, in]
+  Tensor bias_;
+  std::vector<LoraBranch> branches_;
+  LoraWeight lora_;
+  Dropout dropout_;
+};
+
+}  // namespace wick
