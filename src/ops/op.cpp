@@ -121,6 +121,7 @@ std::int64_t row_count(const Tensor& x) {
 }
 
 Tensor as_rows(const Tensor& x) {
+  if (x.rank() == 0) return x.view({1, 1});
   const std::int64_t columns = x.size(-1);
   const std::int64_t rows = row_count(x);
   if (x.is_contiguous()) return x.view({rows, columns});

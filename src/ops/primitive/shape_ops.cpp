@@ -14,6 +14,20 @@ bool has_view(const Tensor& x, const Shape& shape) {
   }
 }
 
+// `parts` as one tensor where they lie side by side in one dense buffer of its own, as a fused backward leaves them;
+// undefined otherwise.
+Tensor already_joined(std::span<const Tensor> parts, const Shape& shape, int dim) {
+  const Strides strides = contiguous_strides(shape);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].defined() || parts[i].numel() == 0 || parts[i].storage() != parts[0].storage()) return {};
+    if (parts[i].strides() != strides) return {};
+    const std::int64_t before = i == 0 ? 0 : parts[i - 1].size(dim) * strides[dim];
+    const auto bytes = static_cast<std::ptrdiff_t>(before) * static_cast<std::ptrdiff_t>(size_of(parts[0].dtype()));
+    if (parts[i].raw() != parts[i == 0 ? 0 : i - 1].raw() + bytes) return {};
+  }
+  return parts.empty() ? Tensor() : parts[0].as_strided(shape, strides);
+}
+
 }  // namespace
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
@@ -125,6 +139,7 @@ std::vector<Tensor> split(const Tensor& x, int dim, std::span<const std::int64_t
          [shape = x.shape(), at, dtype = x.dtype(), device = x.device(),
           all = std::vector<std::int64_t>(sizes.begin(), sizes.end())](std::span<const Tensor> dy,
                                                                        const std::vector<bool>&) {
+           if (const Tensor whole = already_joined(dy, shape, at); whole.defined()) return std::vector<Tensor>{whole};
            const Tensor dx = Tensor::empty(shape, dtype, device);
            std::int64_t begin = 0;
            for (std::size_t i = 0; i < all.size(); ++i) {

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "ops/op.h"
+
+namespace wick {
+
+/// y = silu(gate) * up. All matrices [rows, n] with dense columns.
+using SwigluForward = Declined(const Tensor& gate, const Tensor& up, const Tensor& y);
+/// Either gradient may be undefined: not asked for.
+using SwigluBackward = Declined(const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
+                                const Tensor& dup);
+
+extern Kernels<SwigluForward> swiglu_forward;
+extern Kernels<SwigluBackward> swiglu_backward;
+
+SwigluForward swiglu_forward_cpu;
+SwigluBackward swiglu_backward_cpu;
+
+}  // namespace wick
