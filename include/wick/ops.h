@@ -165,9 +165,9 @@ Tensor embedding(const Tensor& table, const Tensor& ids);
 struct AttentionOptions {
   double scale = 0;  ///< of q·k; 0 means 1/sqrt(head_dim)
   bool causal = true;
-  std::int64_t window = 0;  ///< a query sees keys less than this far back (causal only); 0 means all
-  Tensor query_offsets;     ///< undefined: one sequence of all tokens
-  Tensor key_offsets;       ///< undefined: query_offsets
+  std::int64_t window = 0;    ///< a query sees keys less than this far back (causal only); 0 means all
+  Tensor query_offsets = {};  ///< undefined: one sequence of all tokens
+  Tensor key_offsets = {};    ///< undefined: query_offsets
 };
 /// Scaled dot-product attention, grouped-query: q [tokens, heads, d], k and v [key_tokens, kv_heads, d], heads a
 /// multiple of kv_heads -> [tokens, heads, d]. Each sequence sees only itself. With fewer queries than keys in a

@@ -1,0 +1,184 @@
+#include "ops/attention/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace wick {
+
+Kernels<AttentionForward> attention_forward;
+Kernels<AttentionBackward> attention_backward;
+
+namespace {
+
+constexpr const char* kOp = "attention";
+
+// 1 where query `i` of a sequence sees key `j`: the last query stands at the last key.
+Tensor visible(std::int64_t queries, std::int64_t keys, const AttentionLayout& layout) {
+  std::vector<std::int32_t> mask(static_cast<std::size_t>(queries * keys));
+  for (std::int64_t i = 0; i < queries; ++i) {
+    const std::int64_t position = i + keys - queries;
+    for (std::int64_t j = 0; j < keys; ++j) {
+      const bool sees = j <= position && (layout.window == 0 || position - j < layout.window);
+      mask[static_cast<std::size_t>(i * keys + j)] = sees ? 1 : 0;
+    }
+  }
+  return Tensor::from(mask, {queries, keys});
+}
+
+// [tokens, heads, d] as [kv_heads, heads / kv_heads, tokens, d].
+Tensor by_group(const Tensor& x, std::int64_t kv_heads) {
+  const std::int64_t group = x.size(1) / kv_heads;
+  return permute(reshape(x, {x.size(0), kv_heads, group, x.size(2)}), {1, 2, 0, 3});
+}
+
+// One sequence. Every query sees a key, or there are no keys at all.
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout, double scale) {
+  const std::int64_t kv_heads = k.size(1);
+  const Tensor keys = transpose(by_group(k, kv_heads), -1, -2);
+  Tensor weights = mul(matmul(by_group(q, kv_heads), keys), scale);
+  if (k.size(0) > 0) {
+    if (layout.causal) {
+      const Tensor mask = visible(q.size(0), k.size(0), layout);
+      weights = where(mask, weights, -std::numeric_limits<double>::infinity());
+    }
+    const Tensor e = exp(sub(weights, max(weights, -1, true)));
+    weights = div(e, sum(e, -1, true));
+  }
+  return reshape(permute(matmul(weights, by_group(v, kv_heads)), {2, 0, 1, 3}), q.shape());
+}
+
+Tensor composite(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout, double scale) {
+  const DType wide = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor queries = cast(q, wide);
+  const Tensor keys = cast(k, wide);
+  const Tensor values = cast(v, wide);
+  const std::int32_t* qo = layout.query_offsets.data<std::int32_t>();
+  const std::int32_t* ko = layout.key_offsets.data<std::int32_t>();
+  std::vector<Tensor> parts;
+  for (std::int64_t s = 0; s + 1 < layout.query_offsets.numel(); ++s) {
+    const std::int64_t count = qo[s + 1] - qo[s];
+    const std::int64_t key_count = ko[s + 1] - ko[s];
+    const auto part = [&](std::int64_t first, std::int64_t length, std::int64_t key_length) {
+      return attend(slice(queries, 0, qo[s] + first, length), slice(keys, 0, ko[s], key_length),
+                    slice(values, 0, ko[s], key_length), layout, scale);
+    };
+    // The first queries of a sequence with more queries than keys stand before its first key.
+    const std::int64_t blind = layout.causal ? std::max<std::int64_t>(0, count - key_count) : 0;
+    if (blind > 0) parts.push_back(part(0, blind, 0));
+    parts.push_back(part(blind, count - blind, key_count));
+  }
+  return cast(concat(parts, 0), q.dtype());
+}
+
+Tensor checked_offsets(const char* what, const Tensor& offsets, std::int64_t tokens) {
+  const Tensor dense = checked_indices(kOp, what, offsets, tokens + 1).contiguous();
+  if (dense.numel() < 2) {
+    fail(ErrorCode::invalid_argument, "[{}] {} has {} elements, expected 2 or more", kOp, what, dense.numel());
+  }
+  const std::int32_t* at = dense.data<std::int32_t>();
+  const std::int64_t last = dense.numel() - 1;
+  if (at[0] != 0 || at[last] != tokens) {
+    fail(ErrorCode::invalid_argument, "[{}] {} run from {} to {}, expected 0 to {}", kOp, what, at[0], at[last],
+         tokens);
+  }
+  for (std::int64_t i = 0; i < last; ++i) {
+    if (at[i] > at[i + 1]) {
+      fail(ErrorCode::invalid_argument, "[{}] {}[{}] is {}, less than the {} before it", kOp, what, i + 1, at[i + 1],
+           at[i]);
+    }
+  }
+  return dense;
+}
+
+AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
+  check_floating(kOp, "q", q);
+  const std::pair<const char*, const Tensor*> others[] = {{"k", &k}, {"v", &v}};
+  for (const auto& [what, t] : others) {
+    check_same_dtype(kOp, q, what, *t);
+    check_same_device(kOp, q, what, *t);
+  }
+  if (q.rank() != 3) fail(ErrorCode::invalid_argument, "[{}] q must be [tokens, heads, d], is {}", kOp, describe(q));
+  if (k.rank() != 3) fail(ErrorCode::invalid_argument, "[{}] k must be [tokens, heads, d], is {}", kOp, describe(k));
+  check_same_shape(kOp, "k", k, "v", v);
+  if (k.size(2) != q.size(2) || q.size(2) == 0) {
+    fail(ErrorCode::invalid_argument, "[{}] the head dimension of q is {}, of k {}", kOp, q.size(2), k.size(2));
+  }
+  if (k.size(1) == 0 || q.size(1) % k.size(1) != 0) {
+    fail(ErrorCode::invalid_argument, "[{}] {} query heads are no multiple of {} key heads", kOp, q.size(1), k.size(1));
+  }
+  if (!std::isfinite(options.scale) || options.scale < 0) {
+    fail(ErrorCode::invalid_argument, "[{}] scale is {}, expected 0 or more", kOp, options.scale);
+  }
+  if (options.window < 0 || (options.window > 0 && !options.causal)) {
+    fail(ErrorCode::invalid_argument, "[{}] window is {}, expected 0, or more where attention is causal", kOp,
+         options.window);
+  }
+  constexpr std::int64_t kMaxTokens = std::numeric_limits<std::int32_t>::max();
+  if (q.size(0) >= kMaxTokens || k.size(0) >= kMaxTokens) {
+    fail(ErrorCode::invalid_argument, "[{}] {} queries and {} keys, expected fewer than {}", kOp, q.size(0), k.size(0),
+         kMaxTokens);
+  }
+  const auto whole = [](std::int64_t tokens) {
+    return Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(tokens)}, {2});
+  };
+  const Tensor& keys = options.key_offsets.defined() ? options.key_offsets : options.query_offsets;
+  AttentionLayout layout{
+      .scale = static_cast<float>(options.scale),
+      .causal = options.causal,
+      .window = options.window,
+      .query_offsets = options.query_offsets.defined()
+                           ? checked_offsets("query_offsets", options.query_offsets, q.size(0))
+                           : whole(q.size(0)),
+      .key_offsets = keys.defined() ? checked_offsets("key_offsets", keys, k.size(0)) : whole(k.size(0))};
+  if (layout.query_offsets.numel() != layout.key_offsets.numel()) {
+    fail(ErrorCode::invalid_argument, "[{}] query_offsets has {} elements, key_offsets {}", kOp,
+         layout.query_offsets.numel(), layout.key_offsets.numel());
+  }
+  return layout;
+}
+
+// Kernels read d densely.
+Tensor dense_columns(const Tensor& x) { return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous(); }
+
+std::vector<Tensor> gradient(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                             const Tensor& lse, const AttentionLayout& layout, double scale,
+                             const std::vector<bool>& needs) {
+  const auto like = [&](const Tensor& x, std::size_t i) {
+    return needs[i] ? Tensor::empty(x.shape(), x.dtype(), x.device()) : Tensor();
+  };
+  std::vector<Tensor> grads{like(q, 0), like(k, 1), like(v, 2)};
+  if (run_kernel(kOp, attention_backward, q.device(), dense_columns(dy), q, k, v, y, lse, layout, grads[0], grads[1],
+                 grads[2])) {
+    return grads;
+  }
+  const Tensor inputs[] = {q, k, v};
+  const Tensor grads_out[] = {dy};
+  return composite_gradients(
+      [&](std::span<const Tensor> in) { return std::vector<Tensor>{composite(in[0], in[1], in[2], layout, scale)}; },
+      inputs, grads_out, needs);
+}
+
+}  // namespace
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
+  AttentionLayout layout = check(q, k, v, options);
+  const double scale = options.scale > 0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(q.size(2)));
+  layout.scale = static_cast<float>(scale);
+  const Tensor queries = dense_columns(q.detach());
+  const Tensor keys = dense_columns(k.detach());
+  const Tensor values = dense_columns(v.detach());
+  Tensor y = Tensor::empty(q.shape(), q.dtype(), q.device());
+  const Tensor lse = recording({q, k, v}) ? Tensor::empty({q.size(1), q.size(0)}, DType::f32, q.device()) : Tensor();
+  if (!run_kernel(kOp, attention_forward, q.device(), queries, keys, values, layout, y, lse)) {
+    return composite(q, k, v, layout, scale);
+  }
+  record(kOp, {q, k, v}, {&y},
+         [queries, keys, values, y = y.detach(), lse, layout, scale](std::span<const Tensor> dy,
+                                                                     const std::vector<bool>& needs) {
+           return gradient(dy[0], queries, keys, values, y, lse, layout, scale, needs);
+         });
+  return y;
+}
+
+}  // namespace wick

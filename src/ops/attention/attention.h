@@ -1,0 +1,35 @@
+#pragma once
+
+#include "ops/op.h"
+
+namespace wick {
+
+/// What of AttentionOptions kernels need, resolved: scale is never 0, offsets are i32, dense and valid.
+struct AttentionLayout {
+  float scale;
+  bool causal;
+  std::int64_t window;   ///< 0: all
+  Tensor query_offsets;  ///< i32 [sequences + 1]
+  Tensor key_offsets;    ///< i32 [sequences + 1]
+};
+
+/// q [tokens, heads, d], k and v [key_tokens, kv_heads, d], each with any strides of its first two dimensions and dense
+/// d; y [tokens, heads, d] contiguous; lse [heads, tokens] f32 (undefined: not wanted) = log(sum(exp(scale * q·k)))
+/// over the keys a query sees, -inf where there is none: saved for backward.
+using AttentionForward = Declined(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
+                                  const Tensor& y, const Tensor& lse);
+/// The gradients of q, k and v (contiguous, any of them undefined: not wanted); dy as q, y and lse as forward left
+/// them.
+using AttentionBackward = Declined(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                                   const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
+                                   const Tensor& dv);
+
+extern Kernels<AttentionForward> attention_forward;
+extern Kernels<AttentionBackward> attention_backward;
+
+AttentionForward attention_forward_cpu;
+AttentionBackward attention_backward_cpu;
+/// One query a sequence, nothing to save: the case of attention_forward_cpu that generation lives on.
+AttentionForward attention_decode_cpu;
+
+}  // namespace wick

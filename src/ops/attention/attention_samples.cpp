@@ -1,0 +1,119 @@
+#include "ops/samples.h"
+
+namespace wick {
+namespace {
+
+struct AttentionCase {
+  std::string name;
+  std::int64_t tokens;
+  std::int64_t key_tokens;
+  std::int64_t heads;
+  std::int64_t kv_heads;
+  std::int64_t head_dim;
+  AttentionOptions options = {};
+  bool bench = false;
+};
+
+Tensor offsets(const std::vector<std::int32_t>& values) {
+  return Tensor::from(values, {static_cast<std::int64_t>(values.size())});
+}
+
+OpSample sample(const AttentionCase& c) {
+  const Shape keys{c.key_tokens, c.kv_heads, c.head_dim};
+  return {.name = c.name,
+          .inputs = {normal({c.tokens, c.heads, c.head_dim}), normal(keys), normal(keys)},
+          .run = [options = c.options](
+                     std::span<const Tensor> in) { return std::vector{attention(in[0], in[1], in[2], options)}; },
+          .bench = c.bench};
+}
+
+// q, k and v as they leave a fused projection: [tokens, (heads + 2 kv_heads) * d], split and seen by heads.
+OpSample fused_projection(const std::string& name, std::int64_t tokens, std::int64_t heads, std::int64_t kv_heads,
+                          std::int64_t d) {
+  return {
+      .name = name, .inputs = {normal({tokens, (heads + 2 * kv_heads) * d})}, .run = [=](std::span<const Tensor> in) {
+        const std::int64_t sizes[] = {heads * d, kv_heads * d, kv_heads * d};
+        const std::vector<Tensor> qkv = split(in[0], -1, sizes);
+        return std::vector{attention(reshape(qkv[0], {tokens, heads, d}), reshape(qkv[1], {tokens, kv_heads, d}),
+                                     reshape(qkv[2], {tokens, kv_heads, d}), {})};
+      }};
+}
+
+}  // namespace
+
+std::vector<OpSample> attention_samples() {
+  const Tensor packed = offsets({0, 5, 5, 6, 21});
+  std::vector<AttentionCase> cases = {
+      {"no tokens", 0, 0, 2, 1, 8},
+      {"no keys", 3, 0, 2, 2, 8, {.causal = false}},
+      {"one token", 1, 1, 2, 2, 8},
+      {"causal", 9, 9, 2, 2, 8},
+      {"bidirectional", 11, 11, 2, 1, 8, {.causal = false}},
+      {"scale", 7, 7, 1, 1, 8, {.scale = 0.7}},
+      {"grouped 4/2", 13, 13, 4, 2, 8},
+      {"grouped 8/1", 10, 10, 8, 1, 8},
+      {"odd head 7", 12, 12, 2, 1, 7},
+      {"head 32", 18, 18, 2, 1, 32},
+      {"head 64", 17, 17, 2, 1, 64},
+      {"head 80", 20, 20, 1, 1, 80},
+      {"head 128", 6, 6, 1, 1, 128},
+      {"head 256", 5, 5, 2, 1, 256},
+      {"head 1", 5, 5, 1, 1, 1},
+      {"window", 30, 30, 2, 1, 8, {.window = 7}},
+      {"window 1", 5, 5, 1, 1, 8, {.window = 1}},
+      {"window of a cache", 4, 25, 2, 1, 8, {.window = 6}},
+      {"cache", 3, 19, 4, 2, 8},
+      {"decode", 1, 37, 4, 2, 16},
+      {"decode odd", 1, 41, 3, 1, 7},
+      {"decode window", 1, 41, 2, 1, 8, {.window = 9}},
+      {"decode bidirectional", 1, 20, 2, 1, 8, {.causal = false}},
+      {"more queries than keys", 9, 4, 2, 1, 8},
+      {"packed", 21, 21, 4, 2, 8, {.query_offsets = packed}},
+      {"packed bidirectional", 21, 21, 2, 2, 16, {.causal = false, .query_offsets = packed}},
+      {"packed window", 21, 21, 2, 1, 8, {.window = 4, .query_offsets = packed}},
+      {"packed cache",
+       6,
+       30,
+       2,
+       1,
+       8,
+       {.query_offsets = offsets({0, 1, 1, 4, 6}), .key_offsets = offsets({0, 9, 12, 12, 30})}},
+      {"packed decode",
+       3,
+       30,
+       4,
+       1,
+       24,
+       {.query_offsets = offsets({0, 1, 2, 2, 3}), .key_offsets = offsets({0, 9, 9, 12, 30})}},
+      {"borders 70", 70, 70, 2, 1, 8},
+      {"borders 130", 130, 130, 1, 1, 8},
+      {"borders 70 bidirectional", 70, 70, 1, 1, 16, {.causal = false}},
+      {"borders 150 window", 150, 150, 1, 1, 4, {.window = 40}},
+      {"borders 67 of 140", 67, 140, 1, 1, 4},
+      {"borders packed", 140, 140, 1, 1, 4, {.query_offsets = offsets({0, 65, 129, 140})}},
+      {"[4 x 512, 8/4, 32]", 2048, 2048, 8, 4, 32, {.query_offsets = offsets({0, 512, 1024, 1536, 2048})}, true},
+      {"[2048, 8/4, 32]", 2048, 2048, 8, 4, 32, {}, true},
+      {"[4 x 512, 14/2, 64]", 2048, 2048, 14, 2, 64, {.query_offsets = offsets({0, 512, 1024, 1536, 2048})}, true},
+      {"[2048, 14/2, 64]", 2048, 2048, 14, 2, 64, {}, true},
+      {"decode [4096, 14/2, 64]", 1, 4096, 14, 2, 64, {}, true},
+  };
+  std::vector<OpSample> samples;
+  for (const AttentionCase& c : cases) samples.push_back(sample(c));
+  samples.push_back(fused_projection("fused qkv", 19, 4, 2, 8));
+  samples.push_back(fused_projection("fused qkv odd", 6, 3, 1, 5));
+  samples.push_back(
+      {.name = "frozen keys",
+       .inputs = {normal({6, 2, 8}), frozen({6, 1, 8}), frozen({6, 1, 8})},
+       .run = [](std::span<const Tensor> in) { return std::vector{attention(in[0], in[1], in[2], {})}; }});
+  samples.push_back(
+      {.name = "frozen queries",
+       .inputs = {frozen({6, 2, 8}), normal({6, 1, 8}), normal({6, 1, 8})},
+       .run = [](std::span<const Tensor> in) { return std::vector{attention(in[0], in[1], in[2], {})}; }});
+  samples.push_back(
+      {.name = "large scores",
+       .inputs = {normal({12, 2, 8}, 6.0), normal({12, 1, 8}, 6.0), normal({12, 1, 8})},
+       .run = [](std::span<const Tensor> in) { return std::vector{attention(in[0], in[1], in[2], {})}; }});
+  return samples;
+}
+
+}  // namespace wick
