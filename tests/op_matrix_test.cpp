@@ -53,7 +53,7 @@ Tolerance tolerance(DType dtype) {
 
 TEST_P(OpMatrix, MatchesTheF64CompositeInEveryDTypeAndLayout) {
   const OpSample& sample = GetParam().sample;
-  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+  for (const DType dtype : sample.dtypes) {
     const std::vector<Tensor> drawn = draw_inputs(sample, dtype, 7);
     RunResult expected;
     {

@@ -179,7 +179,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 struct CrossEntropyOptions {
   std::int64_t ignore_index = -100;  ///< labels with this value add nothing
   double label_smoothing = 0;        ///< in [0, 1): (1 - s) * nll + s * mean over the vocabulary
-  std::int64_t chunk = 0;            ///< tokens a chunk; 0: chosen so that a chunk's logits take about 16 MiB
+  std::int64_t chunk = 0;            ///< tokens a chunk; 0: about 16 MiB of logits, and at least 128 tokens
 };
 /// The sum over tokens of cross-entropy(x weightᵀ, labels): hidden states x [tokens, k], head weight [vocab, k], labels
 /// i32 or i64 [tokens] -> shape [], f32 (f64 for f64). The [tokens, vocab] logits never exist whole. Divide by the
@@ -187,8 +187,8 @@ struct CrossEntropyOptions {
 Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& labels,
                             const CrossEntropyOptions& options = {});
 
-/// log softmax(x weightᵀ)[targets] of each token, without whole logits: x [tokens, k], weight [vocab, k], targets i32 or
-/// i64 [tokens] in [0, vocab) -> [tokens], f32 (f64 for f64). Never recorded.
+/// log softmax(x weightᵀ)[targets] of each token, without whole logits: x [tokens, k], weight [vocab, k], targets i32
+/// or i64 [tokens] in [0, vocab) -> [tokens], f32 (f64 for f64). Never recorded.
 Tensor token_log_probs(const Tensor& x, const Tensor& weight, const Tensor& targets);
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ struct OpSample {
   std::function<std::vector<Tensor>(std::span<const Tensor>)> run;
   bool gradients = true;
   bool bench = false;  ///< a size for the benchmark rather than for the tests
+  std::vector<DType> dtypes = {DType::f64, DType::f32, DType::bf16, DType::f16};
 };
 
 inline SampleInput normal(const Shape& shape, double scale = 1.0) { return {.shape = shape, .scale = scale}; }

@@ -18,7 +18,6 @@ HWY_BEFORE_NAMESPACE();
 namespace wick {
 namespace HWY_NAMESPACE {
 
-// The largest element. Lanes behind a row's end repeat its first element.
 HWY_ATTR float max_of_row(FloatTag d, const float* row, std::size_t n) {
   const std::size_t lanes = hn::Lanes(d);
   auto a = hn::Set(d, row[0]), b = a, c = a, e = a;

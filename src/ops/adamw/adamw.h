@@ -1,0 +1,19 @@
+#pragma once
+
+#include "ops/op.h"
+
+namespace wick {
+
+/// As adamw_step(): flat dense f32 buffers of one length, in place.
+using AdamWStep = Declined(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
+                           const Tensor& exp_avg_sq, const AdamWOptions& options, std::int64_t step, double grad_scale);
+/// norm (f64, shape []) = the Euclidean norm of a flat dense f32 buffer.
+using GradientNorm = Declined(const Tensor& gradients, const Tensor& norm);
+
+extern Kernels<AdamWStep> adamw_step_kernels;
+extern Kernels<GradientNorm> gradient_norm_kernels;
+
+AdamWStep adamw_step_cpu;
+GradientNorm gradient_norm_cpu;
+
+}  // namespace wick
