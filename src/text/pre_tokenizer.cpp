@@ -1,0 +1,84 @@
+#include "text/pre_tokenizer.h"
+
+#include <algorithm>
+
+#include "text/unicode.h"
+
+namespace wick::text {
+
+std::vector<PreTokenizer::Cut> PreTokenizer::cuts_of(const SplitStep& split, std::string_view text) {
+  std::vector<Cut> found;
+  std::size_t done = 0;
+  split.regex.for_each(text, [&](std::size_t begin, std::size_t end) {
+    if (done != begin) found.push_back({done, begin, split.invert});
+    found.push_back({begin, end, !split.invert});
+    done = end;
+  });
+  if (done != text.size()) found.push_back({done, text.size(), split.invert});
+
+  std::vector<Cut> cuts;
+  bool previous = false;
+  switch (split.behavior) {
+    case SplitBehavior::isolated:
+      return found;
+    case SplitBehavior::removed:
+      std::erase_if(found, [](const Cut& cut) { return cut.matched; });
+      return found;
+    case SplitBehavior::contiguous:
+      for (const Cut& cut : found) {
+        if (cut.matched == previous && !cuts.empty()) {
+          cuts.back().end = cut.end;
+        } else {
+          cuts.push_back(cut);
+        }
+        previous = cut.matched;
+      }
+      return cuts;
+    case SplitBehavior::merged_with_previous:
+      for (const Cut& cut : found) {
+        if (cut.matched && !previous && !cuts.empty()) {
+          cuts.back().end = cut.end;
+        } else {
+          cuts.push_back(cut);
+        }
+        previous = cut.matched;
+      }
+      return cuts;
+    case SplitBehavior::merged_with_next:
+      for (auto cut = found.rbegin(); cut != found.rend(); ++cut) {
+        if (cut->matched && !previous && !cuts.empty()) {
+          cuts.back().begin = cut->begin;
+        } else {
+          cuts.push_back(*cut);
+        }
+        previous = cut->matched;
+      }
+      std::reverse(cuts.begin(), cuts.end());
+      return cuts;
+  }
+  return found;
+}
+
+// The space comes from the character that it stands before.
+Normalized PreTokenizer::with_prefix_space(const Stretch& text, bool with_origins) {
+  Normalized out;
+  out.text.reserve(text.text.size() + 1);
+  out.text += ' ';
+  out.text += text.text;
+  if (!with_origins) return out;
+  out.origins.reserve(out.text.size());
+  for (std::size_t i = 0; i < text.text.size();) {
+    const std::size_t begin = i;
+    next_code_point(text.text, i);
+    for (std::size_t byte = begin; byte < i; ++byte) {
+      // Origins stay relative to text.base.
+      out.origins.push_back(text.origins != nullptr
+                                ? text.origins[byte]
+                                : Origin{static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(i)});
+    }
+  }
+  out.origins.insert(out.origins.begin(), out.origins.front());
+  return out;
+}
+
+}  // namespace wick::text

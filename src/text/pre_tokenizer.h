@@ -1,0 +1,88 @@
+#pragma once
+
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "text/normalizer.h"
+#include "text/regex.h"
+
+namespace wick::text {
+
+/// A stretch of text with the way back to the text as it was given.
+struct Stretch {
+  std::string_view text;
+  const Origin* origins = nullptr;  // of each byte of `text`; if null, byte i comes from byte base + i as it is
+  std::uint32_t base = 0;           // added to what `origins` say, too
+
+  Stretch part(std::size_t begin, std::size_t end) const {
+    if (origins != nullptr) return {text.substr(begin, end - begin), origins + begin, base};
+    return {text.substr(begin, end - begin), nullptr, base + static_cast<std::uint32_t>(begin)};
+  }
+};
+
+/// What becomes of a delimiter that a Split finds. The names are the format's.
+enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
+
+/// Cuts text at the matches of an expression; `invert`: at what lies between them.
+struct SplitStep {
+  Regex regex;
+  SplitBehavior behavior;
+  bool invert;
+};
+
+/// Puts a space before text that does not start with one.
+struct PrefixSpaceStep {};
+
+/// The steps that cut text into the pieces a model sees.
+class PreTokenizer {
+ public:
+  using Step = std::variant<SplitStep, PrefixSpaceStep>;
+
+  explicit PreTokenizer(std::vector<Step> steps = {}) : steps_(std::move(steps)) {}
+
+  /// Calls use(const Stretch&) with each piece, in order. Pieces are not empty.
+  template <class Use>
+  void run(const Stretch& text, bool with_origins, Use&& use) const {
+    run_from(0, text, with_origins, use);
+  }
+
+ private:
+  struct Cut {
+    std::size_t begin;
+    std::size_t end;
+    bool matched;
+  };
+  static std::vector<Cut> cuts_of(const SplitStep& split, std::string_view text);
+
+  template <class Use>
+  void run_from(std::size_t index, const Stretch& text, bool with_origins, Use& use) const {
+    if (text.text.empty()) return;
+    if (index == steps_.size()) return use(text);
+    if (const auto* split = std::get_if<SplitStep>(&steps_[index])) {
+      const auto next = [&](std::size_t begin, std::size_t end) {
+        run_from(index + 1, text.part(begin, end), with_origins, use);
+      };
+      if (split->behavior != SplitBehavior::isolated) {
+        for (const Cut& cut : cuts_of(*split, text.text)) next(cut.begin, cut.end);
+        return;
+      }
+      std::size_t done = 0;
+      split->regex.for_each(text.text, [&](std::size_t begin, std::size_t end) {
+        next(done, begin);
+        next(begin, end);
+        done = end;
+      });
+      next(done, text.text.size());
+    } else {
+      if (text.text.front() == ' ') return run_from(index + 1, text, with_origins, use);
+      const Normalized spaced = with_prefix_space(text, with_origins);
+      run_from(index + 1, {spaced.text, with_origins ? spaced.origins.data() : nullptr, text.base}, with_origins, use);
+    }
+  }
+  static Normalized with_prefix_space(const Stretch& text, bool with_origins);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace wick::text

@@ -1,0 +1,269 @@
+// Reads a tokenizer.json: the sections around the model.
+#include <limits>
+#include <unordered_set>
+
+#include "text/bpe_file.h"
+#include "text/json_value.h"
+#include "text/tokenizer_parts.h"
+#include "text/unicode.h"
+#include "text/vocab.h"
+
+namespace wick::text {
+namespace {
+
+namespace dom = simdjson::dom;
+
+// GPT-2's pattern, which ByteLevel uses when use_regex is set.
+constexpr std::string_view kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+constexpr std::uint64_t kAnyNumber = std::numeric_limits<std::uint64_t>::max();
+
+template <class Use>
+void for_each(const JsonValue& list, Use&& use) {
+  std::size_t index = 0;
+  for (const dom::element element : list.array()) {
+    use(JsonValue{element, list.file(), fmt::format("{}[{}]", list.path(), index++)});
+  }
+}
+
+void read_normalizer(const JsonValue& value, std::vector<NormalForm>& out) {
+  const std::string_view type = value.at("type").string();
+  if (type == "Sequence") {
+    value.only({"type", "normalizers"});
+    return for_each(value.at("normalizers"), [&](const JsonValue& part) { read_normalizer(part, out); });
+  }
+  if (type == "NFC") {
+    out.push_back(NormalForm::nfc);
+  } else if (type == "NFD") {
+    out.push_back(NormalForm::nfd);
+  } else if (type == "NFKC") {
+    out.push_back(NormalForm::nfkc);
+  } else if (type == "NFKD") {
+    out.push_back(NormalForm::nfkd);
+  } else {
+    value.unsupported("is {}, a normalizer that is not supported", type);
+  }
+  value.only({"type"});
+}
+
+SplitBehavior read_behavior(const JsonValue& value) {
+  const std::string_view name = value.string();
+  if (name == "Removed") return SplitBehavior::removed;
+  if (name == "Isolated") return SplitBehavior::isolated;
+  if (name == "MergedWithPrevious") return SplitBehavior::merged_with_previous;
+  if (name == "MergedWithNext") return SplitBehavior::merged_with_next;
+  if (name == "Contiguous") return SplitBehavior::contiguous;
+  value.format("is \"{}\", expected Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", name);
+}
+
+class PreTokenizerReader {
+ public:
+  std::vector<PreTokenizer::Step> read(const JsonValue& value) {
+    read_step(value);
+    if (!byte_level_) value.unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
+    return std::move(steps_);
+  }
+
+ private:
+  void read_step(const JsonValue& value) {
+    const std::string_view type = value.at("type").string();
+    if (type == "Sequence") {
+      value.only({"type", "pretokenizers"});
+      return for_each(value.at("pretokenizers"), [&](const JsonValue& part) { read_step(part); });
+    }
+    // After it the text is no longer text, but bytes spelled as letters.
+    if (byte_level_) value.unsupported("is {} after ByteLevel, which is not supported", type);
+    const std::string& file = value.file();
+    if (type == "ByteLevel") {
+      value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+      if (value.at("add_prefix_space").boolean()) steps_.emplace_back(PrefixSpaceStep{});
+      if (value.boolean_or("use_regex", true)) split(Regex(kGpt2Pattern, file), SplitBehavior::isolated, false);
+      byte_level_ = true;
+    } else if (type == "Split") {
+      value.only({"type", "pattern", "behavior", "invert"});
+      split(pattern(value.at("pattern")), read_behavior(value.at("behavior")), value.boolean_or("invert", false));
+    } else if (type == "Digits") {
+      value.only({"type", "individual_digits"});
+      const bool single = value.boolean_or("individual_digits", false);
+      split(Regex(single ? "\\p{N}" : "\\p{N}+", file), SplitBehavior::isolated, false);
+    } else if (type == "Punctuation") {
+      value.only({"type", "behavior"});
+      const auto behavior = value.find("behavior");
+      split(Regex(R"([\p{P}!-\/:-@\[-`{-~])", file), behavior ? read_behavior(*behavior) : SplitBehavior::isolated,
+            false);
+    } else {
+      value.unsupported("is {}, a pre-tokenizer that is not supported", type);
+    }
+  }
+
+  void split(Regex regex, SplitBehavior behavior, bool invert) {
+    steps_.emplace_back(SplitStep{std::move(regex), behavior, invert});
+  }
+
+  static Regex pattern(const JsonValue& value) {
+    value.only({"Regex", "String"});
+    if (const auto regex = value.find("Regex")) return {regex->string(), value.file()};
+    return Regex::literal(value.at("String").string(), value.file());
+  }
+
+  std::vector<PreTokenizer::Step> steps_;
+  bool byte_level_ = false;
+};
+
+TemplateStep read_template(const JsonValue& value) {
+  value.only({"type", "single", "pair", "special_tokens"});
+  const JsonValue tokens = value.at("special_tokens");
+  TemplateStep step;
+  for_each(value.at("single"), [&](const JsonValue& piece) {
+    piece.only({"Sequence", "SpecialToken"});
+    if (const auto sequence = piece.find("Sequence")) {
+      if (const auto id = sequence->at("id").string(); id != "A") {
+        piece.format("is the sequence \"{}\", expected \"A\"", id);
+      }
+      step.pieces.emplace_back();
+      return;
+    }
+    const std::string_view name = piece.at("SpecialToken").at("id").string();
+    for_each(tokens.at(name).at("ids"), [&](const JsonValue& id) {
+      step.pieces.emplace_back(static_cast<TokenId>(id.integer_below(kMaxTokenId)));
+    });
+  });
+  return step;
+}
+
+void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step>& out) {
+  const std::string_view type = value.at("type").string();
+  if (type == "Sequence") {
+    value.only({"type", "processors"});
+    for_each(value.at("processors"), [&](const JsonValue& part) { read_post_processor(part, out); });
+  } else if (type == "ByteLevel") {
+    value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    const bool prefix = value.at("add_prefix_space").boolean();
+    if (value.at("trim_offsets").boolean()) out.emplace_back(TrimStep{prefix});
+  } else if (type == "TemplateProcessing") {
+    out.emplace_back(read_template(value));
+  } else {
+    value.unsupported("is {}, a post-processor that is not supported", type);
+  }
+}
+
+// Everything that is supported comes to one decoder: join the bytes of the tokens.
+void check_decoder(const JsonValue& value, bool& byte_level) {
+  const std::string_view type = value.at("type").string();
+  if (type == "Sequence") {
+    value.only({"type", "decoders"});
+    return for_each(value.at("decoders"), [&](const JsonValue& part) { check_decoder(part, byte_level); });
+  }
+  if (type == "ByteLevel" && !byte_level) {
+    value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    byte_level = true;
+  } else if (type == "Fuse" && byte_level) {
+    value.only({"type"});
+  } else if (type == "ByteLevel" || type == "Fuse") {
+    value.unsupported("is {}, which is supported only with one ByteLevel, and Fuse after it", type);
+  } else {
+    value.unsupported("is {}, a decoder that is not supported", type);
+  }
+}
+
+std::optional<Truncation> read_truncation(const JsonValue& file, std::size_t added) {
+  const auto value = file.find("truncation");
+  if (!value) return std::nullopt;
+  value->only({"direction", "max_length", "strategy", "stride"});
+  // For a single sequence the first two strategies are the same, and the third has nothing to cut.
+  const std::string_view strategy = value->at("strategy").string();
+  if (strategy != "LongestFirst" && strategy != "OnlyFirst") {
+    value->unsupported("has the strategy \"{}\", which is not supported", strategy);
+  }
+  const auto direction = value->find("direction");
+  const std::string_view side = direction ? direction->string() : "Right";
+  if (side != "Right" && side != "Left") value->format("has the direction \"{}\", expected Right or Left", side);
+  const std::uint64_t length = value->at("max_length").integer_below(kAnyNumber);
+  if (length < added) {
+    value->format("has max_length {}, less than the {} tokens that the template adds", length, added);
+  }
+  return Truncation{static_cast<std::size_t>(length), side == "Left"};
+}
+
+std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& model) {
+  std::vector<AddedToken> tokens;
+  std::unordered_set<std::string_view> contents;
+  std::unordered_set<TokenId> ids;
+  const auto list = file.find("added_tokens");
+  if (!list) return tokens;
+  for_each(*list, [&](const JsonValue& value) {
+    value.only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
+    const std::string_view content = value.at("content").string();
+    AddedToken token;
+    token.content = content;
+    token.id = static_cast<TokenId>(value.at("id").integer_below(kMaxTokenId));
+    token.single_word = value.at("single_word").boolean();
+    token.lstrip = value.at("lstrip").boolean();
+    token.rstrip = value.at("rstrip").boolean();
+    token.normalized = value.at("normalized").boolean();
+    token.special = value.at("special").boolean();
+    if (content.empty()) value.format("has an empty content");
+    if (!contents.insert(content).second) value.format("is \"{}\", which is in the list twice", content);
+    if (!ids.insert(token.id).second) value.format("has the id {}, which is in the list twice", token.id);
+    if (const auto known = model.token_to_id(content); known && *known != token.id) {
+      value.format("is \"{}\" with the id {}, which has the id {} in the vocabulary", content, token.id, *known);
+    }
+    if (const auto other = model.id_to_token(token.id); other && *other != content) {
+      value.format("is \"{}\" with the id {}, which is \"{}\" in the vocabulary", content, token.id, *other);
+    }
+    tokens.push_back(std::move(token));
+  });
+  return tokens;
+}
+
+std::unique_ptr<const Model> read_model(const JsonValue& value) {
+  // Old files of BPE have no type.
+  const auto type = value.find("type");
+  if (type && type->string() != "BPE") type->unsupported("is {}, a model that is not supported", type->string());
+  if (!type && !value.find("merges")) value.format("has no \"type\"");
+  return read_bpe(value);
+}
+
+}  // namespace
+
+std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name) {
+  dom::parser parser;
+  dom::element root;
+  if (const auto error = parser.parse(json).get(root); error != simdjson::SUCCESS) {
+    fail(ErrorCode::format, "{}: the file is not JSON: {}", name, simdjson::error_message(error));
+  }
+  const JsonValue file(root, name, "");
+  file.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+             "decoder", "model"});
+  if (const auto version = file.find("version"); version && version->string() != "1.0") {
+    version->unsupported("is \"{}\", expected \"1.0\"", version->string());
+  }
+
+  auto parts = std::make_shared<TokenizerParts>();
+  if (const auto normalizer = file.find("normalizer")) read_normalizer(*normalizer, parts->normalizer);
+  const auto pre_tokenizer = file.find("pre_tokenizer");
+  const JsonValue model = file.at("model");
+  parts->model = read_model(model);
+  if (!pre_tokenizer) file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
+  parts->pre_tokenizer = PreTokenizer(PreTokenizerReader().read(*pre_tokenizer));
+
+  const auto decoder = file.find("decoder");
+  bool byte_level = false;
+  if (decoder) check_decoder(*decoder, byte_level);
+  if (!byte_level) file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+
+  std::vector<PostProcessor::Step> steps;
+  if (const auto post_processor = file.find("post_processor")) read_post_processor(*post_processor, steps);
+  const std::size_t added = PostProcessor(steps, std::nullopt).added();
+  parts->post_processor = PostProcessor(std::move(steps), read_truncation(file, added));
+
+  const auto normalize = [&](std::string_view text) {
+    Normalized out;
+    return parts->normalize(text, false, out) ? out.text : std::string(text);
+  };
+  parts->added = AddedTokens(read_added_tokens(file, *parts->model), normalize);
+  return parts;
+}
+
+}  // namespace wick::text

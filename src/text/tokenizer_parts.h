@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/added_tokens.h"
+#include "text/model.h"
+#include "text/normalizer.h"
+#include "text/post_processor.h"
+#include "text/pre_tokenizer.h"
+#include "wick/tokenizer.h"
+
+namespace wick::text {
+
+/// The parts that a tokenizer.json is made of, and the way of a text through them.
+struct TokenizerParts {
+  std::vector<NormalForm> normalizer;  // applied in turn
+  PreTokenizer pre_tokenizer;
+  std::unique_ptr<const Model> model;
+  PostProcessor post_processor{{}, std::nullopt};
+  AddedTokens added;
+
+  /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins.
+  Draft encode(std::string_view text, bool with_offsets) const;
+  /// Appends the bytes of a token, which need not be whole characters.
+  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens) const;
+  /// Runs the normalizer over `text`; false if nothing changes.
+  bool normalize(std::string_view text, bool with_origins, Normalized& out) const;
+};
+
+/// Builds the parts from the text of a tokenizer.json.
+std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name);
+
+}  // namespace wick::text
