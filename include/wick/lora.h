@@ -30,10 +30,10 @@ using ModulePatterns = std::vector<std::pair<std::string, T>>;
 /// What adapter_config.json says of a LoRA adapter. Names are the field's; r, lora_alpha and lora_dropout in the file
 /// are rank, alpha and dropout here.
 struct LoraConfig {
-  std::int64_t rank = 8;     ///< 1 to 65536
-  double alpha = 16;         ///< scale = alpha / rank; finite
-  bool use_rslora = false;   ///< scale = alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732)
-  double dropout = 0;        ///< of what enters A, while training; in [0, 1)
+  std::int64_t rank = 8;    ///< 1 to 65536
+  double alpha = 16;        ///< scale = alpha / rank; finite
+  bool use_rslora = false;  ///< scale = alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732)
+  double dropout = 0;       ///< of what enters A, while training; in [0, 1)
   ModuleSelector target_modules;
   ModuleSelector exclude_modules;                 ///< empty: none; here "all-linear" is a regular expression
   std::vector<std::int64_t> layers_to_transform;  ///< empty: every layer; only with a list of target_modules
@@ -122,10 +122,9 @@ AdapterWeights init_adapter(const LoraConfig& config, std::span<const ModuleInfo
 AdapterWeights load_adapter(const std::filesystem::path& folder, std::span<const ModuleInfo> modules);
 
 /// Writes both files into `folder`, which is created when missing; other files in it stay. The tensors, converted to
-/// f32, are written byte for byte as PEFT writes them. After a crash the folder holds the old adapter or the new one or,
-/// when their configs differ, perhaps no adapter_config.json, never a mixture.
-/// Error(invalid_argument) when the factors' shapes are not what the config promises or it does not select them all;
-/// Error(io) when the system refuses.
+/// f32, are written byte for byte as PEFT writes them. After a crash the folder holds the old adapter or the new one
+/// or, when their configs differ, perhaps no adapter_config.json, never a mixture. Error(invalid_argument) when the
+/// factors' shapes are not what the config promises or it does not select them all; Error(io) when the system refuses.
 void save_adapter(const std::filesystem::path& folder, const AdapterWeights& adapter);
 
 }  // namespace wick
