@@ -179,7 +179,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 struct CrossEntropyOptions {
   std::int64_t ignore_index = -100;  ///< labels with this value add nothing
   double label_smoothing = 0;        ///< in [0, 1): (1 - s) * nll + s * mean over the vocabulary
-  std::int64_t chunk = 0;            ///< tokens a chunk; 0: about 16 MiB of logits, and at least 128 tokens
+  std::int64_t chunk = 0;            ///< tokens a chunk; 0: chosen for the device and the vocabulary
 };
 /// The sum over tokens of cross-entropy(x weightᵀ, labels): hidden states x [tokens, k], head weight [vocab, k], labels
 /// i32 or i64 [tokens] -> shape [], f32 (f64 for f64). The [tokens, vocab] logits never exist whole. Divide by the

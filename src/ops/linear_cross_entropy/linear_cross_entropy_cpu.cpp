@@ -100,12 +100,11 @@ HWY_EXPORT(loss_chunk);
 
 namespace {
 
-// Fewer tokens would read the whole head for too little work.
-constexpr std::int64_t kMinChunk = 128;
-constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
-
+// At 4,096 and 32,000 words 256 tokens measured fastest of 64 to 1,024 in bf16, and within a tenth of the best in f32:
+// fewer read the head for too little work, more leave the cache. Past 64 MiB of logits memory counts more.
 std::int64_t chunk_for(std::int64_t vocab) {
-  return std::max<std::int64_t>(kMinChunk, kChunkBytes / (vocab * static_cast<std::int64_t>(sizeof(float))));
+  const std::int64_t affordable = (std::int64_t{64} << 20) / (vocab * static_cast<std::int64_t>(sizeof(float)));
+  return std::clamp<std::int64_t>(affordable, 128, 256);
 }
 
 void fill_zero(const Tensor& t) {
