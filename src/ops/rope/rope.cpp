@@ -1,0 +1,88 @@
+#include "ops/rope/rope.h"
+
+#include <algorithm>
+
+namespace wick {
+
+Kernels<RopeRotate> rope_rotate{{rope_rotate_cpu}};
+
+namespace {
+
+Tensor composite(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+  const std::int64_t half = x.size(-1) / 2;
+  const auto angles = [&](const Tensor& table) {
+    const Tensor rows = positions.defined() ? gather_rows(table, positions) : table;
+    return reshape(rows, {x.size(0), 1, half});
+  };
+  const Tensor c = angles(cos);
+  const Tensor s = angles(sin);
+  const Tensor wide = cast(x, cos.dtype());
+  const Tensor low = slice(wide, -1, 0, half);
+  const Tensor high = slice(wide, -1, half, half);
+  const Tensor turned[] = {sub(mul(low, c), mul(high, s)), add(mul(high, c), mul(low, s))};
+  return cast(concat(turned, -1), x.dtype());
+}
+
+Tensor dense_columns(const Tensor& x) { return x.stride(-1) == 1 || x.numel() == 0 ? x : x.contiguous(); }
+
+Tensor gradient(const Tensor& dy, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+  const Tensor dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+  if (run_kernel("rope", rope_rotate, dy.device(), dense_columns(dy), cos, sin, positions, true, dx)) return dx;
+  return composite(dy, cos, mul(sin, -1.0), positions);
+}
+
+void check_table(const Tensor& x, const char* what, const Tensor& table) {
+  const DType wanted = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  if (!table.defined() || table.dtype() != wanted || table.rank() != 2 || table.size(1) != x.size(2) / 2) {
+    fail(ErrorCode::invalid_argument, "[rope] {} is {}, expected {} [positions, {}]", what, describe(table),
+         to_string(wanted), x.size(2) / 2);
+  }
+  check_same_device("rope", x, what, table);
+}
+
+void check(const Tensor& x, const Tensor& cos, const Tensor& sin) {
+  check_floating("rope", "x", x);
+  if (x.rank() != 3 || x.size(2) % 2 != 0) {
+    fail(ErrorCode::invalid_argument, "[rope] x is {}, expected [tokens, heads, d] with an even d", describe(x));
+  }
+  check_table(x, "cos", cos);
+  check_table(x, "sin", sin);
+  check_same_shape("rope", "cos", cos, "sin", sin);
+}
+
+// Position t is row positions[t] of the tables, or row t where positions is undefined.
+Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (!run_kernel("rope", rope_rotate, x.device(), dense_columns(x.detach()), cos, sin, positions, false, y)) {
+    return composite(x, cos, sin, positions);
+  }
+  record("rope", {x}, {&y}, [cos, sin, positions](std::span<const Tensor> dy, const std::vector<bool>&) {
+    return std::vector<Tensor>{gradient(dy[0], cos, sin, positions)};
+  });
+  return y;
+}
+
+}  // namespace
+
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+  check(x, cos, sin);
+  const Tensor at = checked_indices("rope", "positions", positions, cos.size(0));
+  if (at.size(0) != x.size(0)) {
+    fail(ErrorCode::invalid_argument, "[rope] {} positions for {} tokens", at.size(0), x.size(0));
+  }
+  check_same_device("rope", x, "positions", at);
+  return rotate(x, cos.detach().contiguous(), sin.detach().contiguous(), at);
+}
+
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t offset) {
+  check(x, cos, sin);
+  const std::int64_t tokens = x.size(0);
+  if (offset < 0) fail(ErrorCode::invalid_argument, "[rope] offset is {}, expected 0 or more", offset);
+  if (tokens > cos.size(0) || offset > cos.size(0) - tokens) {
+    fail(ErrorCode::invalid_argument, "[rope] position {} is outside the table of {} positions",
+         std::max(offset, cos.size(0)), cos.size(0));
+  }
+  return rotate(x, cos.slice(0, offset, tokens).contiguous(), sin.slice(0, offset, tokens).contiguous(), Tensor());
+}
+
+}  // namespace wick
