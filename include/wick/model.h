@@ -126,8 +126,8 @@ class Decoder {
   void detach();
   /// Must be called after the attached adapter's values changed.
   void refresh_adapter();
-  /// Dropout on the adapters' inputs from the next forward on; p = 0 (the start) switches it off.
-  void set_dropout(double p, std::uint64_t seed, std::uint64_t step);
+  /// Dropout on the adapters' inputs in the next forward pass, which is number `pass`; p = 0 (the start) switches it off.
+  void set_dropout(double p, std::uint64_t seed, std::uint32_t pass);
 
  private:
   struct Impl;

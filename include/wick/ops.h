@@ -93,12 +93,13 @@ Tensor gelu(const Tensor& x, GeluKind kind);
 /// y = x weightᵀ + bias. x [..., k], weight [n, k], bias [n] (may be undefined) -> [..., n].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
-/// x with each element kept with probability 1 - p and then divided by 1 - p. The mask is a pure function of (seed, stream)
-/// and the element's index, so it is made again in backward instead of being kept. p in [0, 1); p = 0 returns x.
+/// x with each element kept with probability 1 - p and then divided by 1 - p. The mask is a pure function of seed,
+/// module, pass and the element's index, so it is made again in backward instead of being kept. p in [0, 1); p = 0 returns x.
 struct Dropout {
   double p = 0;
   std::uint64_t seed = 0;
-  std::uint64_t stream = 0;
+  std::uint32_t module = 0;  ///< which dropout of the model this is
+  std::uint32_t pass = 0;    ///< which forward pass
 };
 Tensor dropout(const Tensor& x, const Dropout& options);
 
@@ -153,7 +154,7 @@ class LoraWeight {
 /// x [tokens, k], bias [n] (may be undefined) -> [tokens, n]. `branches` are those that `weight` was made from: gradients go
 /// to x and to their a and b, never to W. With a bordered weight and an x that has the spare columns (see
 /// Tensor::bordered), h = x Aᵀ is written beside x and the forward is one GEMM over k + r; the backward likewise when dy has
-/// them. Dropout is applied to the input of each adapter, by its own mask (stream + i), never to the frozen path.
+/// them. Dropout is applied to the input of each adapter, by its own mask (module + i), never to the frozen path.
 Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
                    const Dropout& dropout = {});
 

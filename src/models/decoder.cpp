@@ -257,13 +257,12 @@ void Decoder::refresh_adapter() {
   }
 }
 
-void Decoder::set_dropout(double p, std::uint64_t seed, std::uint64_t step) {
-  // One stream for each projection of each step: at most 4 x 4 of them in a layer.
-  std::uint64_t stream = step << 24;
+void Decoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
+  std::uint32_t module = 0;
   for (Layer& layer : impl_->layers) {
     layer.each_linear([&](AdaptedLinear& linear) {
-      linear.set_dropout({p, seed, stream});
-      stream += 4;
+      linear.set_dropout({p, seed, module, pass});
+      module += 4;  // up to four siblings, each with a mask of its own
     });
   }
 }

@@ -34,7 +34,7 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
     const LoraWeight::Block& block = weight.blocks()[i];
     Tensor y = slice(base, 1, block.out_begin, block.out_size);
     if (block.rank_size > 0) {
-      const Tensor dropped = dropout(x, {options.p, options.seed, options.stream + i});
+      const Tensor dropped = dropout(x, {options.p, options.seed, options.module + static_cast<std::uint32_t>(i), options.pass});
       const Tensor h = linear(dropped, cast(branches[i].a, x.dtype()));
       y = add(y, linear(h, cast(mul(branches[i].b, block.scale), x.dtype())));
     }

@@ -66,6 +66,14 @@ std::vector<OpSample> lora_linear_samples() {
                        return std::vector{lora_linear(x, weight, {}, std::span(&branch, 1)),
                                           lora_linear(x, weight, {}, std::span(&branch, 1))};
                      }});
+  samples.push_back({.name = "dropout",
+                     .inputs = {normal({6, 10}), frozen({4, 10}), normal({3, 10}), normal({4, 3})},
+                     .run = [](Inputs in) {
+                       const LoraBranch branch{4, in[2], in[3], 2.0};
+                       const LoraWeight weight(in[1], std::span(&branch, 1));
+                       const Dropout half{.p = 0.5, .seed = 9, .module = 1, .pass = 4};
+                       return std::vector{lora_linear(in[0], weight, {}, std::span(&branch, 1), half)};
+                     }});
   samples.push_back({.name = "frozen input",
                      .inputs = {frozen({6, 10}), frozen({4, 10}), normal({3, 10}), normal({4, 3})},
                      .run = [](Inputs in) {
