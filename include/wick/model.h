@@ -62,6 +62,9 @@ struct ModelConfig {
   std::int64_t parameter_count() const;
 };
 
+/// Every linear layer of such a model: "model.layers.0.self_attn.q_proj", ..., and "lm_head" (an output_head).
+std::vector<ModuleInfo> linear_modules(const ModelConfig& config);
+
 /// Sequences packed into one batch without padding.
 struct TokenBatch {
   Tensor ids;        ///< i32 [tokens]
@@ -115,7 +118,7 @@ class Decoder {
   /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size].
   Tensor logits(const Tensor& hidden) const;
 
-  /// Every linear layer that can be adapted: "model.layers.0.self_attn.q_proj", ... and "lm_head".
+  /// linear_modules(config()).
   const std::vector<ModuleInfo>& linear_modules() const noexcept;
   /// The frozen weight [out, in] of a linear layer, by its name. Error(invalid_argument) if there is none.
   Tensor module_weight(std::string_view module) const;

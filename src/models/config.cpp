@@ -198,4 +198,25 @@ std::int64_t ModelConfig::parameter_count() const {
   return num_hidden_layers * layer + hidden_size + (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size;
 }
 
+std::vector<ModuleInfo> linear_modules(const ModelConfig& c) {
+  const std::int64_t q = c.num_attention_heads * c.head_dim;
+  const std::int64_t kv = c.num_key_value_heads * c.head_dim;
+  std::vector<ModuleInfo> modules;
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const auto add = [&](const char* name, std::int64_t in, std::int64_t out) {
+      modules.push_back({.name = fmt::format("model.layers.{}.{}", i, name), .in_features = in, .out_features = out});
+    };
+    add("self_attn.q_proj", c.hidden_size, q);
+    add("self_attn.k_proj", c.hidden_size, kv);
+    add("self_attn.v_proj", c.hidden_size, kv);
+    add("self_attn.o_proj", q, c.hidden_size);
+    add("mlp.gate_proj", c.hidden_size, c.intermediate_size);
+    add("mlp.up_proj", c.hidden_size, c.intermediate_size);
+    add("mlp.down_proj", c.intermediate_size, c.hidden_size);
+  }
+  modules.push_back(
+      {.name = "lm_head", .in_features = c.hidden_size, .out_features = c.vocab_size, .kind = ModuleKind::output_head});
+  return modules;
+}
+
 }  // namespace wick

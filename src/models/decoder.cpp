@@ -136,15 +136,7 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   reader.finish([&](const std::string& name) {
     return name.ends_with("rotary_emb.inv_freq") || (c.tie_word_embeddings && name == "lm_head.weight");
   });
-  for (Layer& layer : impl->layers) {
-    layer.each_linear([&](AdaptedLinear& linear) {
-      for (ModuleInfo& info : linear.modules()) impl->modules.push_back(std::move(info));
-    });
-  }
-  impl->modules.push_back({.name = "lm_head",
-                           .in_features = c.hidden_size,
-                           .out_features = c.vocab_size,
-                           .kind = ModuleKind::output_head});
+  impl->modules = linear_modules(c);
   return Decoder(std::move(impl));
 }
 

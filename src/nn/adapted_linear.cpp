@@ -33,14 +33,6 @@ void AdaptedLinear::attach(const Adapter* adapter, LoraLayout layout) {
   lora_ = LoraWeight(weight_, branches_, layout);
 }
 
-std::vector<ModuleInfo> AdaptedLinear::modules() const {
-  std::vector<ModuleInfo> infos;
-  for (std::size_t i = 0; i < names_.size(); ++i) {
-    infos.push_back({.name = names_[i], .in_features = weight_.size(1), .out_features = sizes_[i]});
-  }
-  return infos;
-}
-
 Tensor AdaptedLinear::weight_of(std::string_view name) const {
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < names_.size(); begin += sizes_[i], ++i) {

@@ -30,7 +30,6 @@ class AdaptedLinear {
   void refresh() { lora_.refresh(branches_); }
   void set_dropout(const Dropout& dropout) { dropout_ = dropout; }
 
-  std::vector<ModuleInfo> modules() const;
   Tensor weight_of(std::string_view name) const;  ///< undefined when there is no such projection
 
  private:
