@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cpu/reduce_rows.h"
@@ -33,14 +34,20 @@ HWY_ATTR void forward_rows(const Tensor& x, const Tensor& weight, const Tensor& 
   float* rstds = means + stats.stride(0);
   for (std::int64_t row = begin; row < end; ++row) {
     const T* in = x.data<T>() + row * x.stride(0);
-    const float mean =
+    const float rough =
         sum_row(d, n, [&](std::size_t i, std::size_t k) HWY_ATTR { return load_some(d, in + i, k); }) / count;
-    const auto vmean = hn::Set(d, mean);
+    // The second pass also finds what rounding left in the first sum: it matters where the mean is far from zero.
+    const auto vrough = hn::Set(d, rough);
+    auto left = hn::Zero(d);
     const float squares = sum_row(d, n, [&](std::size_t i, std::size_t k) HWY_ATTR {
-      const auto v = first(d, k, hn::Sub(load_some(d, in + i, k), vmean));
+      const auto v = first(d, k, hn::Sub(load_some(d, in + i, k), vrough));
+      left = hn::Add(left, v);
       return hn::Mul(v, v);
     });
-    const float rstd = 1.0F / std::sqrt(squares / count + eps);
+    const float correction = hn::GetLane(hn::SumOfLanes(d, left)) / count;
+    const float mean = rough + correction;
+    const auto vmean = hn::Set(d, mean);
+    const float rstd = 1.0F / std::sqrt(std::max(squares / count - correction * correction, 0.0F) + eps);
     means[row] = mean;
     rstds[row] = rstd;
     const auto vscale = hn::Set(d, rstd);
