@@ -3,11 +3,18 @@
 #include <gtest/gtest.h>
 #include <simdjson.h>
 
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
-#include "wick/error.h"
+#include "small_tokenizer.h"
+#include "text/unicode.h"
 
 namespace wick {
 namespace {
@@ -111,6 +118,122 @@ INSTANTIATE_TEST_SUITE_P(Tokenizer, Reference,
                          testing::Values("gpt2", "gpt2_prefix", "gpt2_notrim", "llama3", "qwen2", "added", "added_nfc",
                                          "odd", "invert", "gaps", "unk"),
                          [](const auto& info) { return info.param; });
+
+using Ids = std::vector<TokenId>;
+
+TEST(Tokenizer, MergesLongRunsAsShortOnes) {
+  // Above and below the length where a heap takes over from a scan; without cutting at all.
+  SmallTokenizer parts;
+  parts.pre_tokenizer = R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false})";
+  const Tokenizer tokenizer = parts.tokenizer();
+  for (std::size_t length = 1; length < 300; ++length) {
+    Ids expected(length / 4, 257);
+    if (length % 4 >= 2) expected.push_back(256);
+    if (length % 2 == 1) expected.push_back('a');
+    EXPECT_EQ(tokenizer.encode_ids(std::string(length, 'a')), expected) << length;
+  }
+}
+
+TEST(Tokenizer, EncodesAMebibyteOfOneCharacterAsOnePiece) {
+  SmallTokenizer parts;
+  parts.pre_tokenizer = R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false})";
+  const Tokenizer tokenizer = parts.tokenizer();
+  EXPECT_EQ(tokenizer.encode_ids(std::string(1 << 20, 'a')), Ids(1 << 18, 257));
+  EXPECT_EQ(tokenizer.encode_ids(std::string(1 << 20, ' ')).size(), std::size_t{1} << 20);
+  const Tokenizer cutting = SmallTokenizer{}.tokenizer();
+  EXPECT_EQ(cutting.encode_ids(std::string(16 << 20, ' ')).size(), std::size_t{16} << 20);
+}
+
+TEST(Tokenizer, ReadsBrokenUtf8AsReplacementCharacters) {
+  const Tokenizer tokenizer = SmallTokenizer{}.tokenizer();
+  const std::string good = "a\uFFFDb\uFFFD\uFFFD\uFFFD";
+  const std::string bad =
+      "a\xE2\x82"
+      "b\xC0\x80\xF0\x9F\x98";
+  EXPECT_EQ(tokenizer.encode(bad).ids, tokenizer.encode(good).ids);
+  EXPECT_EQ(tokenizer.encode(bad).offsets, tokenizer.encode(good).offsets);
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode_ids(bad)), good);
+  for (unsigned first = 0; first < 256; ++first) {
+    for (unsigned second = 0; second < 256; ++second) {
+      const std::string text{static_cast<char>(first), static_cast<char>(second)};
+      const std::string decoded = tokenizer.decode(tokenizer.encode_ids(text));
+      EXPECT_EQ(tokenizer.decode(tokenizer.encode_ids(decoded)), decoded);
+    }
+  }
+}
+
+TEST(DecodeStream, NeverPrintsHalfACharacter) {
+  const Tokenizer tokenizer = SmallTokenizer{}.tokenizer();
+  const std::string text = "a\u00e9\u65e5\U0001F600z";
+  std::vector<std::string> pushed;
+  DecodeStream stream(tokenizer);
+  for (const TokenId id : tokenizer.encode_ids(text)) pushed.push_back(stream.push(id));
+  EXPECT_EQ(pushed, (std::vector<std::string>{"a", "", "\u00e9", "", "", "\u65e5", "", "", "", "\U0001F600", "z"}));
+  EXPECT_EQ(stream.finish(), "");
+}
+
+TEST(DecodeStream, GivesWhatDecodeGivesForAnyTokens) {
+  const Tokenizer tokenizer = SmallTokenizer{}.tokenizer();
+  std::mt19937 random(1);
+  for (int run = 0; run < 2000; ++run) {
+    Ids ids(random() % 20);
+    // Mostly bytes of characters that are not ASCII, some tokens that do not exist.
+    for (TokenId& id : ids) id = static_cast<TokenId>(random() % 4 == 0 ? random() % 262 : 0x80 + random() % 0x78) - 1;
+    EXPECT_EQ(streamed(tokenizer, ids, false), tokenizer.decode(ids));
+    EXPECT_EQ(streamed(tokenizer, ids, true), tokenizer.decode(ids, true));
+  }
+}
+
+TEST(Tokenizer, GivesBackEveryText) {
+  const Tokenizer tales = Tokenizer::from_file(std::string(WICK_MODELS) + "/tales/tokenizer.json");
+  const Tokenizer llama = Tokenizer::from_file(data_path("llama3.json"));
+  std::mt19937 random(2);
+  for (int run = 0; run < 2000; ++run) {
+    std::string text;
+    for (std::size_t left = random() % 40; left > 0; --left) {
+      const std::array<std::uint32_t, 4> ends{0x80, 0x400, 0x3000, 0x110000};
+      const std::uint32_t c = static_cast<std::uint32_t>(random()) % ends[random() % 4];
+      if (c < 0xD800 || c > 0xDFFF) text::append_utf8(text, c);
+    }
+    EXPECT_EQ(llama.decode(llama.encode_ids(text), true), text);
+    const Encoding encoding = tales.encode(text);
+    EXPECT_EQ(encoding.ids, tales.encode_ids(text));
+    EXPECT_EQ(encoding.ids.size(), encoding.offsets.size());
+  }
+}
+
+TEST(Tokenizer, KnowsItsTokens) {
+  const Tokenizer tokenizer = SmallTokenizer{}.tokenizer();
+  EXPECT_EQ(tokenizer.vocab_size(), 259U);
+  EXPECT_EQ(tokenizer.token_to_id("aaaa"), 257);
+  EXPECT_EQ(tokenizer.token_to_id("\u0120"), 32);
+  EXPECT_EQ(tokenizer.token_to_id("<e>"), 258);
+  EXPECT_EQ(tokenizer.token_to_id(" "), std::nullopt);
+  EXPECT_EQ(tokenizer.token_to_id("\xff"), std::nullopt);
+  EXPECT_EQ(tokenizer.id_to_token(32), "\u0120");
+  EXPECT_EQ(tokenizer.id_to_token(258), "<e>");
+  EXPECT_EQ(tokenizer.id_to_token(259), std::nullopt);
+  EXPECT_EQ(tokenizer.id_to_token(-1), std::nullopt);
+  EXPECT_TRUE(tokenizer.is_special(258));
+  EXPECT_FALSE(tokenizer.is_special(257));
+  EXPECT_EQ(tokenizer.truncation_length(), std::nullopt);
+  EXPECT_EQ(Tokenizer::from_file(data_path("unk.json")).truncation_length(), 40U);
+}
+
+TEST(Tokenizer, ServesSeveralThreads) {
+  const Tokenizer tokenizer = Tokenizer::from_file(data_path("gpt2.json"));
+  const std::string text = "The Queen of Hearts, she made some tarts, all on a summer day. \U0001F600 tarts";
+  const Ids expected = Tokenizer::from_file(data_path("gpt2.json")).encode_ids(text);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, copy = tokenizer] {
+      for (int k = 0; k < 200; ++k) wrong += copy.encode_ids(text) == expected ? 0 : 1;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+}
 
 }  // namespace
 }  // namespace wick
