@@ -20,7 +20,8 @@ std::size_t character_before(std::string_view text, std::size_t end) {
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const std::function<std::string(std::string_view)>& normalize)
     : tokens_(std::move(tokens)) {
   for (std::uint32_t i = 0; i < tokens_.size(); ++i) {
-    const AddedToken& token = tokens_[i];
+    AddedToken& token = tokens_[i];
+    token.shown = token.normalized ? normalize(token.content) : token.content;
     by_id_.emplace(token.id, i);
     by_content_.emplace(token.content, i);
     if (token.single_word && !word_) {
@@ -32,11 +33,7 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const std::function<std
     for (std::uint32_t i = 0; i < tokens_.size(); ++i) {
       const AddedToken& token = tokens_[i];
       if (token.special != special) continue;
-      if (token.normalized) {
-        normalized_.patterns.push_back({normalize(token.content), i});
-      } else {
-        plain_.patterns.push_back({token.content, i});
-      }
+      (token.normalized ? normalized_ : plain_).patterns.push_back({token.shown, i});
     }
   }
   plain_.finish();

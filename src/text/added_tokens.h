@@ -16,6 +16,7 @@ namespace wick::text {
 /// A token that is found in the text before the model sees it. The flags are the format's.
 struct AddedToken {
   std::string content;
+  std::string shown;  // what it decodes to: the content, normalized if `normalized`
   TokenId id = -1;
   bool single_word = false;  // not beside a letter, digit or underscore
   bool lstrip = false;       // takes the white space before it

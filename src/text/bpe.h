@@ -26,6 +26,8 @@ class MergeTable {
   void reserve(std::size_t count);
   /// A pair that is there already gets the new rank.
   void set(TokenId left, TokenId right, Merge merge);
+  /// Announces a set() or find() soon.
+  void fetch(TokenId left, TokenId right) const { __builtin_prefetch(&slots_[index_of(key_of(left, right))]); }
 
   Merge find(TokenId left, TokenId right) const {
     const std::uint64_t key = key_of(left, right);

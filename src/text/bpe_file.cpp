@@ -1,5 +1,8 @@
 #include "text/bpe_file.h"
 
+#include <array>
+#include <string>
+
 #include "text/bpe.h"
 #include "text/byte_level.h"
 #include "text/vocab.h"
@@ -14,46 +17,79 @@ std::string shown(std::string_view token) {
   return token.size() <= 60 ? std::string(token) : fmt::format("{}...", token.substr(0, 60));
 }
 
+// How many look-ups are under way at once (see Vocab::Probe).
+constexpr std::size_t kBatch = 32;
+
 // The bytes of a token, and whether it is not written in the byte-level alphabet.
 struct TokenBytes {
   std::string bytes;
   bool literal = false;
+  Vocab::Probe probe{};
 
   void read(std::string_view token) {
     bytes.clear();
     literal = !append_from_byte_level(bytes, token);
     if (literal) bytes = token;
+    probe = Vocab::probe(bytes, literal);
   }
 };
 
-Vocab read_vocab(const JsonValue& value) {
-  const dom::object entries = value.object();
-  Vocab vocab;
-  std::size_t count = 0;
-  std::size_t size = 0;
-  for (const auto& entry : entries) {
-    ++count;
-    size += entry.key.size();
-  }
-  vocab.reserve(count, size);
-  TokenBytes token;
-  for (const auto& entry : entries) {
-    std::uint64_t id = 0;
-    if (entry.value.get(id) != simdjson::SUCCESS || id >= kMaxTokenId) {
-      value.child(entry.value, shown(entry.key)).integer_below(kMaxTokenId);
+class VocabReader {
+ public:
+  explicit VocabReader(const JsonValue& value) : value_(value) {}
+
+  Vocab read() {
+    const dom::object entries = value_.object();
+    std::size_t count = 0;
+    std::size_t size = 0;
+    for (const auto& entry : entries) {
+      ++count;
+      size += entry.key.size();
     }
-    token.read(entry.key);
-    switch (vocab.add(static_cast<TokenId>(id), token.bytes, token.literal)) {
-      case Vocab::Added::ok:
-        break;
-      case Vocab::Added::duplicate_text:
-        value.format("has the token \"{}\" twice", shown(entry.key));
-      case Vocab::Added::duplicate_id:
-        value.format("has the id {} twice, also for \"{}\"", id, shown(entry.key));
+    vocab_.reserve(count, size);
+    for (const auto& entry : entries) {
+      std::uint64_t id = 0;
+      if (entry.value.get(id) != simdjson::SUCCESS || id >= kMaxTokenId) {
+        value_.child(entry.value, shown(entry.key)).integer_below(kMaxTokenId);
+      }
+      Item& item = batch_[filled_++];
+      item.key = entry.key;
+      item.id = static_cast<TokenId>(id);
+      item.token.read(entry.key);
+      vocab_.fetch_slot(item.token.probe);
+      if (filled_ == kBatch) flush();
     }
+    flush();
+    return std::move(vocab_);
   }
-  return vocab;
-}
+
+ private:
+  struct Item {
+    std::string_view key;
+    TokenId id = -1;
+    TokenBytes token;
+  };
+
+  void flush() {
+    for (std::size_t i = 0; i < filled_; ++i) {
+      const auto& [key, id, token] = batch_[i];
+      switch (vocab_.add(token.probe, id, token.bytes, token.literal)) {
+        case Vocab::Added::ok:
+          break;
+        case Vocab::Added::duplicate_text:
+          value_.format("has the token \"{}\" twice", shown(key));
+        case Vocab::Added::duplicate_id:
+          value_.format("has the id {} twice, also for \"{}\"", id, shown(key));
+      }
+    }
+    filled_ = 0;
+  }
+
+  const JsonValue& value_;
+  Vocab vocab_;
+  std::array<Item, kBatch> batch_;
+  std::size_t filled_ = 0;
+};
 
 class MergeReader {
  public:
@@ -62,91 +98,106 @@ class MergeReader {
   MergeTable read() {
     const dom::array list = merges_.array();
     table_.reserve(list.size());
+    std::size_t index = 0;
     for (const dom::element item : list) {
-      std::string_view left;
-      std::string_view right;
-      if (split(item, left, right)) add(left, right);
-      ++index_;
+      Merge& merge = batch_[filled_];
+      merge.index = index++;
+      if (!split(item, merge)) continue;
+      merge.left_bytes.read(merge.left);
+      merge.right_bytes.read(merge.right);
+      vocab_.fetch_slot(merge.left_bytes.probe);
+      vocab_.fetch_slot(merge.right_bytes.probe);
+      if (++filled_ == kBatch) flush();
     }
+    flush();
     return std::move(table_);
   }
 
  private:
+  struct Merge {
+    std::size_t index = 0;
+    std::string_view left;
+    std::string_view right;
+    TokenBytes left_bytes;
+    TokenBytes right_bytes;
+    TokenId left_id = -1;
+    TokenId right_id = -1;
+  };
+
   // Both spellings: "a b" and ["a", "b"]. False for the version line that files made from merges.txt can begin with.
-  bool split(dom::element item, std::string_view& left, std::string_view& right) const {
+  bool split(dom::element item, Merge& merge) const {
     std::string_view text;
     if (item.get(text) == simdjson::SUCCESS) {
       if (text.starts_with("#version")) return false;
       const std::size_t space = text.find(' ');
       if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) {
-        at().format("is \"{}\", expected two tokens with a space between them", shown(text));
+        at(merge).format("is \"{}\", expected two tokens with a space between them", shown(text));
       }
-      left = text.substr(0, space);
-      right = text.substr(space + 1);
+      merge.left = text.substr(0, space);
+      merge.right = text.substr(space + 1);
       return true;
     }
     dom::array pair;
-    if (item.get(pair) != simdjson::SUCCESS || pair.size() != 2 || pair.at(0).get(left) != simdjson::SUCCESS ||
-        pair.at(1).get(right) != simdjson::SUCCESS) {
-      at().format("is neither \"a b\" nor [\"a\", \"b\"]");
+    if (item.get(pair) != simdjson::SUCCESS || pair.size() != 2 || pair.at(0).get(merge.left) != simdjson::SUCCESS ||
+        pair.at(1).get(merge.right) != simdjson::SUCCESS) {
+      at(merge).format("is neither \"a b\" nor [\"a\", \"b\"]");
     }
     return true;
   }
 
-  void add(std::string_view left, std::string_view right) {
-    left_.read(left);
-    right_.read(right);
-    const TokenId left_id = id_of(left_, left);
-    const TokenId right_id = id_of(right_, right);
-    const bool literal = left_.literal || right_.literal;
-    if (literal && !(left_.literal && right_.literal)) {
-      joined_.read(std::string(left) + std::string(right));
-    } else {
-      joined_.literal = literal;
-      joined_.bytes = left_.bytes;
-      joined_.bytes += right_.bytes;
-    }
-    // Most vocabularies have the joined tokens in the order of their merges.
-    TokenId joined = last_joined_ + 1;
-    if (!vocab_.contains(joined) || vocab_.text(joined) != joined_.bytes || vocab_.tag(joined) != joined_.literal) {
-      const auto found = vocab_.find(joined_.bytes, joined_.literal);
-      if (!found) at().format("joins to \"{}{}\", which the vocabulary does not have", shown(left), shown(right));
-      joined = *found;
-    }
-    last_joined_ = joined;
-    table_.set(left_id, right_id, {static_cast<std::uint32_t>(index_), joined});
+  void flush() {
+    const auto each = [this](auto&& use) {
+      for (std::size_t i = 0; i < filled_; ++i) use(batch_[i]);
+    };
+    each([&](const Merge& m) { vocab_.fetch_entry(m.left_bytes.probe), vocab_.fetch_entry(m.right_bytes.probe); });
+    each([&](const Merge& m) { vocab_.fetch_text(m.left_bytes.probe), vocab_.fetch_text(m.right_bytes.probe); });
+    each([&](Merge& m) {
+      m.left_id = id_of(m, m.left_bytes, m.left);
+      m.right_id = id_of(m, m.right_bytes, m.right);
+      table_.fetch(m.left_id, m.right_id);
+    });
+    each([&](const Merge& m) { table_.set(m.left_id, m.right_id, {static_cast<std::uint32_t>(m.index), joined(m)}); });
+    filled_ = 0;
   }
 
-  TokenId id_of(const TokenBytes& token, std::string_view text) const {
-    if (!token.literal && token.bytes.size() == 1) {
-      // A quarter of all halves are single bytes.
-      TokenId& known = byte_ids_[static_cast<unsigned char>(token.bytes[0])];
-      if (known < 0) known = look_up(token, text);
-      return known;
-    }
-    return look_up(token, text);
-  }
-  TokenId look_up(const TokenBytes& token, std::string_view text) const {
-    const auto id = vocab_.find(token.bytes, token.literal);
-    if (!id) at().format("names \"{}\", which the vocabulary does not have", shown(text));
+  TokenId id_of(const Merge& merge, const TokenBytes& token, std::string_view text) const {
+    const auto id = vocab_.find(token.probe, token.bytes, token.literal);
+    if (!id) at(merge).format("names \"{}\", which the vocabulary does not have", shown(text));
     return *id;
   }
 
-  JsonValue at() const { return {{}, merges_.file(), fmt::format("{}[{}]", merges_.path(), index_)}; }
+  TokenId joined(const Merge& merge) {
+    joined_.bytes = merge.left_bytes.bytes;
+    joined_.bytes += merge.right_bytes.bytes;
+    joined_.literal = merge.left_bytes.literal;
+    if (merge.left_bytes.literal || merge.right_bytes.literal) {
+      joined_.bytes = merge.left;
+      joined_.bytes += merge.right;
+      joined_.literal = true;  // a character of one half is not in the alphabet, so one of the whole is not
+    }
+    // Most vocabularies have the joined tokens in the order of their merges.
+    const TokenId next = last_joined_ + 1;
+    if (vocab_.contains(next) && vocab_.text(next) == joined_.bytes && vocab_.tag(next) == joined_.literal) {
+      return last_joined_ = next;
+    }
+    const auto found = vocab_.find(joined_.bytes, joined_.literal);
+    if (!found) {
+      at(merge).format("joins to \"{}{}\", which the vocabulary does not have", shown(merge.left), shown(merge.right));
+    }
+    return last_joined_ = *found;
+  }
+
+  JsonValue at(const Merge& merge) const {
+    return {{}, merges_.file(), fmt::format("{}[{}]", merges_.path(), merge.index)};
+  }
 
   const JsonValue& merges_;
   const Vocab& vocab_;
   MergeTable table_;
-  std::size_t index_ = 0;
-  TokenId last_joined_ = 0;
-  TokenBytes left_;
-  TokenBytes right_;
+  std::array<Merge, kBatch> batch_;
+  std::size_t filled_ = 0;
   TokenBytes joined_;
-  mutable std::array<TokenId, 256> byte_ids_ = [] {
-    std::array<TokenId, 256> none{};
-    none.fill(-1);
-    return none;
-  }();
+  TokenId last_joined_ = 0;
 };
 
 }  // namespace
@@ -163,7 +214,7 @@ std::unique_ptr<const Model> read_bpe(const JsonValue& model) {
     if (value && !value->string().empty()) value->unsupported("is \"{}\", which is not supported", value->string());
   }
   const JsonValue vocab_value = model.at("vocab");
-  Vocab vocab = read_vocab(vocab_value);
+  Vocab vocab = VocabReader(vocab_value).read();
   const JsonValue merges_value = model.at("merges");
   MergeTable merges = MergeReader(merges_value, vocab).read();
 

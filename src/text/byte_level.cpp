@@ -43,14 +43,17 @@ std::string to_byte_level(std::string_view bytes) {
 
 bool append_from_byte_level(std::string& out, std::string_view token) {
   const std::size_t before = out.size();
+  out.resize(before + token.size());
+  char* end = out.data() + before;
   for (std::size_t i = 0; i < token.size();) {
     const std::uint32_t code_point = next_code_point(token, i);
     if (code_point >= kAlphabetEnd || kInverse[code_point] < 0) {
       out.resize(before);
       return false;
     }
-    out.push_back(static_cast<char>(static_cast<unsigned char>(kInverse[code_point])));
+    *end++ = static_cast<char>(static_cast<unsigned char>(kInverse[code_point]));
   }
+  out.resize(static_cast<std::size_t>(end - out.data()));
   return true;
 }
 

@@ -197,7 +197,7 @@ bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, N
 void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens) const {
   if (const text::AddedToken* token = added.find(id)) {
     if (skip_special_tokens && token->special) return;
-    if (!text::append_from_byte_level(out, token->content)) out += token->content;
+    if (!text::append_from_byte_level(out, token->shown)) out += token->shown;
   } else {
     model->append_bytes(out, id);
   }
@@ -258,7 +258,7 @@ std::optional<TokenId> Tokenizer::token_to_id(std::string_view token) const {
 }
 
 std::optional<std::string> Tokenizer::id_to_token(TokenId id) const {
-  if (const text::AddedToken* added = parts_->added.find(id)) return added->content;
+  if (const text::AddedToken* added = parts_->added.find(id)) return added->shown;
   return parts_->model->id_to_token(id);
 }
 

@@ -1,4 +1,5 @@
 // Reads a tokenizer.json: the sections around the model.
+#include <algorithm>
 #include <limits>
 #include <unordered_set>
 
@@ -190,6 +191,7 @@ std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& mo
   std::vector<AddedToken> tokens;
   std::unordered_set<std::string_view> contents;
   std::unordered_set<TokenId> ids;
+  auto next_id = static_cast<TokenId>(model.vocab_size());
   const auto list = file.find("added_tokens");
   if (!list) return tokens;
   for_each(*list, [&](const JsonValue& value) {
@@ -206,12 +208,16 @@ std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& mo
     if (content.empty()) value.format("has an empty content");
     if (!contents.insert(content).second) value.format("is \"{}\", which is in the list twice", content);
     if (!ids.insert(token.id).second) value.format("has the id {}, which is in the list twice", token.id);
-    if (const auto known = model.token_to_id(content); known && *known != token.id) {
-      value.format("is \"{}\" with the id {}, which has the id {} in the vocabulary", content, token.id, *known);
+    // A new token gets the next free id, whatever the file says, from the library that defines the format. A file that
+    // says otherwise means one of two things.
+    const TokenId expected = model.token_to_id(content).value_or(next_id);
+    if (token.id != expected) {
+      value.format("is \"{}\" with the id {}, expected the id {}", content, token.id, expected);
     }
     if (const auto other = model.id_to_token(token.id); other && *other != content) {
       value.format("is \"{}\" with the id {}, which is \"{}\" in the vocabulary", content, token.id, *other);
     }
+    next_id = std::max(next_id, token.id + 1);
     tokens.push_back(std::move(token));
   });
   return tokens;

@@ -4,13 +4,9 @@
 #include <functional>
 
 namespace wick::text {
-namespace {
-
-std::uint64_t hash_of(std::string_view text, bool tag) {
-  return static_cast<std::uint64_t>(std::hash<std::string_view>{}(text)) ^ (tag ? 0x9E3779B97F4A7C15ULL : 0);
+Vocab::Probe Vocab::probe(std::string_view text, bool tag) {
+  return {static_cast<std::uint64_t>(std::hash<std::string_view>{}(text)) ^ (tag ? 0x9E3779B97F4A7C15ULL : 0)};
 }
-
-}  // namespace
 
 void Vocab::reserve(std::size_t count, std::size_t bytes) {
   entries_.reserve(count);
@@ -24,16 +20,16 @@ void Vocab::grow(std::size_t slots) {
   const std::size_t mask = slots - 1;
   for (std::size_t id = 0; id < entries_.size(); ++id) {
     if (!entries_[id].used) continue;
-    const std::uint64_t hash = hash_of(text(static_cast<TokenId>(id)), entries_[id].tag);
+    const std::uint64_t hash = probe(text(static_cast<TokenId>(id)), entries_[id].tag).hash;
     std::size_t at = hash & mask;
     while (slots_[at].id >= 0) at = (at + 1) & mask;
     slots_[at] = {static_cast<std::uint32_t>(hash >> 32), static_cast<TokenId>(id)};
   }
 }
 
-Vocab::Added Vocab::add(TokenId id, std::string_view text, bool tag) {
+Vocab::Added Vocab::add(Probe probe, TokenId id, std::string_view text, bool tag) {
   if (slots_.size() < (count_ + 1) * 2) grow(std::bit_ceil((count_ + 1) * 4));
-  const std::uint64_t hash = hash_of(text, tag);
+  const std::uint64_t hash = probe.hash;
   const auto short_hash = static_cast<std::uint32_t>(hash >> 32);
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = hash & mask;
@@ -53,9 +49,9 @@ Vocab::Added Vocab::add(TokenId id, std::string_view text, bool tag) {
   return Added::ok;
 }
 
-std::optional<TokenId> Vocab::find(std::string_view text, bool tag) const {
+std::optional<TokenId> Vocab::find(Probe probe, std::string_view text, bool tag) const {
   if (slots_.empty()) return std::nullopt;
-  const std::uint64_t hash = hash_of(text, tag);
+  const std::uint64_t hash = probe.hash;
   const auto short_hash = static_cast<std::uint32_t>(hash >> 32);
   const std::size_t mask = slots_.size() - 1;
   for (std::size_t at = hash & mask; slots_[at].id >= 0; at = (at + 1) & mask) {

@@ -19,12 +19,33 @@ class Vocab {
  public:
   enum class Added { ok, duplicate_text, duplicate_id };
 
+  /// A look-up under way. Tables of this size live in main memory; when many look-ups are known beforehand, letting
+  /// each step of one wait behind the same step of others hides most of that.
+  struct Probe {
+    std::uint64_t hash;
+  };
+
   /// Makes room for `count` entries of `bytes` bytes in all.
   void reserve(std::size_t count, std::size_t bytes);
   /// `id` must be below kMaxTokenId.
-  Added add(TokenId id, std::string_view text, bool tag);
+  Added add(TokenId id, std::string_view text, bool tag) { return add(probe(text, tag), id, text, tag); }
+  Added add(Probe probe, TokenId id, std::string_view text, bool tag);
 
-  std::optional<TokenId> find(std::string_view text, bool tag) const;
+  std::optional<TokenId> find(std::string_view text, bool tag) const { return find(probe(text, tag), text, tag); }
+  std::optional<TokenId> find(Probe probe, std::string_view text, bool tag) const;
+
+  /// The steps of a look-up: hash, then fetch the slot, the entry and the text, then add() or find().
+  static Probe probe(std::string_view text, bool tag);
+  void fetch_slot(Probe probe) const {
+    if (!slots_.empty()) __builtin_prefetch(&slots_[probe.hash & (slots_.size() - 1)]);
+  }
+  void fetch_entry(Probe probe) const {
+    if (const TokenId id = first_candidate(probe); id >= 0) __builtin_prefetch(&entries_[static_cast<std::size_t>(id)]);
+  }
+  void fetch_text(Probe probe) const {
+    if (const TokenId id = first_candidate(probe); id >= 0) __builtin_prefetch(text(id).data());
+  }
+
   bool contains(TokenId id) const {
     return static_cast<std::size_t>(id) < entries_.size() && entries_[static_cast<std::size_t>(id)].used;
   }
@@ -51,6 +72,9 @@ class Vocab {
     TokenId id = -1;
   };
   void grow(std::size_t slots);
+  TokenId first_candidate(Probe probe) const {
+    return slots_.empty() ? -1 : slots_[probe.hash & (slots_.size() - 1)].id;
+  }
 
   std::string arena_;
   std::vector<Entry> entries_;  // by id
