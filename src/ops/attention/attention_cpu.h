@@ -17,6 +17,9 @@ namespace wick {
 /// Queries and keys of a tile: 64 x 64 scores and the rows they come from fit the first-level cache for usual heads.
 inline constexpr std::size_t kAttentionTile = 64;
 
+/// What a running maximum of scores starts from: below all of them, yet finite, so that differences are numbers.
+inline constexpr float kLowestScore = -1e30F;
+
 /// One sequence: its queries are the last ones of its keys.
 struct AttentionSequence {
   std::int64_t first_query;

@@ -32,9 +32,6 @@ HWY_BEFORE_NAMESPACE();
 namespace wick {
 namespace HWY_NAMESPACE {
 
-// Below every score, yet finite, so that differences of maxima are numbers.
-constexpr float kLowest = -1e30F;
-
 struct ForwardTile {
   float* rows;     // [tile][width]: q as rows, later y as rows
   float* q;        // [width][tile]: qᵀ * scale * log2(e)
@@ -141,7 +138,7 @@ HWY_ATTR void forward_item(const ForwardItem& item, const Tensor& q, const Tenso
   std::fill(tile.rows + count * width, tile.rows + columns * width, 0.0F);
   transpose_tile(tile.rows, width, columns, width, layout.scale * std::numbers::log2e_v<float>, tile.q, kAttentionTile);
   std::fill_n(tile.y, width * kAttentionTile, 0.0F);
-  std::fill_n(tile.highest, columns, kLowest);
+  std::fill_n(tile.highest, columns, kLowestScore);
   std::fill_n(tile.total, columns, 0.0F);
 
   const std::int64_t first = item.first + item.sequence.keys - item.sequence.queries;
@@ -189,6 +186,7 @@ HWY_EXPORT(forward);
 Declined attention_forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
                                const Tensor& y, const Tensor& lse) {
   if (q.dtype() == DType::f64) return "f64";
+  if (attention_decode_cpu(q, k, v, layout, y, lse) == nullptr) return nullptr;
   std::vector<ForwardItem> items;
   double work = 0;
   constexpr auto kTile = static_cast<std::int64_t>(kAttentionTile);

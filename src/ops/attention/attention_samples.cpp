@@ -88,6 +88,7 @@ std::vector<OpSample> attention_samples() {
        1,
        24,
        {.query_offsets = offsets({0, 1, 2, 2, 3}), .key_offsets = offsets({0, 9, 9, 12, 30})}},
+      {"decode 1200", 1, 1200, 3, 1, 2},
       {"borders 70", 70, 70, 2, 1, 8},
       {"borders 130", 130, 130, 1, 1, 8},
       {"borders 70 bidirectional", 70, 70, 1, 1, 16, {.causal = false}},
