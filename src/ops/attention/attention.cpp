@@ -6,8 +6,8 @@
 
 namespace wick {
 
-Kernels<AttentionForward> attention_forward;
-Kernels<AttentionBackward> attention_backward;
+Kernels<AttentionForward> attention_forward{{attention_forward_cpu}};
+Kernels<AttentionBackward> attention_backward{{attention_backward_cpu}};
 
 namespace {
 

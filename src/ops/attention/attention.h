@@ -29,7 +29,7 @@ extern Kernels<AttentionBackward> attention_backward;
 
 AttentionForward attention_forward_cpu;
 AttentionBackward attention_backward_cpu;
-/// One query a sequence, nothing to save: the case of attention_forward_cpu that generation lives on.
+/// The case of attention_forward_cpu that generation lives on: at most one query a sequence. Declines any other.
 AttentionForward attention_decode_cpu;
 
 }  // namespace wick
