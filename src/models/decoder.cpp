@@ -136,7 +136,7 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   reader.finish([&](const std::string& name) {
     return name.ends_with("rotary_emb.inv_freq") || (c.tie_word_embeddings && name == "lm_head.weight");
   });
-  impl->modules = linear_modules(c);
+  impl->modules = wick::linear_modules(c);
   return Decoder(std::move(impl));
 }
 
