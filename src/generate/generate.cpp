@@ -1,0 +1,140 @@
+#include "wick/generate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "core/fail.h"
+#include "generate/sampling.h"
+#include "generate/stop_strings.h"
+#include "wick/autograd.h"
+
+namespace wick {
+namespace {
+
+bool contains(const std::vector<std::int32_t>& ids, std::int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The logits of the token behind `ids`, f32 [vocab_size], after they went into the cache.
+Tensor next_logits(const Decoder& model, std::span<const std::int32_t> ids, std::size_t chunk, KvCache& cache) {
+  Tensor hidden;
+  while (!ids.empty()) {
+    const auto part = ids.first(std::min(ids.size(), chunk));
+    hidden = model.forward(TokenBatch::single(part, cache.length()), &cache);
+    ids = ids.subspan(part.size());
+  }
+  return model.logits(hidden.slice(0, hidden.size(0) - 1, 1)).contiguous();
+}
+
+// Tokens to text: decoding, then stop strings.
+class TextStream {
+ public:
+  TextStream(const Tokenizer* tokenizer, const GenerateOptions& options) : stops_(options.stop_strings) {
+    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, options.skip_special_tokens);
+  }
+  std::string push(std::int32_t id) { return decoder_ ? stops_.push(decoder_->push(id)) : std::string(); }
+  std::string finish() {
+    if (!decoder_ || stops_.found()) return {};
+    std::string rest = stops_.push(decoder_->finish());
+    return stops_.found() ? rest : rest + stops_.finish();
+  }
+  bool stopped() const { return stops_.found(); }
+
+ private:
+  std::optional<DecodeStream> decoder_;
+  StopStrings stops_;
+};
+
+}  // namespace
+
+std::string_view to_string(FinishReason reason) noexcept {
+  switch (reason) {
+    case FinishReason::length:
+      return "length";
+    case FinishReason::eos:
+      return "eos";
+    case FinishReason::stop_token:
+      return "stop_token";
+    case FinishReason::stop_string:
+      return "stop_string";
+    case FinishReason::interrupted:
+      return "interrupted";
+  }
+  return "unknown";
+}
+
+void GenerateOptions::validate() const {
+  sampling.validate();
+  if (max_tokens < 0) fail(ErrorCode::invalid_argument, "max_tokens is {}, expected at least 0", max_tokens);
+  if (prefill_chunk < 1) fail(ErrorCode::invalid_argument, "prefill_chunk is {}, expected at least 1", prefill_chunk);
+  for (const std::string& string : stop_strings) {
+    if (string.empty()) fail(ErrorCode::invalid_argument, "a stop string is empty");
+  }
+}
+
+GenerateResult generate(const Decoder& model, const Tokenizer* tokenizer, std::span<const std::int32_t> prompt_ids,
+                        const GenerateOptions& options, const GenerateCallback& callback) {
+  options.validate();
+  const ModelConfig& config = model.config();
+  if (tokenizer == nullptr && !options.stop_strings.empty()) {
+    fail(ErrorCode::invalid_argument, "stop strings need a tokenizer");
+  }
+  std::vector<std::int32_t> prompt(prompt_ids.begin(), prompt_ids.end());
+  if (prompt.empty()) {
+    if (!config.bos_token_id) {
+      fail(ErrorCode::invalid_argument, "the prompt is empty, and the model has no bos token to begin with");
+    }
+    prompt.push_back(*config.bos_token_id);
+  }
+  const std::int64_t context = config.max_position_embeddings;
+  if (std::ssize(prompt) > context) {
+    fail(ErrorCode::invalid_argument, "the prompt has {} tokens, the model's context {} (max_position_embeddings)",
+         prompt.size(), context);
+  }
+
+  const NoGrad no_grad;
+  GenerateResult result;
+  result.prompt_tokens = std::ssize(prompt);
+  const std::int64_t limit = std::min(options.max_tokens, context - result.prompt_tokens);
+  if (limit == 0) return result;
+  Sampler sampler(options.sampling, options.seed, config.vocab_size, prompt);
+  TextStream text(tokenizer, options);
+  KvCache cache(config, result.prompt_tokens + limit - 1, model.dtype());  // the last token is never read
+
+  auto start = std::chrono::steady_clock::now();
+  Tensor logits = next_logits(model, prompt, static_cast<std::size_t>(options.prefill_chunk), cache);
+  result.prefill_seconds = seconds_since(start);
+  start = std::chrono::steady_clock::now();
+  for (;;) {
+    const std::int32_t id = sampler.next(std::span(logits.data<float>(), static_cast<std::size_t>(config.vocab_size)));
+    result.ids.push_back(id);
+    std::optional<FinishReason> finish;
+    std::string piece;
+    if (!options.ignore_eos && contains(config.eos_token_ids, id)) {
+      finish = FinishReason::eos;
+    } else if (contains(options.stop_tokens, id)) {
+      finish = FinishReason::stop_token;
+    } else {
+      piece = text.push(id);
+      if (!text.stopped() && std::ssize(result.ids) == limit) finish = FinishReason::length;
+    }
+    if (finish) piece += text.finish();
+    if (text.stopped()) finish = FinishReason::stop_string;
+    result.text += piece;
+    if (callback && !callback(piece, id) && !finish) finish = FinishReason::interrupted;
+    if (finish) {
+      result.finish_reason = *finish;
+      break;
+    }
+    logits = next_logits(model, std::span(&id, 1), 1, cache);
+  }
+  result.decode_seconds = seconds_since(start);
+  return result;
+}
+
+}  // namespace wick
