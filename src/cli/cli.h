@@ -1,0 +1,59 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "wick/adapter.h"
+#include "wick/model.h"
+#include "wick/tokenizer.h"
+
+namespace wick::cli {
+
+/// Exit codes of the program.
+enum ExitCode : int { ok = 0, failure = 1, usage = 2, bad_input = 3, out_of_memory = 4, diverged = 5, interrupted = 130 };
+
+/// Each verb adds its subcommand, whose callback does the work. A callback that throws ends the program with the code of
+/// its error; one that returns ends it with 0.
+void add_train(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_score(CLI::App& app);
+void add_fuse(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_info(CLI::App& app);
+void add_devices(CLI::App& app);
+
+/// Options that several verbs share.
+struct ModelOptions {
+  std::string model;
+  std::string adapter_path;
+  std::string dtype = "f32";
+
+  /// --model (required), --adapter-path, --dtype
+  void add_to(CLI::App& verb, bool with_adapter = true);
+};
+
+struct LoadedModel {
+  Decoder decoder;
+  std::shared_ptr<const Adapter> adapter;  ///< null without --adapter-path
+};
+LoadedModel load_model(const ModelOptions& options);
+/// The folder's tokenizer.json, or nothing where it has none.
+std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
+
+/// "[5, 6, 7]" as ids. Error(invalid_argument) naming the option.
+std::vector<TokenId> parse_ids(const std::string& text, const std::string& option);
+
+/// Set by SIGINT and SIGTERM once install_signal_handlers() ran; a second signal ends the program at once.
+extern std::atomic<bool> stop_requested;
+void install_signal_handlers();
+
+void print(const std::string& text);       ///< results: to stdout, flushed. Error(io) when it is closed
+void print_note(const std::string& text);  ///< words for the eye: to stderr, with a newline
+
+}  // namespace wick::cli

@@ -1,0 +1,88 @@
+#include "wick/generate.h"
+
+#include "cli/cli.h"
+#include "core/fail.h"
+#include "io/json.h"
+
+namespace wick::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string prompt;
+  std::string ids;
+  GenerateOptions generate;
+  bool quiet = false;
+  bool json = false;
+};
+
+void run(const Options& o) {
+  o.generate.validate();
+  const LoadedModel loaded = load_model(o.model);
+  const std::optional<Tokenizer> tokenizer = load_tokenizer(o.model.model);
+  std::vector<TokenId> prompt;
+  if (!o.ids.empty()) {
+    prompt = parse_ids(o.ids, "--ids");
+  } else if (tokenizer) {
+    prompt = tokenizer->encode_ids(o.prompt);
+  } else {
+    fail(ErrorCode::invalid_argument, "{} has no tokenizer.json: give the prompt as --ids", o.model.model);
+  }
+  install_signal_handlers();
+  const bool stream = !o.json && tokenizer.has_value();
+  if (stream && !o.quiet) print(o.prompt);
+  const GenerateResult result = generate(loaded.decoder, tokenizer ? &*tokenizer : nullptr, prompt, o.generate,
+                                         [&](std::string_view text, std::int32_t) {
+                                           if (stream && !text.empty()) print(std::string(text));
+                                           return !stop_requested.load();
+                                         });
+  if (o.json) {
+    print(dump_json_line({{"ids", result.ids},
+                          {"text", result.text},
+                          {"finish_reason", to_string(result.finish_reason)},
+                          {"prompt_tokens", result.prompt_tokens},
+                          {"prefill_seconds", result.prefill_seconds},
+                          {"decode_seconds", result.decode_seconds}}) +
+          "\n");
+  } else if (stream) {
+    print("\n");
+  } else {
+    print(Json(result.ids).dump() + "\n");
+  }
+  if (!o.json) {
+    const double seconds = result.decode_seconds;
+    print_note(fmt::format("{} prompt tokens in {:.2f} s, {} new tokens in {:.2f} s ({:.1f} tokens/s), {}", result.prompt_tokens,
+                           result.prefill_seconds, result.ids.size(), seconds,
+                           seconds > 0 ? static_cast<double>(result.ids.size()) / seconds : 0.0,
+                           to_string(result.finish_reason)));
+  }
+  if (result.finish_reason == FinishReason::interrupted) fail(ErrorCode::interrupted, "interrupted");
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  CLI::App* verb = app.add_subcommand("generate", "continue a prompt, streamed to standard output");
+  const auto o = std::make_shared<Options>();
+  o->model.add_to(*verb);
+  CLI::Option_group* input = verb->add_option_group("input");
+  input->add_option("--prompt", o->prompt, "text to continue");
+  input->add_option("--ids", o->ids, "token ids to continue, a JSON list");
+  input->require_option(1);
+  GenerateOptions& g = o->generate;
+  verb->add_option("--max-tokens", g.max_tokens, "new tokens at most")->capture_default_str();
+  verb->add_option("--temperature", g.sampling.temperature, "0: greedy")->capture_default_str();
+  verb->add_option("--top-k", g.sampling.top_k, "keep the k most probable tokens; 0: all")->capture_default_str();
+  verb->add_option("--top-p", g.sampling.top_p, "keep the fewest tokens that reach this probability")->capture_default_str();
+  verb->add_option("--min-p", g.sampling.min_p, "drop tokens less probable than this share of the best")->capture_default_str();
+  verb->add_option("--repetition-penalty", g.sampling.repetition_penalty, "1: none")->capture_default_str();
+  verb->add_option("--seed", g.seed, "of the sampling")->capture_default_str();
+  verb->add_flag("--ignore-eos", g.ignore_eos, "go on after an end-of-sequence token");
+  verb->add_option("--stop", g.stop_strings, "end where this text appears; may be given several times");
+  verb->add_option("--stop-token", g.stop_tokens, "end at this token id; may be given several times");
+  verb->add_flag("--quiet", o->quiet, "do not repeat the prompt");
+  verb->add_flag("--json", o->json, "print one JSON object with the new ids and the text");
+  verb->callback([o] { run(*o); });
+}
+
+}  // namespace wick::cli

@@ -1,0 +1,279 @@
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "core/fail.h"
+#include "io/atomic_file.h"
+#include "io/json.h"
+#include "train/checkpoint.h"
+#include "train/curve.h"
+#include "train/metrics.h"
+#include "wick/train.h"
+
+namespace wick {
+namespace {
+
+std::size_t peak_resident_bytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+}
+
+void require(bool condition, const char* option, double value, const char* expected) {
+  if (!condition) fail(ErrorCode::invalid_argument, "{} is {}, expected {}", option, value, expected);
+}
+
+// What the course of a run depends on, by the names of the program's options.
+Json course(const TrainOptions& o, const Dataset& train, const LoraConfig& lora) {
+  Json json = {{"batch-size", o.batches.batch_size},
+               {"batch-tokens", o.batches.batch_tokens},
+               {"pack", o.batches.pack},
+               {"shuffle", o.batches.shuffle},
+               {"data-seed", o.batches.seed},
+               {"seed", o.seed},
+               {"grad-accumulation-steps", o.grad_accumulation_steps},
+               {"learning-rate", o.schedule.learning_rate},
+               {"lr-schedule", to_string(o.schedule.kind)},
+               {"warmup-steps", o.schedule.warmup_steps},
+               {"min-learning-rate", o.schedule.min_rate},
+               {"beta1", o.adamw.beta1},
+               {"beta2", o.adamw.beta2},
+               {"eps", o.adamw.eps},
+               {"weight-decay", o.adamw.weight_decay},
+               {"max-grad-norm", o.max_grad_norm},
+               {"label-smoothing", o.label_smoothing},
+               {"dropout", lora.dropout},
+               {"data", train.fingerprint()}};
+  if (o.schedule.kind != ScheduleKind::constant) json["iters"] = o.schedule.total_steps;
+  return json;
+}
+
+Metrics as_metrics(const StepReport& report) {
+  return {.step = report.step,
+          .loss = report.loss,
+          .lr = report.learning_rate,
+          .grad_norm = report.grad_norm,
+          .tokens_per_second = report.tokens_per_second,
+          .trained_tokens = report.total_trained_tokens,
+          .peak_memory_bytes = static_cast<std::int64_t>(report.peak_memory_bytes),
+          .val_loss = report.val_loss};
+}
+
+}  // namespace
+
+void validate(const TrainOptions& o) {
+  const auto number = [](auto value) { return static_cast<double>(value); };
+  require(o.iters >= 0, "--iters", number(o.iters), "0 or more");
+  require(o.grad_accumulation_steps >= 1, "--grad-accumulation-steps", number(o.grad_accumulation_steps), "1 or more");
+  require(o.schedule.learning_rate >= 0, "--learning-rate", o.schedule.learning_rate, "0 or more");
+  require(o.adamw.beta1 >= 0 && o.adamw.beta1 < 1, "--beta1", o.adamw.beta1, "[0, 1)");
+  require(o.adamw.beta2 >= 0 && o.adamw.beta2 < 1, "--beta2", o.adamw.beta2, "[0, 1)");
+  require(o.adamw.eps > 0, "--eps", o.adamw.eps, "more than 0");
+  require(o.adamw.weight_decay >= 0, "--weight-decay", o.adamw.weight_decay, "0 or more");
+  require(o.max_grad_norm >= 0, "--max-grad-norm", o.max_grad_norm, "0 (off) or more");
+  require(o.label_smoothing >= 0 && o.label_smoothing < 1, "--label-smoothing", o.label_smoothing, "[0, 1)");
+  require(o.steps_per_report >= 0, "--steps-per-report", number(o.steps_per_report), "0 (never) or more");
+  require(o.steps_per_eval >= 0, "--steps-per-eval", number(o.steps_per_eval), "0 (never) or more");
+  require(o.save_every >= 0, "--save-every", number(o.save_every), "0 (only at the end) or more");
+  require(o.patience >= 0, "--patience", number(o.patience), "0 (off) or more");
+}
+
+double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
+  const NoGrad no_grad;
+  double loss = 0;
+  std::int64_t tokens = 0;
+  for (const Batch& batch : batches) {
+    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels).item();
+    tokens += batch.trained_tokens;
+  }
+  return loss / static_cast<double>(std::max<std::int64_t>(tokens, 1));
+}
+
+struct Trainer::Impl {
+  Impl(Decoder& model_, std::shared_ptr<const Adapter> adapter_, const Dataset& train_, const Dataset* valid,
+       TrainOptions options_, std::filesystem::path folder_)
+      : model(model_),
+        adapter(std::move(adapter_)),
+        train(train_),
+        options(std::move(options_)),
+        folder(std::move(folder_)),
+        stream(train, options.batches),
+        schedule((options.schedule.total_steps = options.schedule.total_steps > 0
+                                                     ? options.schedule.total_steps
+                                                     : std::max(options.iters, options.schedule.warmup_steps + 1),
+                  options.schedule)) {
+    validate(options);
+    if (valid != nullptr && options.steps_per_eval > 0) {
+      validation = validation_batches(*valid, options.batches, options.val_batches);
+    }
+    state.values = adapter->values();
+    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32);
+    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32);
+    state.options = course(options, train, adapter->config());
+  }
+
+  std::filesystem::path checkpoint_file() const { return folder / "checkpoint.safetensors"; }
+
+  StepReport step();
+  bool validate_now(StepReport& report);
+  void save();
+  bool stop_wanted() const { return options.stop != nullptr && options.stop->load(); }
+
+  Decoder& model;
+  std::shared_ptr<const Adapter> adapter;
+  const Dataset& train;
+  TrainOptions options;
+  std::filesystem::path folder;
+  BatchStream stream;
+  Schedule schedule;
+  std::vector<Batch> validation;
+  Checkpoint state;
+  double last_loss = 0;
+};
+
+Trainer::Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
+                 TrainOptions options, std::filesystem::path folder)
+    : impl_(std::make_unique<Impl>(model, std::move(adapter), train, valid, std::move(options), std::move(folder))) {}
+Trainer::~Trainer() = default;
+
+void Trainer::resume() {
+  Impl& s = *impl_;
+  Checkpoint loaded = load_checkpoint(s.checkpoint_file(), s.adapter->parameter_count());
+  for (const auto& [key, value] : s.state.options.items()) {
+    const Json before = loaded.options.is_object() && loaded.options.contains(key) ? loaded.options[key] : Json();
+    if (before == value) continue;
+    if (key == "data") fail(ErrorCode::invalid_argument, "--resume: the training data is not that of the run's start");
+    fail(ErrorCode::invalid_argument, "--resume: --{} was {}, now it is {}", key, before.dump(), value.dump());
+  }
+  s.stream.seek(loaded.cursor);
+  s.adapter->values().copy_from(loaded.values);
+  loaded.values = s.adapter->values();
+  s.state = std::move(loaded);
+  s.model.refresh_adapter();
+}
+
+// One optimizer step: the mean over the trained tokens of all its batches, however they are cut.
+StepReport Trainer::Impl::step() {
+  std::vector<Batch> batches;
+  std::int64_t tokens = 0;
+  for (std::int64_t i = 0; i < options.grad_accumulation_steps; ++i) {
+    batches.push_back(stream.next());
+    tokens += batches.back().trained_tokens;
+  }
+  adapter->zero_grad();
+  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
+  double loss = 0;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const auto pass = static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(i));
+    model.set_dropout(adapter->config().dropout, options.seed, pass);
+    Tape tape;
+    const Tensor hidden = model.forward(batches[i].tokens);
+    const Tensor sum = linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
+    loss += sum.item();
+    tape.backward(sum, seed);
+  }
+  model.set_dropout(0, 0, 0);
+  adapter->require_gradients();
+
+  StepReport report;
+  report.loss = loss / static_cast<double>(tokens);
+  report.grad_norm = gradient_norm(adapter->gradients());
+  report.step = state.step + 1;
+  if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
+    fail(ErrorCode::diverged, "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help",
+         report.step, report.loss, report.grad_norm);
+  }
+  // As torch.nn.utils.clip_grad_norm_ scales.
+  const double clip = options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
+  report.learning_rate = schedule.learning_rate(state.step);
+  AdamWOptions adamw = options.adamw;
+  adamw.learning_rate = report.learning_rate;
+  adamw_step(adapter->values(), adapter->gradients(), state.exp_avg, state.exp_avg_sq, adamw, state.step + 1, clip);
+  model.refresh_adapter();
+
+  state.step += 1;
+  state.cursor = stream.cursor();
+  state.total_trained_tokens += tokens;
+  report.trained_tokens = tokens;
+  report.total_trained_tokens = state.total_trained_tokens;
+  last_loss = report.loss;
+  return report;
+}
+
+// True when patience is at its end.
+bool Trainer::Impl::validate_now(StepReport& report) {
+  const double loss = evaluate(model, validation);
+  report.val_loss = loss;
+  if (!state.first_val_loss) state.first_val_loss = loss;
+  state.last_val_loss = loss;
+  if (!state.best_val_loss || loss < *state.best_val_loss) {
+    state.best_val_loss = loss;
+    state.best_step = state.step;
+    state.evaluations_without_gain = 0;
+    if (state.step > 0) save_adapter(folder / "best", adapter->weights());
+    return false;
+  }
+  state.evaluations_without_gain += 1;
+  return options.patience > 0 && state.evaluations_without_gain >= options.patience;
+}
+
+void Trainer::Impl::save() {
+  save_adapter(folder, adapter->weights());
+  save_checkpoint(checkpoint_file(), state);
+}
+
+TrainResult Trainer::run(const Listener& listener) {
+  Impl& s = *impl_;
+  std::filesystem::create_directories(s.folder);
+  const std::filesystem::path log = s.folder / "metrics.jsonl";
+  MetricsWriter metrics = s.state.step > 0 ? MetricsWriter::resume(log, s.state.step) : MetricsWriter::create(log);
+  if (!s.validation.empty() && s.state.step == 0) {
+    StepReport before;
+    s.validate_now(before);
+    Metrics row;
+    row.peak_memory_bytes = static_cast<std::int64_t>(peak_resident_bytes());
+    row.val_loss = before.val_loss;
+    metrics.write(row);
+    if (listener) listener(before);
+  }
+  TrainResult result;
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point window_start = Clock::now();
+  std::int64_t window_tokens = 0;
+  while (s.state.step < s.options.iters && !result.stopped_early) {
+    if (s.stop_wanted()) {
+      s.save();
+      fail(ErrorCode::interrupted, "stopped after step {}; --resume continues from {}", s.state.step, s.checkpoint_file().string());
+    }
+    StepReport report = s.step();
+    window_tokens += report.trained_tokens;
+    const double seconds = std::chrono::duration<double>(Clock::now() - window_start).count();
+    report.tokens_per_second = static_cast<double>(window_tokens) / std::max(seconds, 1e-9);
+    report.peak_memory_bytes = peak_resident_bytes();
+    const bool last = s.state.step == s.options.iters;
+    if (!s.validation.empty() && (s.state.step % s.options.steps_per_eval == 0 || last)) {
+      result.stopped_early = s.validate_now(report);
+      window_start = Clock::now();
+      window_tokens = 0;
+    } else if (s.options.steps_per_report > 0 && s.state.step % s.options.steps_per_report == 0) {
+      window_start = Clock::now();
+      window_tokens = 0;
+    }
+    metrics.write(as_metrics(report));
+    if (listener) listener(report);
+    if (!last && s.options.save_every > 0 && s.state.step % s.options.save_every == 0) s.save();
+  }
+  s.save();
+  write_file_atomically(s.folder / "loss.svg", loss_curve_svg(read_metrics(log), "loss, nats per token"));
+  result.steps = s.state.step;
+  result.final_loss = s.last_loss;
+  result.first_val_loss = s.state.first_val_loss;
+  result.last_val_loss = s.state.last_val_loss;
+  result.best_val_loss = s.state.best_val_loss;
+  result.best_step = s.state.best_step;
+  return result;
+}
+
+}  // namespace wick
