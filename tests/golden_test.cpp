@@ -3,14 +3,19 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <tuple>
 
 #include "core/fail.h"
 #include "io/json.h"
 #include "op_matrix.h"
 #include "wick/adapter.h"
+#include "wick/data.h"
+#include "wick/generate.h"
 #include "wick/model.h"
 #include "wick/ops.h"
 #include "wick/safetensors.h"
+#include "wick/train.h"
 
 namespace wick::testing {
 namespace {
@@ -66,15 +71,119 @@ TEST_P(GoldenTest, Logits) {
   expect_logits(model_, file, file);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
-                         ::testing::Values(Golden{"tales", true}, Golden{"tales", false}, Golden{"llama-gqa", true},
-                                           Golden{"llama-gqa", false}, Golden{"qwen3-qknorm", true},
-                                           Golden{"qwen3-qknorm", false}, Golden{"qwen2-untied", true},
-                                           Golden{"qwen2-untied", false}),
+TEST_P(GoldenTest, GreedyTokens) {
+  const Json cases = read_json_file(folder_ / "greedy.json");
+  for (const Json& one : cases) {
+    const auto prompt = one["prompt"].get<std::vector<std::int32_t>>();
+    const auto expected = one["continuation"].get<std::vector<std::int32_t>>();
+    GenerateOptions options;
+    options.max_tokens = static_cast<std::int64_t>(expected.size());
+    options.ignore_eos = true;
+    EXPECT_EQ(generate(model_, nullptr, prompt, options).ids, expected);
+  }
+}
+
+// One of the two reference training runs: four rows as one batch, ten steps.
+class GoldenTraining : public ::testing::TestWithParam<std::tuple<Golden, const char*, LoraLayout>> {
+ protected:
+  const Golden& golden() const { return std::get<0>(GetParam()); }
+  fs::path folder_ = folder(golden().name);
+  fs::path run_ = folder_ / std::get<1>(GetParam());
+  FusedScope fused_{golden().fused};
+  Decoder model_ = Decoder::load(model_folder(golden().name));
+  Dataset data_ = Dataset::from_file(folder_ / "rows.jsonl", {.vocab_size = model_.config().vocab_size, .eos_token_ids = {}});
+
+  std::shared_ptr<const Adapter> attach(const char* which) {
+    const std::vector<ModuleInfo>& modules = model_.linear_modules();
+    const auto adapter = std::make_shared<const Adapter>(load_adapter(run_ / which, modules), modules);
+    model_.attach(adapter, std::get<2>(GetParam()));
+    return adapter;
+  }
+};
+
+void expect_gradients(const Adapter& adapter, const SafetensorsFile& expected) {
+  std::size_t compared = 0;
+  for (const Adapter::Entry& entry : adapter.entries()) {
+    for (const Parameter* parameter : {&entry.a, &entry.b}) {
+      const SafetensorsEntry* found = expected.find(parameter->name());
+      if (found == nullptr) found = expected.find("base_model.model." + parameter->name());
+      ASSERT_NE(found, nullptr) << parameter->name();
+      const Tensor reference = load_tensor(*found);
+      double largest = 1e-30;
+      for (const float v : reference.to_vector<float>()) largest = std::max(largest, std::abs(static_cast<double>(v)));
+      EXPECT_LE(largest_difference(parameter->grad(), reference) / largest, 1e-3) << parameter->name();
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, expected.entries().size());
+}
+
+TEST_P(GoldenTraining, GradientsOfTheFirstStep) {
+  const SafetensorsFile expected = SafetensorsFile::open(run_ / "grads-step1.safetensors");
+  for (const bool pack : {true, false}) {
+    SCOPED_TRACE(pack ? "packed" : "padded");
+    const auto adapter = attach("adapter-start");
+    const Batch batch = BatchStream(data_, {.batch_size = 4, .pack = pack, .shuffle = false}).next();
+    Tape tape;
+    const Tensor loss = linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels);
+    tape.backward(loss, Tensor::full({}, 1.0 / static_cast<double>(batch.trained_tokens), DType::f32));
+    adapter->require_gradients();
+    expect_gradients(*adapter, expected);
+  }
+}
+
+TEST_P(GoldenTraining, TenSteps) {
+  const Json steps = read_json_file(run_ / "steps.json");
+  const auto adapter = attach("adapter-start");
+  TrainOptions options;
+  options.iters = 10;
+  options.batches = {.batch_size = 4, .shuffle = false};
+  options.schedule.learning_rate = steps["lr"].get<double>();
+  options.adamw.weight_decay = steps["weight_decay"].get<double>();
+  options.adamw.beta1 = steps["betas"][0].get<double>();
+  options.adamw.beta2 = steps["betas"][1].get<double>();
+  options.adamw.eps = steps["eps"].get<double>();
+  const fs::path out = fs::path(::testing::TempDir()) / fmt::format("wick-golden-{}-{}", golden().name, std::get<1>(GetParam())) /
+                       (golden().fused ? "fused" : "composite") /
+                       (std::get<2>(GetParam()) == LoraLayout::bordered ? "bordered" : "separate");
+  fs::remove_all(out);
+  Trainer trainer(model_, adapter, data_, nullptr, options, out);
+  trainer.run([&](const StepReport& report) {
+    const auto at = static_cast<std::size_t>(report.step - 1);
+    const double loss = steps["losses"][at].get<double>();
+    const double norm = steps["grad_norms"][at].get<double>();
+    EXPECT_LE(std::abs(report.loss - loss) / loss, 1e-4) << "step " << report.step;
+    EXPECT_LE(std::abs(report.grad_norm - norm) / norm, 1e-3) << "step " << report.step;
+  });
+  const SafetensorsFile prompts = SafetensorsFile::open(folder_ / "logits.safetensors");
+  const SafetensorsFile expected = SafetensorsFile::open(run_ / "logits-end.safetensors");
+  {
+    SCOPED_TRACE("reference adapter");
+    attach("adapter-end");
+    expect_logits(model_, prompts, expected);
+  }
+  fs::remove_all(out);
+}
+
+const auto kModels = ::testing::Values(Golden{"tales", true}, Golden{"tales", false}, Golden{"llama-gqa", true},
+                                       Golden{"llama-gqa", false}, Golden{"qwen3-qknorm", true},
+                                       Golden{"qwen3-qknorm", false}, Golden{"qwen2-untied", true},
+                                       Golden{"qwen2-untied", false});
+
+std::string test_name(const Golden& golden) {
+  std::string name = golden.name + (golden.fused ? "_fused" : "_composite");
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, kModels, [](const auto& info) { return test_name(info.param); });
+INSTANTIATE_TEST_SUITE_P(Runs, GoldenTraining,
+                         ::testing::Combine(kModels, ::testing::Values("qv-r8", "all-r4-rs"),
+                                            ::testing::Values(LoraLayout::separate, LoraLayout::bordered)),
                          [](const auto& info) {
-                           std::string name = info.param.name + (info.param.fused ? "_fused" : "_composite");
-                           for (char& c : name) c = c == '-' ? '_' : c;
-                           return name;
+                           return test_name(std::get<0>(info.param)) +
+                                  (std::string_view(std::get<1>(info.param)) == "qv-r8" ? "_qv" : "_all") +
+                                  (std::get<2>(info.param) == LoraLayout::bordered ? "_bordered" : "_separate");
                          });
 
 }  // namespace

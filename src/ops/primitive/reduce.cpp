@@ -8,7 +8,8 @@
 namespace wick {
 namespace {
 
-// y[...] = combine over `dim`, in the accumulator type; x is walked in any strides.
+// y[...] = combine over `dim`, in double: one serial chain, so float32 would lose digits on a vocabulary's worth of terms. x
+// is walked in any strides.
 template <class Combine>
 Tensor reduce(const Tensor& x, int dim, double start, const Combine& combine) {
   const int at = x.shape().wrap(dim);
@@ -17,7 +18,6 @@ Tensor reduce(const Tensor& x, int dim, double start, const Combine& combine) {
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
   visit_floating(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    using S = Accumulator<T>;
     const std::int64_t count = x.size(at);
     const std::int64_t step = x.stride(at);
     const T* px = x.numel() == 0 ? nullptr : x.data<T>();
@@ -30,8 +30,8 @@ Tensor reduce(const Tensor& x, int dim, double start, const Combine& combine) {
           offset += (rest % shape[d]) * x.stride(d);
           rest /= shape[d];
         }
-        S value = static_cast<S>(start);
-        for (std::int64_t k = 0; k < count; ++k) value = combine(value, convert<S>(px[offset + k * step]));
+        double value = start;
+        for (std::int64_t k = 0; k < count; ++k) value = combine(value, convert<double>(px[offset + k * step]));
         py[i] = convert<T>(value);
       }
     });
