@@ -15,7 +15,7 @@ namespace {
 constexpr double kWidth = 760;
 constexpr double kHeight = 420;
 constexpr double kLeft = 64;
-constexpr double kRight = 20;
+constexpr double kRight = 36;
 constexpr double kTop = 66;
 constexpr double kBottom = 52;
 constexpr std::size_t kMostPoints = 600;  // about one for each pixel of the plot
