@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <vector>
 
+#include "core/format_count.h"
+
 namespace wick::cli {
 
 std::string format_duration(double seconds) {
@@ -21,15 +23,6 @@ std::string format_duration(double seconds) {
   if (hours == 0) return fmt::format("{}m {:02}s", minutes, whole % 60);
   if (hours < 24) return fmt::format("{}h {:02}m", hours, minutes % 60);
   return fmt::format("{}d {:02}h", hours / 24, hours % 24);
-}
-
-std::string format_count(std::int64_t count) {
-  std::string digits = fmt::format("{}", count);
-  const std::ptrdiff_t first = count < 0 ? 1 : 0;
-  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > first; at -= 3) {
-    digits.insert(static_cast<std::size_t>(at), ",");
-  }
-  return digits;
 }
 
 std::optional<double> remaining_seconds(const Progress& progress) {
@@ -54,9 +47,9 @@ std::string progress_line(const Progress& progress, std::size_t columns) {
   }
   std::string line;
   for (const std::string& field : fields) {
-    const std::string more = (line.empty() ? "" : "  ") + field;
-    if (columns != 0 && line.size() + more.size() > columns) break;
-    line += more;
+    const std::string_view gap = line.empty() ? "" : "  ";
+    if (columns != 0 && line.size() + gap.size() + field.size() > columns) break;
+    line.append(gap).append(field);
   }
   return line;
 }
@@ -83,13 +76,13 @@ ProgressPrinter ProgressPrinter::on_stderr() {
 
 void ProgressPrinter::erase() {
   if (shown_.empty()) return;
-  write_("\r" + std::string(shown_.size(), ' ') + "\r");
+  write_(fmt::format("\r{:{}}\r", "", shown_.size()));
   shown_.clear();
 }
 
 void ProgressPrinter::update(const Progress& progress, bool report) {
   if (!rewrite_) {
-    if (report) write_(progress_line(progress) + "\n");
+    if (report) write_(fmt::format("{}\n", progress_line(progress)));
     return;
   }
   // The last column stays free: a terminal may wrap after it. Spaces cover what a longer line left behind.
@@ -97,14 +90,14 @@ void ProgressPrinter::update(const Progress& progress, bool report) {
   std::string line = progress_line(progress, room);
   const std::size_t before = std::min(shown_.size(), room);
   const std::size_t rest = before - std::min(before, line.size());
-  write_("\r" + line + std::string(rest, ' '));
+  write_(fmt::format("\r{}{:{}}", line, "", rest));
   shown_ = std::move(line);
 }
 
 void ProgressPrinter::message(std::string_view text) {
   const std::string line = shown_;
   erase();
-  write_(std::string(text) + "\n");
+  write_(fmt::format("{}\n", text));
   if (!line.empty()) {
     write_(line);
     shown_ = line;

@@ -13,18 +13,15 @@ namespace wick::cli {
 /// "42s", "3m 07s", "1h 02m", "2d 03h": two units at most. Negative or not finite: "?".
 std::string format_duration(double seconds);
 
-/// 1234567 as "1,234,567".
-std::string format_count(std::int64_t count);
-
 /// How far a run is.
 struct Progress {
   std::int64_t step = 0;  ///< done
   std::int64_t total_steps = 0;
   std::int64_t first_step = 0;  ///< done before this run began, when it resumes
   double elapsed_seconds = 0;   ///< of this run
-  std::optional<double> loss;
-  std::optional<double> val_loss;
-  std::optional<double> tokens_per_second;
+  std::optional<double> loss = {};
+  std::optional<double> val_loss = {};
+  std::optional<double> tokens_per_second = {};
 };
 
 /// The seconds that are left at the pace so far; nothing before the first step is done.

@@ -7,13 +7,15 @@
 #include <cstddef>
 #include <optional>
 
+#include "core/format_count.h"
+
 namespace wick {
 namespace {
 
 constexpr double kWidth = 760;
 constexpr double kHeight = 420;
 constexpr double kLeft = 64;
-constexpr double kRight = 20;
+constexpr double kRight = 36;
 constexpr double kTop = 66;
 constexpr double kBottom = 52;
 constexpr std::size_t kMostPoints = 600;  // about one for each pixel of the plot
@@ -76,15 +78,6 @@ std::string tick_label(double value, double step) {
   if (step >= 1e6 || step < 1e-6) return fmt::format("{:.4g}", value);
   const int digits = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 12);
   return fmt::format("{:.{}f}", value, digits);
-}
-
-// 12500 as "12,500".
-std::string step_label(double value) {
-  std::string digits = fmt::format("{:.0f}", value);
-  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<std::size_t>(at), ",");
-  }
-  return digits;
 }
 
 // Where data lies in the picture.
@@ -152,7 +145,7 @@ void draw_axes(std::string& out, const Axes& axes) {
   }
   for (const double tick : axes.x_ticks) {
     out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", axes.x(tick), bottom + 20,
-                       step_label(tick));
+                       format_count(std::llround(tick)));
   }
   out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">step</text>\n", (kLeft + right) / 2,
                      kHeight - 10);
@@ -188,7 +181,7 @@ void draw_legend(std::string& out, double x, std::string_view colour, std::strin
 }  // namespace
 
 std::vector<double> round_ticks(double low, double high, int count) {
-  const double width = std::max(high - low, 1e-12 * std::max({1.0, std::abs(low), std::abs(high)}));
+  const double width = std::max(high - low, 1e-9 * std::max({1.0, std::abs(low), std::abs(high)}));
   const double raw = width / count;
   const double power = std::pow(10.0, std::floor(std::log10(raw)));
   const double ratio = raw / power;
@@ -238,7 +231,7 @@ std::string loss_curve_svg(std::span<const Metrics> records, std::string_view ti
                                        [](const Point& a, const Point& b) { return a.loss < b.loss; });
     draw_legend(out, legend, kValidation,
                 fmt::format("validation {:.3f}, best {:.3f} at step {}", validation.back().loss, best->loss,
-                            step_label(best->step)));
+                            format_count(std::llround(best->step))));
   }
   if (group > 1) train = thin(train, group);
   const std::size_t validation_group = (validation.size() + kMostPoints - 1) / kMostPoints;

@@ -26,12 +26,12 @@ void check_options(const DatasetOptions& options) {
   }
 }
 
-bool path_is_directory(const fs::path& path) {
+bool is_folder(const fs::path& path) {
   std::error_code ignored;  // whatever it is, opening it as a file will name it
   return fs::is_directory(path, ignored);
 }
 
-bool path_exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code error;
   const bool found = fs::exists(path, error);
   if (error) fail(ErrorCode::io, "{}: cannot stat: {}", path.string(), error.message());
@@ -39,7 +39,7 @@ bool path_exists(const fs::path& path) {
 }
 
 std::optional<Dataset> read_if_there(const fs::path& path, const DatasetOptions& options) {
-  if (!path_exists(path)) return std::nullopt;
+  if (!is_there(path)) return std::nullopt;
   return Dataset::from_file(path, options);
 }
 
@@ -127,8 +127,8 @@ std::uint64_t Dataset::fingerprint() const noexcept {
 }
 
 DataSplits load_data(const fs::path& path, const DatasetOptions& options) {
-  if (!path_is_directory(path)) return {Dataset::from_file(path, options), std::nullopt, std::nullopt};
-  if (!path_exists(path / "train.jsonl")) {
+  if (!is_folder(path)) return {Dataset::from_file(path, options), std::nullopt, std::nullopt};
+  if (!is_there(path / "train.jsonl")) {
     fail(ErrorCode::io, "{}: has no train.jsonl, expected a .jsonl file or a folder with one", path.string());
   }
   return {Dataset::from_file(path / "train.jsonl", options), read_if_there(path / "valid.jsonl", options),

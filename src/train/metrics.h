@@ -14,14 +14,14 @@ namespace wick {
 /// One line of metrics.jsonl: what a step reported. A key without a value, or with one that is not finite, is left out:
 /// a validation before the first step has no loss, most steps have no val_loss.
 struct Metrics {
-  std::int64_t step = 0;            ///< optimizer steps done, 0 before the first
-  std::optional<double> loss;       ///< mean over the trained tokens of the step, nats
-  std::optional<double> lr;         ///< learning rate of the step
-  std::optional<double> grad_norm;  ///< of all gradients together, before clipping
-  std::optional<double> tokens_per_second;
+  std::int64_t step = 0;                 ///< optimizer steps done, 0 before the first
+  std::optional<double> loss = {};       ///< mean over the trained tokens of the step, nats
+  std::optional<double> lr = {};         ///< learning rate of the step
+  std::optional<double> grad_norm = {};  ///< of all gradients together, before clipping
+  std::optional<double> tokens_per_second = {};
   std::int64_t trained_tokens = 0;  ///< since step 0
   std::int64_t peak_memory_bytes = 0;
-  std::optional<double> val_loss;  ///< mean over the trained tokens of the validation data, nats
+  std::optional<double> val_loss = {};  ///< mean over the trained tokens of the validation data, nats
 
   bool operator==(const Metrics&) const = default;
 };
