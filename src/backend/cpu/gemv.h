@@ -1,17 +1,12 @@
 #pragma once
 
-#include <cstdint>
-
 #include "wick/tensor.h"
 
 namespace wick {
 
-/// The most rows of x that gemv() takes: beyond, a weight that is read once for all of them no longer decides the time.
-inline constexpr std::int64_t kGemvRows = 4;
-
-/// c = alpha x weightᵀ + beta c for a few rows: x [m <= kGemvRows, k], weight [n, k], c [m, n], the last dimension of
-/// each dense, k > 0. x and weight are both f32 or both bf16, c is of their dtype or f32; accumulates in float32. Reads
-/// the weight once, as it lies, where a GEMM library packs it first. The result does not depend on the thread count.
-void gemv(const Tensor& x, const Tensor& weight, const Tensor& c, float alpha, float beta);
+/// c = alpha x weightᵀ + beta c for one row, in bf16: x [1, k], weight [n, k], c [1, n] in bf16 or f32, the last
+/// dimension of each dense, k > 0. Accumulates in float32. Reads the weight once, as it lies, where oneDNN's bf16
+/// matmul packs it first. The result does not depend on the thread count.
+void gemv_bf16(const Tensor& x, const Tensor& weight, const Tensor& c, float alpha, float beta);
 
 }  // namespace wick
