@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 
+#include "backend/cpu/gemv.h"
 #include "core/dispatch.h"
 #include "core/fail.h"
 #include "core/parallel.h"
@@ -180,6 +181,9 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
   const std::int64_t m = a.size(0);
   const std::int64_t k = a.size(1);
   const std::int64_t n = b.size(1);
+  if (a.dtype() == DType::bf16 && m == 1 && a.stride(1) == 1 && lb.transposed) {
+    return gemv_bf16(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta));
+  }
   try {
     if (a.dtype() == DType::f32) {
       const dnnl_status_t status = dnnl_sgemm(la.transposed ? 'T' : 'N', lb.transposed ? 'T' : 'N', m, n, k,
