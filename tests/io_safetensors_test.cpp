@@ -188,8 +188,9 @@ std::string repeated(std::string_view part, int count) {
 
 INSTANTIATE_TEST_SUITE_P(
     Header, SafetensorsMalformed,
-    testing::Values(
-        Malformed{"Empty", "", "is 0 bytes"}, Malformed{"SevenBytes", "\x01\x02\x03\x04\x05\x06\x07", "is 7 bytes"},
+    testing::ValuesIn(std::vector<Malformed>{
+        Malformed{"Empty", "", "is 0 bytes"},
+        Malformed{"SevenBytes", "\x01\x02\x03\x04\x05\x06\x07", "is 7 bytes"},
         Malformed{"NoHeader", with_length(0, ""), "starts with"},
         Malformed{"LengthPastTheEnd", with_length(3, "{}"), "the header is 3 bytes, the file has 2 left"},
         Malformed{"LengthTooLarge", with_length(100'000'001, "{}"), "at most 100000000"},
@@ -226,12 +227,12 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{"MetadataNumber", file_of(R"({"__metadata__":{"k":1}})"), R"(key "k" is 1, expected a string)"},
         Malformed{"MetadataNested", file_of(R"({"__metadata__":{"k":{}}})"), "is an object, expected a string"},
         Malformed{"MetadataNull", file_of(R"({"__metadata__":null})"), "is null, expected an object"},
-        Malformed{"MetadataList", file_of(R"({"__metadata__":["k"]})"), "is a list, expected an object"}),
+        Malformed{"MetadataList", file_of(R"({"__metadata__":["k"]})"), "is a list, expected an object"}}),
     [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
     Tensor, SafetensorsMalformed,
-    testing::Values(
+    testing::ValuesIn(std::vector<Malformed>{
         Malformed{"NoDType", file_of(R"({"a":{"shape":[4],"data_offsets":[0,4]}})", 4), "dtype is missing"},
         Malformed{"NoShape", file_of(R"({"a":{"dtype":"U8","data_offsets":[0,4]}})", 4), "shape is missing"},
         Malformed{"NoOffsets", file_of(R"({"a":{"dtype":"U8","shape":[4]}})", 4), "data_offsets is missing"},
@@ -287,7 +288,7 @@ INSTANTIATE_TEST_SUITE_P(
                           4),
                   "overlap"},
         Malformed{"HugeName", file_of(fmt::format(R"({{"{}":1}})", repeated("n", 100'000))), "nnn\"... is 1"},
-        Malformed{"NameWithEscapeCodes", file_of("{\"\\u001b[2J\\n\xc2\x9b\":1}"), R"("\x1b[2J\x0a\xc2\x9b" is 1)"}),
+        Malformed{"NameWithEscapeCodes", file_of("{\"\\u001b[2J\\n\xc2\x9b\":1}"), R"("\x1b[2J\x0a\xc2\x9b" is 1)"}}),
     [](const auto& info) { return info.param.name; });
 
 TEST(Safetensors, RefusesWhatIsNoFile) {

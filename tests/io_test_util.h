@@ -40,6 +40,7 @@ class TempDir {
 };
 
 inline void write_file(const std::filesystem::path& path, std::string_view contents) {
+  std::filesystem::remove(path);  // some file systems wait for the disk when a file is truncated and rewritten
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out.write(contents.data(), static_cast<std::streamsize>(contents.size()));
   ASSERT_TRUE(out.good()) << path;
