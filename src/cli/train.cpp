@@ -42,21 +42,44 @@ std::vector<std::string> split_list(const std::string& text) {
   return parts;
 }
 
-AdapterWeights starting_adapter(const Options& o, const Decoder& model) {
+ModuleSelector parse_targets(const std::string& text) {
+  const bool pattern = text == "all-linear" || text.find_first_of("*.+|()[]^$\\?") != std::string::npos;
+  return pattern ? ModuleSelector(text) : ModuleSelector(split_list(text));
+}
+
+ModuleSelector sorted(ModuleSelector selector) {
+  if (auto* names = std::get_if<std::vector<std::string>>(&selector)) std::sort(names->begin(), names->end());
+  return selector;
+}
+
+// --resume-adapter brings its own configuration: an option may repeat it, but not contradict it.
+void refuse_contradictions(const Options& o, const LoraConfig& config, const CLI::App& verb) {
+  const auto differs = [&](const char* option, bool different) {
+    if (different && verb.count(option) > 0) {
+      fail(ErrorCode::invalid_argument, "{} differs from the configuration in {}", option, o.resume_adapter);
+    }
+  };
+  differs("--rank", o.rank != config.rank);
+  differs("--alpha", o.alpha != config.alpha);
+  differs("--dropout", o.dropout != config.dropout);
+  differs("--rslora", o.rslora != config.use_rslora);
+  differs("--target-modules", sorted(parse_targets(o.target_modules)) != sorted(config.target_modules));
+}
+
+AdapterWeights starting_adapter(const Options& o, const Decoder& model, const CLI::App& verb) {
   const std::vector<ModuleInfo>& modules = model.linear_modules();
-  if (!o.resume_adapter.empty()) return load_adapter(o.resume_adapter, modules);
+  if (!o.resume_adapter.empty()) {
+    AdapterWeights weights = load_adapter(o.resume_adapter, modules);
+    refuse_contradictions(o, weights.config, verb);
+    return weights;
+  }
   LoraConfig config;
   config.rank = o.rank;
   config.alpha = o.alpha;
   config.dropout = o.dropout;
   config.use_rslora = o.rslora;
   config.base_model_name_or_path = o.model.model;
-  const bool pattern = o.target_modules == "all-linear" || o.target_modules.find_first_of("*.+|()[]^$\\?") != std::string::npos;
-  if (pattern) {
-    config.target_modules = o.target_modules;
-  } else {
-    config.target_modules = split_list(o.target_modules);
-  }
+  config.target_modules = parse_targets(o.target_modules);
   return init_adapter(config, modules, o.train.seed);
 }
 
@@ -80,7 +103,7 @@ Json result_json(const TrainResult& r, const Options& o, std::int64_t parameters
           {"adapter_path", o.output}};
 }
 
-void run(Options o) {
+void run(Options o, const CLI::App& verb) {
   o.train.schedule.kind = schedule_from_string(o.schedule);
   o.train.batches.shuffle = !o.no_shuffle;
   o.train.batches.pack = !o.no_pack;
@@ -99,7 +122,7 @@ void run(Options o) {
                                              .tokenizer = tokenizer ? &*tokenizer : nullptr,
                                              .eos_token_ids = config.eos_token_ids,
                                              .mask_prompt = o.mask_prompt});
-  const auto adapter = std::make_shared<const Adapter>(starting_adapter(o, model), model.linear_modules());
+  const auto adapter = std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules());
   model.attach(adapter, o.lora_layout == "bordered" ? LoraLayout::bordered : LoraLayout::separate);
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));
@@ -158,14 +181,12 @@ void add_train(CLI::App& app) {
   verb->add_flag("--resume", o->resume, "continue the run in --adapter-path from its checkpoint, bit for bit")->excludes(resume_adapter);
 
   const char* lora = "LoRA";
-  std::vector<CLI::Option*> shape = {
-      verb->add_option("--rank", o->rank, "rank of the adapter")->capture_default_str(),
-      verb->add_option("--alpha", o->alpha, "scale is alpha / rank")->capture_default_str(),
-      verb->add_option("--dropout", o->dropout, "dropout on the adapters' inputs")->capture_default_str(),
-      verb->add_option("--target-modules", o->target_modules, "names, comma-separated; a regular expression; or all-linear")
-          ->capture_default_str(),
-      verb->add_flag("--rslora", o->rslora, "scale is alpha / sqrt(rank)")};
-  for (CLI::Option* option : shape) option->group(lora)->excludes(resume_adapter);
+  verb->add_option("--rank", o->rank, "rank of the adapter")->capture_default_str()->group(lora);
+  verb->add_option("--alpha", o->alpha, "scale is alpha / rank")->capture_default_str()->group(lora);
+  verb->add_option("--dropout", o->dropout, "dropout on the adapters' inputs")->capture_default_str()->group(lora);
+  verb->add_option("--target-modules", o->target_modules, "names, comma-separated; a regular expression; or all-linear")
+      ->capture_default_str()->group(lora);
+  verb->add_flag("--rslora", o->rslora, "scale is alpha / sqrt(rank)")->group(lora);
   verb->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")
       ->check(CLI::IsMember({"separate", "bordered"}))->capture_default_str()->group(lora);
 
@@ -203,7 +224,7 @@ void add_train(CLI::App& app) {
   verb->add_option("--patience", t.patience, "end after so many validations without a better one; 0: off")
       ->capture_default_str()->group(reports);
   verb->add_flag("--json", o->json, "print the result as one JSON object")->group(reports);
-  verb->callback([o] { run(*o); });
+  verb->callback([o, verb] { run(*o, *verb); });
 }
 
 }  // namespace wick::cli
