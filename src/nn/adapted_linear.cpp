@@ -31,6 +31,7 @@ void AdaptedLinear::attach(const Adapter* adapter, LoraLayout layout) {
     }
   }
   lora_ = LoraWeight(weight_, branches_, layout);
+  weight_ = lora_.core();  // in the bordered layout the copy with the border is the only one that is kept
 }
 
 Tensor AdaptedLinear::weight_of(std::string_view name) const {

@@ -120,6 +120,7 @@ class MatmulCache {
     const memory::desc b({key.k, key.n}, type_of(key.in), strides(key.tb, key.ldb));
     const memory::desc c({key.m, key.n}, type_of(key.out), strides(false, key.ldc));
     dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (key.alpha != 1.0F) attributes.set_output_scales(0, {key.alpha});
     if (key.beta != 0.0F) {
       dnnl::post_ops ops;
@@ -134,6 +135,16 @@ class MatmulCache {
   std::map<MatmulKey, decltype(order_)::iterator> index_;
 };
 
+// One workspace for all primitives of a thread: each would otherwise keep its own for as long as it is cached.
+void* scratchpad(std::size_t bytes) {
+  thread_local std::shared_ptr<Storage> workspace;
+  if (workspace == nullptr || workspace->bytes() < bytes) {
+    workspace = nullptr;
+    workspace = Storage::allocate(bytes, Device::cpu());
+  }
+  return workspace->data();
+}
+
 void gemm_bf16(const MatmulKey& key, const Tensor& a, const Tensor& b, const Tensor& c) {
   static MatmulCache cache;
   thread_local dnnl::stream stream(cpu_engine());
@@ -145,7 +156,9 @@ void gemm_bf16(const MatmulKey& key, const Tensor& a, const Tensor& b, const Ten
   const memory ma(md(dnnl_query_src_md, 0), cpu_engine(), a.raw());
   const memory mb(md(dnnl_query_weights_md, 0), cpu_engine(), b.raw());
   const memory mc(md(dnnl_query_dst_md, 0), cpu_engine(), c.raw());
-  primitive.execute(stream, {{DNNL_ARG_SRC, ma}, {DNNL_ARG_WEIGHTS, mb}, {DNNL_ARG_DST, mc}});
+  const memory::desc space = md(dnnl_query_scratchpad_md, 0);
+  const memory ms(space, cpu_engine(), scratchpad(space.get_size()));
+  primitive.execute(stream, {{DNNL_ARG_SRC, ma}, {DNNL_ARG_WEIGHTS, mb}, {DNNL_ARG_DST, mc}, {DNNL_ARG_SCRATCHPAD, ms}});
 }
 
 void scale(const Tensor& c, double beta) {
