@@ -115,7 +115,7 @@ class Decoder {
   Tensor forward(const TokenBatch& batch, KvCache* cache = nullptr) const;
   /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy.
   const Tensor& head() const noexcept;
-  /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size].
+  /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size], never recorded: a loss goes through linear_cross_entropy.
   Tensor logits(const Tensor& hidden) const;
 
   /// linear_modules(config()).

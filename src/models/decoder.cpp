@@ -2,6 +2,7 @@
 #include <tuple>
 #include <utility>
 
+#include "backend/gemm.h"
 #include "core/fail.h"
 #include "models/rope_table.h"
 #include "models/weights.h"
@@ -211,7 +212,13 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
   return rms_norm_residual(branch, hidden, impl_->final_norm, c.rms_norm_eps).second;
 }
 
-Tensor Decoder::logits(const Tensor& hidden) const { return cast(linear(hidden, impl_->head), DType::f32); }
+Tensor Decoder::logits(const Tensor& hidden) const {
+  if (hidden.dtype() == DType::f64) return linear(hidden, impl_->head).to(DType::f32);
+  // Straight to f32: rounding to bf16 in between would move close candidates.
+  const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32);
+  gemm(hidden.detach(), impl_->head.transpose(0, 1), y);
+  return y;
+}
 
 Tensor Decoder::module_weight(std::string_view module) const {
   if (module == "lm_head") return impl_->head;
