@@ -218,6 +218,7 @@ TEST(Tokenizer, KnowsItsTokens) {
   EXPECT_FALSE(tokenizer.is_special(257));
   EXPECT_EQ(tokenizer.truncation_length(), std::nullopt);
   EXPECT_EQ(Tokenizer::from_file(data_path("unk.json")).truncation_length(), 40U);
+  EXPECT_EQ(Tokenizer::from_file(data_path("unk.json"), {.truncate = false}).truncation_length(), std::nullopt);
 }
 
 TEST(Tokenizer, ServesSeveralThreads) {

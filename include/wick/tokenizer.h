@@ -29,6 +29,10 @@ struct Encoding {
   std::vector<std::pair<std::size_t, std::size_t>> offsets;
 };
 
+struct TokenizerOptions {
+  bool truncate = true;  ///< cut encodings as the file's truncation section says: `tokenizers` does, transformers does not
+};
+
 /// A tokenizer.json file (the format of the Hugging Face `tokenizers` library), ready to use.
 ///
 /// Supported: the model BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3), with the normalizers NFC, NFD, NFKC, NFKD and
@@ -44,9 +48,9 @@ struct Encoding {
 class Tokenizer {
  public:
   /// Reads a tokenizer.json file. Error(io) when it cannot be read.
-  static Tokenizer from_file(const std::filesystem::path& path);
+  static Tokenizer from_file(const std::filesystem::path& path, const TokenizerOptions& options = {});
   /// Reads the text of a tokenizer.json file; `name` is what error messages call it.
-  static Tokenizer from_json(std::string_view json, const std::string& name);
+  static Tokenizer from_json(std::string_view json, const std::string& name, const TokenizerOptions& options = {});
 
   Tokenizer(const Tokenizer&);
   Tokenizer(Tokenizer&&) noexcept;

@@ -57,7 +57,7 @@ LoadedModel load_model(const ModelOptions& options) {
 std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "tokenizer.json";
   if (!std::filesystem::exists(file)) return std::nullopt;
-  return Tokenizer::from_file(file);
+  return Tokenizer::from_file(file, {.truncate = false});
 }
 
 std::vector<TokenId> parse_ids(const std::string& text, const std::string& option) {

@@ -21,7 +21,8 @@ struct Options {
 std::vector<std::vector<TokenId>> read_sequences(const Options& options) {
   if (!options.ids.empty()) return {parse_ids(options.ids, "--ids")};
   if (options.ids_file.empty()) {
-    return {Tokenizer::from_file(std::filesystem::path(options.model.model) / "tokenizer.json").encode_ids(options.text)};
+    const std::filesystem::path file = std::filesystem::path(options.model.model) / "tokenizer.json";
+    return {Tokenizer::from_file(file, {.truncate = false}).encode_ids(options.text)};
   }
   const Json lists = read_json_file(options.ids_file);
   if (!lists.is_array()) fail(ErrorCode::format, "{}: expected a list of lists of ids", options.ids_file);

@@ -210,11 +210,11 @@ Tokenizer& Tokenizer::operator=(const Tokenizer&) = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::from_json(std::string_view json, const std::string& name) {
-  return Tokenizer(text::parse_tokenizer(std::string(json), name));
+Tokenizer Tokenizer::from_json(std::string_view json, const std::string& name, const TokenizerOptions& options) {
+  return Tokenizer(text::parse_tokenizer(std::string(json), name, options.truncate));
 }
 
-Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
+Tokenizer Tokenizer::from_file(const std::filesystem::path& path, const TokenizerOptions& options) {
   std::error_code error;
   const auto size = std::filesystem::file_size(path, error);
   if (error) fail(ErrorCode::io, "cannot read {}: {}", path.string(), error.message());
@@ -225,7 +225,7 @@ Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
   if (!file.read(json.data(), static_cast<std::streamsize>(size))) {
     fail(ErrorCode::io, "cannot read the {} bytes of {}", size, path.string());
   }
-  return Tokenizer(text::parse_tokenizer(json, path.string()));
+  return Tokenizer(text::parse_tokenizer(json, path.string(), options.truncate));
 }
 
 Encoding Tokenizer::encode(std::string_view text, bool add_special_tokens) const {

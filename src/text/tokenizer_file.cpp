@@ -233,7 +233,8 @@ std::unique_ptr<const Model> read_model(const JsonValue& value) {
 
 }  // namespace
 
-std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name) {
+std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name,
+                                                      bool truncate) {
   dom::parser parser;
   dom::element root;
   if (const auto error = parser.parse(json).get(root); error != simdjson::SUCCESS) {
@@ -262,7 +263,8 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
   std::vector<PostProcessor::Step> steps;
   if (const auto post_processor = file.find("post_processor")) read_post_processor(*post_processor, steps);
   const std::size_t added = PostProcessor(steps, std::nullopt).added();
-  parts->post_processor = PostProcessor(std::move(steps), read_truncation(file, added));
+  const std::optional<Truncation> truncation = read_truncation(file, added);
+  parts->post_processor = PostProcessor(std::move(steps), truncate ? truncation : std::nullopt);
 
   const auto normalize = [&](std::string_view text) {
     Normalized out;

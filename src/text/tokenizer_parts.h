@@ -31,6 +31,6 @@ struct TokenizerParts {
 };
 
 /// Builds the parts from the text of a tokenizer.json.
-std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name);
+std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name, bool truncate);
 
 }  // namespace wick::text
