@@ -8,6 +8,7 @@ file(GET_RUNTIME_DEPENDENCIES EXECUTABLES "${program}" RESOLVED_DEPENDENCIES_VAR
   PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread)\\.so")
 file(REMOVE_RECURSE "${root}/bin/wick" "${root}/lib")
 file(INSTALL "${program}" DESTINATION "${root}/bin" USE_SOURCE_PERMISSIONS)
+file(MAKE_DIRECTORY "${root}/lib")
 set(files "${root}/bin/wick")
 foreach(library IN LISTS libraries)
   # The name that programs ask for (libfmt.so.9), with what it points to (libfmt.so.9.1.0) as its contents.
