@@ -3,10 +3,22 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 PRESET ?= release
 BUILD := build/$(PRESET)
+PREFIX ?= /usr/local
+SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: all build setup test demo bench format format-check install bundle clean
+.PHONY: all build setup test test-asan demo bench format format-check install bundle clean help
 
 all: build
+
+help:
+	@echo "make build         the program, at build/wick (PRESET=release|debug|asan)"
+	@echo "make demo          adapt a small model to a book; under 3 minutes on 2 cores"
+	@echo "make test          build and run every test"
+	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make bench         time every op, fused and composite; FILTER=rms_norm for some of them"
+	@echo "make format        format the sources; make format-check only looks"
+	@echo "make install       program, library, headers and CMake package into PREFIX (/usr/local)"
+	@echo "make bundle        build/bundle: the program with all its libraries, for any Debian 12"
 
 # Installs what is missing from packages.txt, and nothing when all is there.
 setup:
@@ -19,6 +31,29 @@ build: setup
 
 test: build
 	@ctest --preset $(PRESET) -j $(JOBS)
+
+test-asan:
+	@$(MAKE) --no-print-directory test PRESET=asan
+
+demo: build
+	@demo/demo.sh
+
+bench: build
+	@mkdir -p build/bench
+	@$(BUILD)/bin/op_bench --benchmark_filter='$(FILTER)' --benchmark_out=build/bench/ops.json
+
+format: setup
+	@clang-format -i $(SOURCES)
+
+format-check: setup
+	@clang-format --dry-run -Werror $(SOURCES)
+
+install: build
+	@cmake --install $(BUILD) --prefix $(PREFIX) --component wick
+
+bundle: build
+	@cmake --install $(BUILD) --prefix build/bundle --component bundle
+	@echo "bundle: build/bundle/bin/wick"
 
 clean:
 	rm -rf build

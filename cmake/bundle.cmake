@@ -1,0 +1,28 @@
+# Runs at install time, with `program`, `patchelf` and `strip` set: bin/wick and, in lib/, every shared library that it
+# uses, directly or not. glibc stays the system's: it belongs together with the loader.
+if(NOT patchelf)
+  message(FATAL_ERROR "the bundle needs patchelf")
+endif()
+set(root "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}")
+file(GET_RUNTIME_DEPENDENCIES EXECUTABLES "${program}" RESOLVED_DEPENDENCIES_VAR libraries
+  PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread)\\.so")
+file(REMOVE_RECURSE "${root}/bin/wick" "${root}/lib")
+file(INSTALL "${program}" DESTINATION "${root}/bin" USE_SOURCE_PERMISSIONS)
+file(MAKE_DIRECTORY "${root}/lib")
+set(files "${root}/bin/wick")
+foreach(library IN LISTS libraries)
+  # The name that programs ask for (libfmt.so.9), with what it points to (libfmt.so.9.1.0) as its contents.
+  get_filename_component(name "${library}" NAME)
+  file(REAL_PATH "${library}" real)
+  file(COPY_FILE "${real}" "${root}/lib/${name}")
+  list(APPEND files "${root}/lib/${name}")
+endforeach()
+foreach(file IN LISTS files)
+  set(rpath [[$ORIGIN]])
+  if(file MATCHES "/bin/wick$")
+    set(rpath [[$ORIGIN/../lib]])
+  endif()
+  file(CHMOD "${file}" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+  execute_process(COMMAND "${strip}" --strip-unneeded "${file}" COMMAND_ERROR_IS_FATAL ANY)
+  execute_process(COMMAND "${patchelf}" --set-rpath "${rpath}" "${file}" COMMAND_ERROR_IS_FATAL ANY)
+endforeach()
