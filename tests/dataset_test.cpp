@@ -238,8 +238,8 @@ TEST(Dataset, BadTextIsNamedByFileAndLine) {
       {R"({"text": ["a"]})", "rows.jsonl:2: \"text\" is a list"},
       {R"({"prompt": "a", "completion": "b"})", "rows.jsonl:2: the row has the format prompt/completion"},
   };
-  for (const auto& [row, message] : bad) {
-    expect_error(ErrorCode::format, message, [&] { read("{\"text\": \"good row\"}\n" + row, with_text()); });
+  for (const auto& one : bad) {
+    expect_error(ErrorCode::format, one.second, [&] { read("{\"text\": \"good row\"}\n" + one.first, with_text()); });
   }
   expect_error(ErrorCode::format, "rows.jsonl:1: \"completion\" is false, expected a string",
                [] { read(R"({"prompt": "a", "completion": false})", with_text()); });
