@@ -141,7 +141,7 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
   c.hidden_size = size("hidden_size");
   c.intermediate_size = size("intermediate_size");
   c.num_hidden_layers = size("num_hidden_layers");
-  if (c.num_hidden_layers > 65536) fail(ErrorCode::format, "{}: {} layers", where, c.num_hidden_layers);
+  if (c.num_hidden_layers > 1024) fail(ErrorCode::format, "{}: {} layers", where, c.num_hidden_layers);
   c.num_attention_heads = size("num_attention_heads");
   c.num_key_value_heads = size_or("num_key_value_heads", c.num_attention_heads);
   if (c.num_attention_heads % c.num_key_value_heads != 0) {
@@ -154,6 +154,7 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
   }
   const std::int64_t split = std::max<std::int64_t>(1, c.hidden_size / c.num_attention_heads);
   c.head_dim = size_or("head_dim", c.architecture == Architecture::qwen3 ? 128 : split);
+  extent(c.num_attention_heads * c.head_dim, "num_attention_heads\" times \"head_dim", where);
   if (c.head_dim % 2 != 0) fail(ErrorCode::format, "{}: head_dim {} is odd", where, c.head_dim);
   c.max_position_embeddings = get_positive_or(json, "max_position_embeddings", 2048, where);
   c.rms_norm_eps = get_or<double>(json, "rms_norm_eps", 1e-6, where);
