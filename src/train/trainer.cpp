@@ -26,11 +26,11 @@ void require(bool condition, const char* option, double value, const char* expec
 }
 
 // What the course of a run depends on, by the names of the program's options.
-Json course(const TrainOptions& o, const Dataset& train, const LoraConfig& lora) {
+Json course(const TrainOptions& o, const Dataset& train, const LoraConfig& lora, DType dtype) {
   Json json = {{"batch-size", o.batches.batch_size},
                {"batch-tokens", o.batches.batch_tokens},
-               {"pack", o.batches.pack},
-               {"shuffle", o.batches.shuffle},
+               {"no-pack", !o.batches.pack},
+               {"no-shuffle", !o.batches.shuffle},
                {"data-seed", o.batches.seed},
                {"seed", o.seed},
                {"grad-accumulation-steps", o.grad_accumulation_steps},
@@ -45,6 +45,10 @@ Json course(const TrainOptions& o, const Dataset& train, const LoraConfig& lora)
                {"max-grad-norm", o.max_grad_norm},
                {"label-smoothing", o.label_smoothing},
                {"dropout", lora.dropout},
+               {"rank", lora.rank},
+               {"alpha", lora.alpha},
+               {"rslora", lora.use_rslora},
+               {"dtype", to_string(dtype)},
                {"data", train.fingerprint()}};
   if (o.schedule.kind != ScheduleKind::constant) json["iters"] = o.schedule.total_steps;
   return json;
@@ -67,7 +71,13 @@ void validate(const TrainOptions& o) {
   const auto number = [](auto value) { return static_cast<double>(value); };
   require(o.iters >= 0, "--iters", number(o.iters), "0 or more");
   require(o.grad_accumulation_steps >= 1, "--grad-accumulation-steps", number(o.grad_accumulation_steps), "1 or more");
-  require(o.schedule.learning_rate >= 0, "--learning-rate", o.schedule.learning_rate, "0 or more");
+  require(o.batches.batch_size >= 1, "--batch-size", number(o.batches.batch_size), "1 or more");
+  require(o.batches.batch_tokens >= 0, "--batch-tokens", number(o.batches.batch_tokens), "1 or more");
+  require(o.schedule.learning_rate >= 0 && std::isfinite(o.schedule.learning_rate), "--learning-rate", o.schedule.learning_rate,
+          "a finite number of 0 or more");
+  require(o.schedule.min_rate >= 0 && std::isfinite(o.schedule.min_rate), "--min-learning-rate", o.schedule.min_rate,
+          "a finite number of 0 or more");
+  require(o.schedule.warmup_steps >= 0, "--warmup-steps", number(o.schedule.warmup_steps), "0 or more");
   require(o.adamw.beta1 >= 0 && o.adamw.beta1 < 1, "--beta1", o.adamw.beta1, "[0, 1)");
   require(o.adamw.beta2 >= 0 && o.adamw.beta2 < 1, "--beta2", o.adamw.beta2, "[0, 1)");
   require(o.adamw.eps > 0, "--eps", o.adamw.eps, "more than 0");
@@ -111,7 +121,7 @@ struct Trainer::Impl {
     state.values = adapter->values();
     state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32);
     state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32);
-    state.options = course(options, train, adapter->config());
+    state.options = course(options, train, adapter->config(), model.dtype());
   }
 
   std::filesystem::path checkpoint_file() const { return folder / "checkpoint.safetensors"; }
@@ -130,7 +140,6 @@ struct Trainer::Impl {
   Schedule schedule;
   std::vector<Batch> validation;
   Checkpoint state;
-  double last_loss = 0;
 };
 
 Trainer::Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
@@ -145,7 +154,8 @@ void Trainer::resume() {
     const Json before = loaded.options.is_object() && loaded.options.contains(key) ? loaded.options[key] : Json();
     if (before == value) continue;
     if (key == "data") fail(ErrorCode::invalid_argument, "--resume: the training data is not that of the run's start");
-    fail(ErrorCode::invalid_argument, "--resume: --{} was {}, now it is {}", key, before.dump(), value.dump());
+    const std::string_view option = key == "data-seed" ? "seed" : std::string_view(key);
+    fail(ErrorCode::invalid_argument, "--resume: --{} was {}, now it is {}", option, before.dump(), value.dump());
   }
   s.stream.seek(loaded.cursor);
   s.adapter->values().copy_from(loaded.values);
@@ -198,7 +208,6 @@ StepReport Trainer::Impl::step() {
   state.total_trained_tokens += tokens;
   report.trained_tokens = tokens;
   report.total_trained_tokens = state.total_trained_tokens;
-  last_loss = report.loss;
   return report;
 }
 
@@ -226,7 +235,9 @@ void Trainer::Impl::save() {
 
 TrainResult Trainer::run(const Listener& listener) {
   Impl& s = *impl_;
-  std::filesystem::create_directories(s.folder);
+  std::error_code error;
+  std::filesystem::create_directories(s.folder, error);
+  if (error) fail(ErrorCode::io, "{}: cannot be created: {}", s.folder.string(), error.message());
   const std::filesystem::path log = s.folder / "metrics.jsonl";
   MetricsWriter metrics = s.state.step > 0 ? MetricsWriter::resume(log, s.state.step) : MetricsWriter::create(log);
   if (!s.validation.empty() && s.state.step == 0) {
@@ -266,9 +277,10 @@ TrainResult Trainer::run(const Listener& listener) {
     if (!last && s.options.save_every > 0 && s.state.step % s.options.save_every == 0) s.save();
   }
   s.save();
-  write_file_atomically(s.folder / "loss.svg", loss_curve_svg(read_metrics(log), "loss, nats per token"));
+  const std::vector<Metrics> records = read_metrics(log);
+  write_file_atomically(s.folder / "loss.svg", loss_curve_svg(records, "loss, nats per token"));
   result.steps = s.state.step;
-  result.final_loss = s.last_loss;
+  if (!records.empty()) result.final_loss = records.back().loss.value_or(0);
   result.first_val_loss = s.state.first_val_loss;
   result.last_val_loss = s.state.last_val_loss;
   result.best_val_loss = s.state.best_val_loss;
