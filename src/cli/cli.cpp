@@ -33,6 +33,15 @@ void print(const std::string& text) {
   }
 }
 
+std::string one_line(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return out;
+}
+
 void print_note(const std::string& text) {
   std::fputs(text.c_str(), stderr);
   std::fputc('\n', stderr);
@@ -66,6 +75,15 @@ std::vector<TokenId> parse_ids(const std::string& text, const std::string& optio
     return get<std::vector<TokenId>>(json, "ids", option);
   } catch (const Error& error) {
     fail(ErrorCode::invalid_argument, "{}", error.what());
+  }
+}
+
+void check_ids(const std::vector<TokenId>& ids, const ModelConfig& config, const std::string& where, ErrorCode code) {
+  if (ids.empty()) fail(code, "{} has no tokens", where);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= config.vocab_size) {
+      fail(code, "{}: id {} is {}, expected 0 to {}", where, i, ids[i], config.vocab_size - 1);
+    }
   }
 }
 

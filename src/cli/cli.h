@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "wick/adapter.h"
+#include "wick/error.h"
 #include "wick/model.h"
 #include "wick/tokenizer.h"
 
@@ -49,11 +50,16 @@ std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 /// "[5, 6, 7]" as ids. Error(invalid_argument) naming the option.
 std::vector<TokenId> parse_ids(const std::string& text, const std::string& option);
 
+/// Refuses an empty list and ids outside the model's vocabulary: Error(code) naming `where` they came from.
+void check_ids(const std::vector<TokenId>& ids, const ModelConfig& config, const std::string& where, ErrorCode code);
+
 /// Set by SIGINT and SIGTERM once install_signal_handlers() ran; a second signal ends the program at once.
 extern std::atomic<bool> stop_requested;
 void install_signal_handlers();
 
 void print(const std::string& text);       ///< results: to stdout, flushed. Error(io) when it is closed
+/// The text with control characters written as \xNN: names from files may hold line ends and escape codes.
+std::string one_line(const std::string& text);
 void print_note(const std::string& text);  ///< words for the eye: to stderr, with a newline
 
 }  // namespace wick::cli

@@ -10,7 +10,7 @@ namespace {
 struct Options {
   ModelOptions model;
   std::string prompt;
-  std::string ids;
+  std::optional<std::string> ids;
   GenerateOptions generate;
   bool quiet = false;
   bool json = false;
@@ -21,8 +21,9 @@ void run(const Options& o) {
   const LoadedModel loaded = load_model(o.model);
   const std::optional<Tokenizer> tokenizer = load_tokenizer(o.model.model);
   std::vector<TokenId> prompt;
-  if (!o.ids.empty()) {
-    prompt = parse_ids(o.ids, "--ids");
+  if (o.ids) {
+    prompt = parse_ids(*o.ids, "--ids");
+    check_ids(prompt, loaded.decoder.config(), "--ids", ErrorCode::invalid_argument);
   } else if (tokenizer) {
     prompt = tokenizer->encode_ids(o.prompt);
   } else {

@@ -1,5 +1,8 @@
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "cli/cli.h"
 #include "wick/error.h"
@@ -23,10 +26,31 @@ int exit_code(wick::ErrorCode code) {
   return wick::cli::failure;
 }
 
+// What is wrong with the command line, and which help shows it right.
+std::string describe(const CLI::ParseError& error, const CLI::App& app) {
+  const std::vector<const CLI::App*> verbs = app.get_subcommands([](const CLI::App* verb) { return verb->parsed(); });
+  const std::string verb = verbs.empty() ? "" : verbs.front()->get_name();
+  // What is unknown comes before what is missing: it is often the same thing, misspelt.
+  const std::vector<std::string> unknown = app.remaining(true);
+  std::string message = error.what();
+  if (!unknown.empty()) {
+    const bool option = unknown.front().starts_with('-');
+    message = std::string("unknown ") + (option ? "option " : verb.empty() ? "verb " : "argument ") + unknown.front();
+  } else if (verb.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    message = "a verb is required";
+  }
+  return (verb.empty() ? message + " (see wick --help)" : verb + ": " + message + " (see wick " + verb + " --help)");
+}
+
+int fail_with(const std::string& message, int code) {
+  wick::cli::print_note("error: " + wick::cli::one_line(message));
+  return code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("wick: fine-tune transformer models with LoRA, and run them.");
+  CLI::App app("wick: fine-tune transformer models with LoRA, and run them.", "wick");
   app.set_version_flag("--version", std::string("wick ") + wick::kVersion);
   app.require_subcommand(1);
   app.fallthrough();
@@ -46,15 +70,15 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
     return wick::cli::ok;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? wick::cli::ok : wick::cli::usage;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return fail_with(describe(error, app), wick::cli::usage);
   } catch (const wick::Error& error) {
-    wick::cli::print_note(std::string("error: ") + error.what());
-    return exit_code(error.code());
+    return fail_with(error.what(), exit_code(error.code()));
   } catch (const std::bad_alloc&) {
-    wick::cli::print_note("error: out of memory");
-    return wick::cli::out_of_memory;
+    return fail_with("out of memory", wick::cli::out_of_memory);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return fail_with(error.what(), wick::cli::bad_input);
   } catch (const std::exception& error) {
-    wick::cli::print_note(std::string("error: ") + error.what());
-    return wick::cli::failure;
+    return fail_with(error.what(), wick::cli::failure);
   }
 }

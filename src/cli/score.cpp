@@ -11,24 +11,24 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  std::string ids;
-  std::string ids_file;
-  std::string text;
+  std::optional<std::string> ids;
+  std::optional<std::string> ids_file;
+  std::optional<std::string> text;
   std::string logits;
   bool json = false;
 };
 
 std::vector<std::vector<TokenId>> read_sequences(const Options& options) {
-  if (!options.ids.empty()) return {parse_ids(options.ids, "--ids")};
-  if (options.ids_file.empty()) {
+  if (options.ids) return {parse_ids(*options.ids, "--ids")};
+  if (options.text) {
     const std::filesystem::path file = std::filesystem::path(options.model.model) / "tokenizer.json";
-    return {Tokenizer::from_file(file, {.truncate = false}).encode_ids(options.text)};
+    return {Tokenizer::from_file(file, {.truncate = false}).encode_ids(*options.text)};
   }
-  const Json lists = read_json_file(options.ids_file);
-  if (!lists.is_array()) fail(ErrorCode::format, "{}: expected a list of lists of ids", options.ids_file);
+  const Json lists = read_json_file(*options.ids_file);
+  if (!lists.is_array()) fail(ErrorCode::format, "{}: expected a list of lists of ids", *options.ids_file);
   std::vector<std::vector<TokenId>> sequences;
   for (std::size_t i = 0; i < lists.size(); ++i) {
-    const std::string where = fmt::format("{}[{}]", options.ids_file, i);
+    const std::string where = fmt::format("{}[{}]", *options.ids_file, i);
     sequences.push_back(get<std::vector<TokenId>>(Json::object({{"ids", lists[i]}}), "ids", where));
   }
   return sequences;
@@ -46,13 +46,16 @@ void run(const Options& options) {
   const std::vector<std::vector<TokenId>> sequences = read_sequences(options);
   const LoadedModel loaded = load_model(options.model);
   const std::optional<Tokenizer> tokenizer = options.json ? std::nullopt : load_tokenizer(options.model.model);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const std::string where = options.ids_file ? fmt::format("{}[{}]", *options.ids_file, i) : options.ids ? "--ids" : "--text";
+    check_ids(sequences[i], loaded.decoder.config(), where, options.ids_file ? ErrorCode::format : ErrorCode::invalid_argument);
+  }
   std::vector<SafetensorsEntry> entries;
   Json results = Json::array();
   double total = 0;
   std::size_t scored = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::vector<TokenId>& ids = sequences[i];
-    if (ids.empty()) fail(ErrorCode::invalid_argument, "sequence {} has no tokens", i);
     const Tensor hidden = loaded.decoder.forward(TokenBatch::single(ids));
     if (!options.logits.empty()) entries.push_back(make_entry(fmt::format("logits.{}", i), loaded.decoder.logits(hidden)));
     const std::vector<float> log_probs = log_probabilities(loaded.decoder, hidden, ids);

@@ -10,8 +10,8 @@ namespace {
 
 struct Options {
   std::string model;
-  std::string text;
-  std::string ids;
+  std::optional<std::string> text;
+  std::optional<std::string> ids;
   bool no_special_tokens = false;
   bool skip_special_tokens = false;
   bool json = false;
@@ -21,13 +21,12 @@ void run(const Options& options) {
   std::filesystem::path file = options.model;
   if (std::filesystem::is_directory(file)) file /= "tokenizer.json";
   const Tokenizer tokenizer = Tokenizer::from_file(file);
-  if (!options.ids.empty()) {
-    const std::string text = tokenizer.decode(parse_ids(options.ids, "--decode"), options.skip_special_tokens);
+  if (options.ids) {
+    const std::string text = tokenizer.decode(parse_ids(*options.ids, "--decode"), options.skip_special_tokens);
     print((options.json ? dump_json_line({{"text", text}}) : text) + "\n");
     return;
   }
-  std::string text = options.text;
-  if (text.empty()) text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  const std::string text = options.text ? *options.text : std::string(std::istreambuf_iterator<char>(std::cin), {});
   const Encoding encoding = tokenizer.encode(text, !options.no_special_tokens);
   if (options.json) {
     Json tokens = Json::array();

@@ -52,11 +52,11 @@ ModuleSelector sorted(ModuleSelector selector) {
   return selector;
 }
 
-// --resume-adapter brings its own configuration: an option may repeat it, but not contradict it.
-void refuse_contradictions(const Options& o, const LoraConfig& config, const CLI::App& verb) {
+// An adapter that is continued brings its own configuration: an option may repeat it, but not contradict it.
+void refuse_contradictions(const Options& o, const std::string& folder, const LoraConfig& config, const CLI::App& verb) {
   const auto differs = [&](const char* option, bool different) {
     if (different && verb.count(option) > 0) {
-      fail(ErrorCode::invalid_argument, "{} differs from the configuration in {}", option, o.resume_adapter);
+      fail(ErrorCode::invalid_argument, "{} differs from the configuration in {}", option, folder);
     }
   };
   differs("--rank", o.rank != config.rank);
@@ -68,9 +68,12 @@ void refuse_contradictions(const Options& o, const LoraConfig& config, const CLI
 
 AdapterWeights starting_adapter(const Options& o, const Decoder& model, const CLI::App& verb) {
   const std::vector<ModuleInfo>& modules = model.linear_modules();
-  if (!o.resume_adapter.empty()) {
-    AdapterWeights weights = load_adapter(o.resume_adapter, modules);
-    refuse_contradictions(o, weights.config, verb);
+  if (o.resume && !std::filesystem::exists(std::filesystem::path(o.output) / "checkpoint.safetensors")) {
+    fail(ErrorCode::io, "{}: has no checkpoint.safetensors to --resume from", o.output);
+  }
+  if (const std::string& folder = o.resume ? o.output : o.resume_adapter; !folder.empty()) {
+    AdapterWeights weights = load_adapter(folder, modules);
+    refuse_contradictions(o, folder, weights.config, verb);
     return weights;
   }
   LoraConfig config;
@@ -181,9 +184,9 @@ void add_train(CLI::App& app) {
   verb->add_flag("--resume", o->resume, "continue the run in --adapter-path from its checkpoint, bit for bit")->excludes(resume_adapter);
 
   const char* lora = "LoRA";
-  verb->add_option("--rank", o->rank, "rank of the adapter")->capture_default_str()->group(lora);
+  verb->add_option("--rank", o->rank, "rank of the adapter")->check(CLI::Range(1, 65536))->capture_default_str()->group(lora);
   verb->add_option("--alpha", o->alpha, "scale is alpha / rank")->capture_default_str()->group(lora);
-  verb->add_option("--dropout", o->dropout, "dropout on the adapters' inputs")->capture_default_str()->group(lora);
+  verb->add_option("--dropout", o->dropout, "dropout on the adapters' inputs")->check(CLI::Range(0.0, 1.0))->capture_default_str()->group(lora);
   verb->add_option("--target-modules", o->target_modules, "names, comma-separated; a regular expression; or all-linear")
       ->capture_default_str()->group(lora);
   verb->add_flag("--rslora", o->rslora, "scale is alpha / sqrt(rank)")->group(lora);
@@ -197,7 +200,7 @@ void add_train(CLI::App& app) {
   verb->add_option("--batch-tokens", t.batches.batch_tokens, "pack batches to this many tokens instead")->group(run_group);
   verb->add_option("--grad-accumulation-steps", t.grad_accumulation_steps, "batches in an optimizer step")
       ->capture_default_str()->group(run_group);
-  verb->add_option("--max-seq-length", o->max_seq_length, "longer rows are cut")->capture_default_str()->group(run_group);
+  verb->add_option("--max-seq-length", o->max_seq_length, "longer rows are cut")->check(CLI::Range(2, 1 << 30))->capture_default_str()->group(run_group);
   verb->add_flag("--no-shuffle", o->no_shuffle, "take rows in the order of the file")->group(run_group);
   verb->add_flag("--no-pack", o->no_pack, "pad the rows of a batch instead of packing them")->group(run_group);
   verb->add_flag("--mask-prompt", o->mask_prompt, "train on completions only")->group(run_group);
@@ -210,15 +213,15 @@ void add_train(CLI::App& app) {
   verb->add_option("--warmup-steps", t.schedule.warmup_steps, "steps from 0 to the peak")->capture_default_str()->group(optimizer);
   verb->add_option("--min-learning-rate", t.schedule.min_rate, "where a cosine ends")->capture_default_str()->group(optimizer);
   verb->add_option("--weight-decay", t.adamw.weight_decay, "decoupled weight decay")->capture_default_str()->group(optimizer);
-  verb->add_option("--beta1", t.adamw.beta1)->capture_default_str()->group(optimizer);
-  verb->add_option("--beta2", t.adamw.beta2)->capture_default_str()->group(optimizer);
-  verb->add_option("--eps", t.adamw.eps)->capture_default_str()->group(optimizer);
+  verb->add_option("--beta1", t.adamw.beta1, "decay of the mean of gradients")->capture_default_str()->group(optimizer);
+  verb->add_option("--beta2", t.adamw.beta2, "decay of the mean of squared gradients")->capture_default_str()->group(optimizer);
+  verb->add_option("--eps", t.adamw.eps, "added to the denominator")->capture_default_str()->group(optimizer);
   verb->add_option("--max-grad-norm", t.max_grad_norm, "clip gradients to this norm; 0: off")->capture_default_str()->group(optimizer);
-  verb->add_option("--label-smoothing", t.label_smoothing)->capture_default_str()->group(optimizer);
+  verb->add_option("--label-smoothing", t.label_smoothing, "share of the target that is spread over the vocabulary")->capture_default_str()->group(optimizer);
 
   const char* reports = "Reports and checkpoints";
-  verb->add_option("--steps-per-report", t.steps_per_report)->capture_default_str()->group(reports);
-  verb->add_option("--steps-per-eval", t.steps_per_eval, "0: never")->capture_default_str()->group(reports);
+  verb->add_option("--steps-per-report", t.steps_per_report, "steps between lines of progress; 0: none")->capture_default_str()->group(reports);
+  verb->add_option("--steps-per-eval", t.steps_per_eval, "steps between validations; 0: never")->capture_default_str()->group(reports);
   verb->add_option("--val-batches", t.val_batches, "batches of a validation; -1: all; 0: none")->capture_default_str()->group(reports);
   verb->add_option("--save-every", t.save_every, "steps between checkpoints; 0: at the end")->capture_default_str()->group(reports);
   verb->add_option("--patience", t.patience, "end after so many validations without a better one; 0: off")
