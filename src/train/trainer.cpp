@@ -150,7 +150,10 @@ Trainer::~Trainer() = default;
 void Trainer::resume() {
   Impl& s = *impl_;
   Checkpoint loaded = load_checkpoint(s.checkpoint_file(), s.adapter->parameter_count());
-  for (const auto& [key, value] : s.state.options.items()) {
+  const Json& now = s.state.options;
+  const auto same_schedule = [&] { return loaded.options.value("lr-schedule", Json()) == now["lr-schedule"]; };
+  for (const auto& [key, value] : now.items()) {
+    if (key == "iters" && loaded.options.is_object() && !same_schedule()) continue;  // the schedule itself is named below
     const Json before = loaded.options.is_object() && loaded.options.contains(key) ? loaded.options[key] : Json();
     if (before == value) continue;
     if (key == "data") fail(ErrorCode::invalid_argument, "--resume: the training data is not that of the run's start");
