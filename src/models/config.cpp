@@ -21,40 +21,67 @@ Architecture read_architecture(const Json& json, const std::string& where) {
   for (const auto& [name, architecture] : kArchitectures) {
     if (names.size() == 1 && names[0] == name) return architecture;
   }
-  fail(ErrorCode::unsupported, "{}: architecture {} is not supported (LlamaForCausalLM, Qwen2ForCausalLM, "
-       "Qwen3ForCausalLM and MistralForCausalLM are)", where, names.empty() ? "(none)" : names[0]);
+  fail(ErrorCode::unsupported,
+       "{}: architecture {} is not supported (LlamaForCausalLM, Qwen2ForCausalLM, "
+       "Qwen3ForCausalLM and MistralForCausalLM are)",
+       where, names.empty() ? "(none)" : names[0]);
+}
+
+bool is_qwen(Architecture architecture) {
+  return architecture == Architecture::qwen2 || architecture == Architecture::qwen3;
 }
 
 // Options that change what the model computes and that nothing here computes: refused by name unless they are off.
-void refuse_unsupported(const Json& json, const std::string& where) {
+void refuse_unsupported(const Json& json, const std::string& where, Architecture architecture) {
   const std::string activation = get_or<std::string>(json, "hidden_act", "silu", where);
-  if (activation != "silu") {
+  if (activation != "silu" && activation != "swish") {
     fail(ErrorCode::unsupported, "{}: \"hidden_act\" is \"{}\", only silu is supported", where, activation);
   }
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (json.contains(key) && !json[key].is_null()) fail(ErrorCode::unsupported, "{}: \"{}\" is not supported", where, key);
+  for (const char* key : {"quantization_config", "compression_config", "per_layer_config"}) {
+    if (json.contains(key) && !json[key].is_null())
+      fail(ErrorCode::unsupported, "{}: \"{}\" is not supported", where, key);
   }
-  for (const auto& [key, off] : {std::pair{"attention_dropout", 0.0}, {"partial_rotary_factor", 1.0}, {"pretraining_tp", 1.0},
-                                 {"embedding_multiplier", 1.0}, {"residual_multiplier", 1.0}, {"logits_scaling", 1.0}}) {
+  for (const auto& [key, off] : {std::pair{"attention_dropout", 0.0},
+                                 {"partial_rotary_factor", 1.0},
+                                 {"embedding_multiplier", 1.0},
+                                 {"residual_multiplier", 1.0},
+                                 {"logits_scaling", 1.0}}) {
     const double value = get_or<double>(json, key, off, where);
     if (value != off) fail(ErrorCode::unsupported, "{}: \"{}\" is {}, only {} is supported", where, key, value, off);
+  }
+  if (!get_or<bool>(json, "is_causal", true, where)) {
+    fail(ErrorCode::unsupported, "{}: \"is_causal\" is false, only causal models are supported", where);
+  }
+  // The families whose projections have no bias to switch on; their weights would not have it either.
+  for (const auto& [key, known] : {std::pair{"attention_bias", architecture != Architecture::mistral},
+                                   {"mlp_bias", architecture == Architecture::llama}}) {
+    if (!known && get_or<bool>(json, key, false, where)) {
+      fail(ErrorCode::unsupported, "{}: \"{}\" is true, which {} models do not have", where, key,
+           to_string(architecture));
+    }
   }
 }
 
 RopeConfig read_rope(const Json& json, const std::string& where, std::int64_t max_positions) {
   RopeConfig rope;
-  // Two spellings: rope_theta beside rope_scaling, and rope_parameters that holds both.
+  // Two spellings: rope_theta beside rope_scaling, and rope_parameters that holds both. As in transformers the first
+  // wins unless it is empty, and a rope_theta inside wins over one beside.
   rope.theta = get_or<double>(json, "rope_theta", rope.theta, where);
-  const auto old_style = get_optional<Json>(json, "rope_scaling", where);
-  const auto new_style = get_optional<Json>(json, "rope_parameters", where);
-  if (!old_style && !new_style) return rope;
-  const Json& scaling = new_style ? *new_style : *old_style;
-  const std::string in = where + (new_style ? ": rope_parameters" : ": rope_scaling");
-  if (!scaling.is_object()) fail(ErrorCode::format, "{} is not an object", in);
+  const char* key = "rope_scaling";
+  auto found = get_optional<Json>(json, key, where);
+  if (!found || found->empty()) found = get_optional<Json>(json, key = "rope_parameters", where);
+  const Json scaling = found ? *found : Json::object();
+  const std::string in = found ? fmt::format("{}: {}", where, key) : where;
+  if (!scaling.is_object()) json_detail::wrong(where, key, scaling, "an object");
+  for (const auto& [name, value] : scaling.items()) {
+    if (value.is_object())
+      fail(ErrorCode::unsupported, "{}: \"{}\" is an object; one RoPE for each layer type is not supported", in, name);
+  }
   rope.theta = get_or<double>(scaling, "rope_theta", rope.theta, in);
-  const std::string kind = get_or<std::string>(scaling, "rope_type", get_or<std::string>(scaling, "type", "default", in), in);
+  const std::string kind =
+      get_or<std::string>(scaling, "rope_type", get_or<std::string>(scaling, "type", "default", in), in);
   if (get_or<double>(scaling, "partial_rotary_factor", 1.0, in) != 1.0) {
-    fail(ErrorCode::unsupported, "{}: a partial_rotary_factor other than 1 is not supported", in);
+    fail(ErrorCode::unsupported, "{}: a \"partial_rotary_factor\" other than 1 is not supported", in);
   }
   if (kind == "linear") {
     rope.kind = RopeConfig::Kind::linear;
@@ -64,53 +91,108 @@ RopeConfig read_rope(const Json& json, const std::string& where, std::int64_t ma
     rope.factor = get<double>(scaling, "factor", in);
     rope.low_freq_factor = get<double>(scaling, "low_freq_factor", in);
     rope.high_freq_factor = get<double>(scaling, "high_freq_factor", in);
-    rope.original_max_position_embeddings =
-        get_positive_or(scaling, "original_max_position_embeddings", max_positions, in);
+    const std::int64_t inner = get_positive_or(scaling, "original_max_position_embeddings", max_positions, in);
+    rope.original_max_position_embeddings = get_positive_or(json, "original_max_position_embeddings", inner, where);
     if (!(rope.high_freq_factor > rope.low_freq_factor && rope.low_freq_factor > 0)) {
-      fail(ErrorCode::format, "{}: high_freq_factor is {}, low_freq_factor {}", in, rope.high_freq_factor, rope.low_freq_factor);
+      fail(ErrorCode::format, "{}: \"high_freq_factor\" is {}, \"low_freq_factor\" {}, expected 0 < low < high", in,
+           rope.high_freq_factor, rope.low_freq_factor);
     }
   } else if (kind != "default") {
     fail(ErrorCode::unsupported, "{}: rope type \"{}\" is not supported (default, linear and llama3 are)", in, kind);
   }
-  if (!(rope.theta > 0) || !(rope.factor > 0)) {
-    fail(ErrorCode::format, "{}: theta {} and factor {} must be positive", in, rope.theta, rope.factor);
-  }
+  if (!(rope.theta > 0))
+    fail(ErrorCode::format, "{}: \"rope_theta\" is {}, expected a positive number", in, rope.theta);
+  if (!(rope.factor > 0)) fail(ErrorCode::format, "{}: \"factor\" is {}, expected a positive number", in, rope.factor);
   return rope;
 }
 
-std::vector<std::int64_t> read_windows(const Json& json, const std::string& where, Architecture architecture, std::int64_t layers) {
-  std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
-  const auto window = get_optional<std::int64_t>(json, "sliding_window", where);
-  const bool qwen = architecture == Architecture::qwen2 || architecture == Architecture::qwen3;
-  const bool used = architecture == Architecture::mistral || (qwen && get_or<bool>(json, "use_sliding_window", false, where));
-  if (!window || !used) return windows;
-  if (*window < 1) fail(ErrorCode::format, "{}: \"sliding_window\" is {}, expected a positive number", where, *window);
+// What config.json says of each layer: true for those that slide. Empty without layer_types.
+std::vector<bool> read_layer_types(const Json& json, const std::string& where, std::int64_t layers) {
   const auto types = get_optional<std::vector<std::string>>(json, "layer_types", where);
-  if (types && static_cast<std::int64_t>(types->size()) != layers) {
-    fail(ErrorCode::format, "{}: {} layer_types for {} layers", where, types->size(), layers);
+  if (!types) return {};
+  if (static_cast<std::int64_t>(types->size()) != layers) {
+    fail(ErrorCode::format, "{}: \"layer_types\" names {} layers, num_hidden_layers is {}", where, types->size(),
+         layers);
   }
-  const std::int64_t first = qwen ? get_or<std::int64_t>(json, "max_window_layers", 28, where) : 0;
-  for (std::int64_t i = 0; i < layers; ++i) {
-    bool sliding = i >= first;
-    if (types) {
-      const std::string& type = (*types)[static_cast<std::size_t>(i)];
-      sliding = type == "sliding_attention";
-      if (!sliding && type != "full_attention") fail(ErrorCode::unsupported, "{}: layer type \"{}\" is not supported", where, type);
+  std::vector<bool> sliding;
+  for (const std::string& type : *types) {
+    sliding.push_back(type == "sliding_attention");
+    if (type != "sliding_attention" && type != "full_attention") {
+      fail(ErrorCode::unsupported,
+           "{}: \"layer_types\" has \"{}\", only full_attention and sliding_attention are supported", where, type);
     }
-    if (sliding) windows[static_cast<std::size_t>(i)] = *window;
+  }
+  return sliding;
+}
+
+std::vector<std::int64_t> read_windows(const Json& json, const std::string& where, Architecture architecture,
+                                       std::int64_t layers) {
+  const std::vector<bool> types = read_layer_types(json, where, layers);
+  // The classes' default where the key is missing; null means none.
+  std::optional<std::int64_t> window =
+      json.contains("sliding_window") ? get_optional<std::int64_t>(json, "sliding_window", where) : 4096;
+  if (architecture == Architecture::llama) {
+    if (json.contains("sliding_window") && window)
+      fail(ErrorCode::unsupported, "{}: \"sliding_window\" is {}, llama models have none", where, *window);
+    window.reset();
+  }
+  if (is_qwen(architecture) && !get_or<bool>(json, "use_sliding_window", false, where)) window.reset();
+  if (window && *window < 1)
+    fail(ErrorCode::format, "{}: \"sliding_window\" is {}, expected a positive number", where, *window);
+
+  const std::int64_t first = is_qwen(architecture) ? get_or<std::int64_t>(json, "max_window_layers", 28, where) : 0;
+  std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
+  for (std::int64_t i = 0; i < layers; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const bool sliding = types.empty() ? window && i >= first : types[at];
+    // Mistral's class has one window for all layers; files that mix are of other classes.
+    if ((sliding && !window) || (architecture == Architecture::mistral && window && !sliding)) {
+      fail(ErrorCode::unsupported,
+           "{}: \"layer_types\" has {} for layer {}, which contradicts \"sliding_window\" of a {} model", where,
+           sliding ? "sliding_attention" : "full_attention", i, to_string(architecture));
+    }
+    if (sliding) windows[at] = *window;
   }
   return windows;
 }
 
 std::vector<std::int32_t> read_eos(const Json& json, const std::string& where) {
-  if (!json.contains("eos_token_id") || json["eos_token_id"].is_null()) return {};
-  if (json["eos_token_id"].is_array()) return get<std::vector<std::int32_t>>(json, "eos_token_id", where);
-  return {get<std::int32_t>(json, "eos_token_id", where)};
+  const auto found = get_optional<Json>(json, "eos_token_id", where);
+  if (!found) return {};
+  std::vector<std::int32_t> ids;
+  if (found->is_array()) {
+    ids = get<std::vector<std::int32_t>>(json, "eos_token_id", where);
+  } else {
+    ids = {get<std::int32_t>(json, "eos_token_id", where)};
+  }
+  for (const std::int32_t id : ids) {
+    if (id < 0) fail(ErrorCode::format, "{}: \"eos_token_id\" is {}, expected an id", where, id);
+  }
+  return ids;
 }
 
-// An extent: positive, and small enough that no product of a few of them leaves 63 bits.
-std::int64_t extent(std::int64_t value, const char* key, const std::string& where) {
-  if (value > (std::int64_t{1} << 24)) fail(ErrorCode::format, "{}: \"{}\" is {}, larger than 2^24", where, key, value);
+DType read_dtype(const Json& json, const std::string& where) {
+  const char* key = get_optional<std::string>(json, "dtype", where) ? "dtype" : "torch_dtype";
+  const std::string name = get_or<std::string>(json, key, "float32", where);
+  const DType dtype = [&] {
+    try {
+      return dtype_from_string(name);
+    } catch (const Error&) {
+      return DType::i32;
+    }
+  }();
+  if (!is_floating(dtype))
+    fail(ErrorCode::unsupported, "{}: \"{}\" is \"{}\", which is no dtype of weights here", where, key, name);
+  return dtype;
+}
+
+// Largest extents: far above any model's, and so small that parameter_count() stays within 63 bits.
+constexpr std::int64_t kLargestWidth = std::int64_t{1} << 20;  // hidden, intermediate, heads * head_dim
+constexpr std::int64_t kLargestVocabulary = std::int64_t{1} << 24;
+constexpr std::int64_t kMostLayers = std::int64_t{1} << 14;
+
+std::int64_t at_most(std::int64_t most, std::int64_t value, const char* key, const std::string& where) {
+  if (value > most) fail(ErrorCode::format, "{}: \"{}\" is {}, expected at most {}", where, key, value, most);
   return value;
 }
 
@@ -118,10 +200,14 @@ std::int64_t extent(std::int64_t value, const char* key, const std::string& wher
 
 std::string_view to_string(Architecture architecture) noexcept {
   switch (architecture) {
-    case Architecture::llama: return "llama";
-    case Architecture::qwen2: return "qwen2";
-    case Architecture::qwen3: return "qwen3";
-    case Architecture::mistral: return "mistral";
+    case Architecture::llama:
+      return "llama";
+    case Architecture::qwen2:
+      return "qwen2";
+    case Architecture::qwen3:
+      return "qwen3";
+    case Architecture::mistral:
+      return "mistral";
   }
   return "?";
 }
@@ -132,33 +218,46 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
   const Json json = read_json_file(file);
   ModelConfig c;
   c.architecture = read_architecture(json, where);
-  refuse_unsupported(json, where);
-  const auto size = [&](const char* key) { return extent(get_positive(json, key, where), key, where); };
-  const auto size_or = [&](const char* key, std::int64_t fallback) {
-    return extent(get_positive_or(json, key, fallback, where), key, where);
+  refuse_unsupported(json, where, c.architecture);
+  const auto size = [&](const char* key, std::int64_t most = kLargestWidth) {
+    return at_most(most, get_positive(json, key, where), key, where);
   };
-  c.vocab_size = size("vocab_size");
+  // Null stands for a fallback of its own, a missing key for the default of the architecture's class in transformers.
+  const auto size_or = [&](const char* key, std::int64_t missing, std::int64_t null) {
+    return at_most(kLargestWidth, get_positive_or(json, key, json.contains(key) ? null : missing, where), key, where);
+  };
+  c.vocab_size = size("vocab_size", kLargestVocabulary);
   c.hidden_size = size("hidden_size");
   c.intermediate_size = size("intermediate_size");
-  c.num_hidden_layers = size("num_hidden_layers");
-  if (c.num_hidden_layers > 1024) fail(ErrorCode::format, "{}: {} layers", where, c.num_hidden_layers);
+  c.num_hidden_layers = size("num_hidden_layers", kMostLayers);
   c.num_attention_heads = size("num_attention_heads");
-  c.num_key_value_heads = size_or("num_key_value_heads", c.num_attention_heads);
+  const std::int64_t kv_heads = is_qwen(c.architecture)                   ? 32
+                                : c.architecture == Architecture::mistral ? 8
+                                                                          : c.num_attention_heads;
+  c.num_key_value_heads = size_or("num_key_value_heads", kv_heads, c.num_attention_heads);
   if (c.num_attention_heads % c.num_key_value_heads != 0) {
-    fail(ErrorCode::format, "{}: {} attention heads are no multiple of {} key-value heads", where, c.num_attention_heads,
-         c.num_key_value_heads);
+    fail(ErrorCode::format, "{}: \"num_attention_heads\" is {}, expected a multiple of num_key_value_heads {}", where,
+         c.num_attention_heads, c.num_key_value_heads);
   }
-  if (!json.contains("head_dim") && c.hidden_size % c.num_attention_heads != 0) {
-    fail(ErrorCode::format, "{}: hidden_size {} is no multiple of {} heads and there is no head_dim", where,
+  const std::int64_t split = c.hidden_size % c.num_attention_heads == 0 ? c.hidden_size / c.num_attention_heads : 0;
+  c.head_dim = size_or("head_dim", c.architecture == Architecture::qwen3 ? 128 : split, split);
+  if (c.head_dim == 0) {
+    fail(ErrorCode::format,
+         "{}: \"hidden_size\" is {}, expected a multiple of num_attention_heads {} where there is no head_dim", where,
          c.hidden_size, c.num_attention_heads);
   }
-  const std::int64_t split = std::max<std::int64_t>(1, c.hidden_size / c.num_attention_heads);
-  c.head_dim = size_or("head_dim", c.architecture == Architecture::qwen3 ? 128 : split);
-  extent(c.num_attention_heads * c.head_dim, "num_attention_heads\" times \"head_dim", where);
-  if (c.head_dim % 2 != 0) fail(ErrorCode::format, "{}: head_dim {} is odd", where, c.head_dim);
-  c.max_position_embeddings = get_positive_or(json, "max_position_embeddings", 2048, where);
+  at_most(kLargestWidth, c.num_attention_heads * c.head_dim, "num_attention_heads\" times \"head_dim", where);
+  if (c.head_dim % 2 != 0)
+    fail(ErrorCode::format, "{}: \"head_dim\" is {}, expected an even number", where, c.head_dim);
+  at_most(kLargestWidth / c.num_attention_heads, c.head_dim, "head_dim", where);
+  c.max_position_embeddings = get_positive_or(json, "max_position_embeddings",
+                                              is_qwen(c.architecture)                   ? 32768
+                                              : c.architecture == Architecture::mistral ? 131072
+                                                                                        : 2048,
+                                              where);
   c.rms_norm_eps = get_or<double>(json, "rms_norm_eps", 1e-6, where);
-  if (!(c.rms_norm_eps > 0)) fail(ErrorCode::format, "{}: \"rms_norm_eps\" is {}", where, c.rms_norm_eps);
+  if (!(c.rms_norm_eps > 0))
+    fail(ErrorCode::format, "{}: \"rms_norm_eps\" is {}, expected a positive number", where, c.rms_norm_eps);
   c.rope = read_rope(json, where, c.max_position_embeddings);
   const bool attention_bias = get_or<bool>(json, "attention_bias", false, where);
   switch (c.architecture) {
@@ -166,12 +265,15 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
       c.qkv_bias = c.output_bias = attention_bias;
       c.mlp_bias = get_or<bool>(json, "mlp_bias", false, where);
       break;
-    case Architecture::qwen2: c.qkv_bias = true; break;
+    case Architecture::qwen2:
+      c.qkv_bias = true;
+      break;
     case Architecture::qwen3:
       c.qkv_bias = c.output_bias = attention_bias;
       c.qk_norm = true;
       break;
-    case Architecture::mistral: break;
+    case Architecture::mistral:
+      break;
   }
   c.tie_word_embeddings = get_or<bool>(json, "tie_word_embeddings", false, where);
   c.sliding_window = read_windows(json, where, c.architecture, c.num_hidden_layers);
@@ -183,15 +285,15 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
     const std::vector<std::int32_t> eos = read_eos(read_json_file(generation), generation.string());
     if (!eos.empty()) c.eos_token_ids = eos;
   }
-  const std::string dtype = get_or<std::string>(json, "dtype", get_or<std::string>(json, "torch_dtype", "float32", where), where);
-  c.dtype = dtype_from_string(dtype);
+  c.dtype = read_dtype(json, where);
   return c;
 }
 
 std::int64_t ModelConfig::parameter_count() const {
   const std::int64_t q = num_attention_heads * head_dim;
   const std::int64_t kv = num_key_value_heads * head_dim;
-  std::int64_t layer = hidden_size * (q + 2 * kv) + q * hidden_size + 3 * hidden_size * intermediate_size + 2 * hidden_size;
+  std::int64_t layer =
+      hidden_size * (q + 2 * kv) + q * hidden_size + 3 * hidden_size * intermediate_size + 2 * hidden_size;
   if (qkv_bias) layer += q + 2 * kv;
   if (output_bias) layer += hidden_size;
   if (mlp_bias) layer += 2 * intermediate_size + hidden_size;

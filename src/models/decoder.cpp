@@ -69,7 +69,9 @@ TokenBatch TokenBatch::packed(std::span<const std::vector<std::int32_t>> sequenc
     for (std::size_t i = 0; i < sequence.size(); ++i) positions.push_back(static_cast<std::int32_t>(i));
     offsets.push_back(static_cast<std::int32_t>(ids.size()));
   }
-  const auto vector = [](const std::vector<std::int32_t>& v) { return Tensor::from(v, {static_cast<std::int64_t>(v.size())}); };
+  const auto vector = [](const std::vector<std::int32_t>& v) {
+    return Tensor::from(v, {static_cast<std::int64_t>(v.size())});
+  };
   return {vector(ids), vector(positions), vector(offsets)};
 }
 
@@ -91,7 +93,8 @@ KvCache::KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype, 
 }
 
 void KvCache::truncate(std::int64_t length) {
-  if (length < 0 || length > length_) fail(ErrorCode::invalid_argument, "a cache of {} tokens cut to {}", length_, length);
+  if (length < 0 || length > length_)
+    fail(ErrorCode::invalid_argument, "a cache of {} tokens cut to {}", length_, length);
   length_ = length;
 }
 
@@ -107,8 +110,8 @@ struct Decoder::Impl {
   std::shared_ptr<const Adapter> adapter;
 
   void need_positions(std::int64_t count);
-  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch, const Tensor& key_offsets,
-                KvCache* cache) const;
+  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch,
+                const Tensor& key_offsets, KvCache* cache) const;
 };
 
 Decoder::Decoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -134,9 +137,8 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(read_layer(reader, c, i));
   impl->final_norm = reader.take("model.norm.weight", {c.hidden_size});
   impl->head = c.tie_word_embeddings ? impl->embeddings : reader.take("lm_head.weight", {c.vocab_size, c.hidden_size});
-  reader.finish([&](const std::string& name) {
-    return name.ends_with("rotary_emb.inv_freq") || (c.tie_word_embeddings && name == "lm_head.weight");
-  });
+  if (c.tie_word_embeddings) reader.take_copy("lm_head.weight", "model.embed_tokens.weight");
+  reader.finish([](const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); });
   impl->modules = wick::linear_modules(c);
   return Decoder(std::move(impl));
 }
@@ -168,7 +170,8 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
     k = cache->keys_[index].slice(0, 0, end);
     v = cache->values_[index].slice(0, 0, end);
   }
-  const Tensor y = attention(q, k, v, {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
+  const Tensor y =
+      attention(q, k, v, {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 
@@ -177,7 +180,8 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
   const std::int64_t tokens = batch.tokens();
   Tensor key_offsets;
   if (cache != nullptr) {
-    if (batch.offsets.size(0) != 2) fail(ErrorCode::invalid_argument, "a cache holds one sequence, the batch {}", batch.offsets.size(0) - 1);
+    if (batch.offsets.size(0) != 2)
+      fail(ErrorCode::invalid_argument, "a cache holds one sequence, the batch {}", batch.offsets.size(0) - 1);
     if (tokens > cache->capacity_ - cache->length_) {
       fail(ErrorCode::invalid_argument, "the cache holds {} of {} tokens, {} more do not fit", cache->length_,
            cache->capacity_, tokens);
@@ -235,7 +239,12 @@ Tensor Decoder::module_weight(std::string_view module) const {
 void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) {
   for (const Adapter::Entry& entry : adapter->entries()) {
     if (entry.target.name == "lm_head") fail(ErrorCode::unsupported, "an adapter on lm_head is not supported");
-    (void)module_weight(entry.target.name);
+    const Shape shape = module_weight(entry.target.name).shape();
+    const Shape needed = {entry.b.value().size(0), entry.a.value().size(1)};
+    if (shape != needed) {
+      fail(ErrorCode::invalid_argument, "the linear layer {} has shape {}, the adapter is made for {}",
+           entry.target.name, to_string(shape), to_string(needed));
+    }
   }
   for (Layer& layer : impl_->layers) {
     layer.each_linear([&](AdaptedLinear& linear) { linear.attach(adapter.get(), layout); });

@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 
 double largest(const Tensor& f32) {
   double value = 0;
-  for (std::int64_t i = 0; i < f32.numel(); ++i) value = std::max(value, std::abs(static_cast<double>(f32.data<float>()[i])));
+  for (std::int64_t i = 0; i < f32.numel(); ++i)
+    value = std::max(value, std::abs(static_cast<double>(f32.data<float>()[i])));
   return value;
 }
 
@@ -27,8 +28,8 @@ double largest(const Tensor& f32) {
 Tensor merged(const SafetensorsEntry& entry, const LoraFactors& factors, double scale, FuseReport& report) {
   const Tensor weight = load_tensor(entry);
   if (weight.shape() != Shape{factors.b.size(0), factors.a.size(1)} || !is_floating(weight.dtype())) {
-    fail(ErrorCode::format, "tensor {} is {}, the adapter needs [{}, {}]", entry.name, describe(weight), factors.b.size(0),
-         factors.a.size(1));
+    fail(ErrorCode::format, "tensor {} is {}, the adapter needs [{}, {}]", entry.name, describe(weight),
+         factors.b.size(0), factors.a.size(1));
   }
   const Tensor change = Tensor::empty(weight.shape(), DType::f32);
   gemm(factors.b, factors.a, change, scale);
@@ -49,7 +50,8 @@ Tensor merged(const SafetensorsEntry& entry, const LoraFactors& factors, double 
 void copy_other_files(const fs::path& from, const fs::path& to) {
   for (const fs::directory_entry& file : fs::directory_iterator(from)) {
     const std::string extension = file.path().extension().string();
-    const bool weights = extension == ".safetensors" || extension == ".bin" || extension == ".pth" || extension == ".gguf";
+    const bool weights =
+        extension == ".safetensors" || extension == ".bin" || extension == ".pth" || extension == ".gguf";
     if (!file.is_regular_file() || weights) continue;
     fs::copy_file(file.path(), to / file.path().filename());
   }
@@ -63,7 +65,8 @@ FuseReport fuse(const fs::path& model, const fs::path& adapter, const fs::path& 
       fail(ErrorCode::invalid_argument, "the output folder {} is one of the inputs", output.string());
     }
   }
-  if (fs::exists(output) && !(fs::is_directory(output) && (fs::is_empty(output) || fs::exists(output / "config.json")))) {
+  if (fs::exists(output) &&
+      !(fs::is_directory(output) && (fs::is_empty(output) || fs::exists(output / "config.json")))) {
     fail(ErrorCode::invalid_argument, "{} exists and is no model folder: not replaced", output.string());
   }
   const std::vector<ModuleInfo> modules = linear_modules(ModelConfig::from_folder(model));
@@ -88,7 +91,8 @@ FuseReport fuse(const fs::path& model, const fs::path& adapter, const fs::path& 
     write_safetensors(directory.staging() / file.path().filename(), entries, file.metadata());
   }
   if (report.modules != static_cast<std::int64_t>(targets.size())) {
-    fail(ErrorCode::format, "{}: {} of the {} adapted weights are in the files", source.source().string(), report.modules, targets.size());
+    fail(ErrorCode::format, "{}: {} of the {} adapted weights are in the files", source.source().string(),
+         report.modules, targets.size());
   }
   copy_other_files(model, directory.staging());
   directory.commit();

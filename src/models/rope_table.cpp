@@ -6,8 +6,8 @@
 namespace wick {
 namespace {
 
-// Llama 3.1's rescaling (Dubey et al. 2024, and the model's reference code): long waves are stretched by `factor`, short ones
-// kept, those between interpolated.
+// Llama 3.1's rescaling (Dubey et al. 2024, and the model's reference code): long waves are stretched by `factor`,
+// short ones kept, those between interpolated.
 double llama3_frequency(const RopeConfig& rope, double frequency) {
   const double length = static_cast<double>(rope.original_max_position_embeddings);
   const double wave = 2 * std::numbers::pi / frequency;
@@ -20,9 +20,12 @@ double llama3_frequency(const RopeConfig& rope, double frequency) {
 double inverse_frequency(const RopeConfig& rope, std::int64_t i, std::int64_t head_dim) {
   const double frequency = 1.0 / std::pow(rope.theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
   switch (rope.kind) {
-    case RopeConfig::Kind::standard: return frequency;
-    case RopeConfig::Kind::linear: return frequency / rope.factor;
-    case RopeConfig::Kind::llama3: return llama3_frequency(rope, frequency);
+    case RopeConfig::Kind::standard:
+      return frequency;
+    case RopeConfig::Kind::linear:
+      return frequency / rope.factor;
+    case RopeConfig::Kind::llama3:
+      return llama3_frequency(rope, frequency);
   }
   return frequency;
 }
@@ -37,8 +40,9 @@ RopeTable make_rope_table(const RopeConfig& rope, std::int64_t head_dim, std::in
     const double frequency = inverse_frequency(rope, i, head_dim);
     for (std::int64_t p = 0; p < positions; ++p) {
       // The models were trained with angles in float32: the product is rounded as theirs is.
-      const double angle = out == DType::f64 ? static_cast<double>(p) * frequency
-                                             : static_cast<double>(static_cast<float>(p) * static_cast<float>(frequency));
+      const double angle = out == DType::f64
+                               ? static_cast<double>(p) * frequency
+                               : static_cast<double>(static_cast<float>(p) * static_cast<float>(frequency));
       table.cos.data<double>()[p * half + i] = std::cos(angle);
       table.sin.data<double>()[p * half + i] = std::sin(angle);
     }

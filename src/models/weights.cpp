@@ -1,5 +1,10 @@
 #include "models/weights.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
 #include "core/fail.h"
 
 namespace wick {
@@ -9,20 +14,34 @@ WeightReader::WeightReader(const std::filesystem::path& folder, DType dtype)
 
 Tensor WeightReader::take(const std::string& name, const Shape& shape) {
   const SafetensorsEntry& entry = files_.at(name);
-  const Tensor t = load_tensor(entry);
-  if (t.shape() != shape) {
-    fail(ErrorCode::format, "{}: tensor {} has shape {}, the config says {}", files_.source().string(), name,
-         to_string(t.shape()), to_string(shape));
+  const std::string where = files_.source().string();
+  if (!std::ranges::equal(entry.shape, shape, [](auto found, auto needed) { return std::cmp_equal(found, needed); })) {
+    fail(ErrorCode::format, "{}: tensor {} has shape [{}], the config says {}", where, name,
+         fmt::join(entry.shape, ", "), to_string(shape));
   }
-  if (!is_floating(t.dtype())) {
-    fail(ErrorCode::unsupported, "{}: tensor {} has dtype {}, which is not supported", files_.source().string(), name, entry.dtype);
+  constexpr std::array<std::string_view, 4> kDTypes = {"F32", "BF16", "F16", "F64"};
+  if (std::ranges::find(kDTypes, entry.dtype) == kDTypes.end()) {
+    fail(ErrorCode::unsupported, "{}: tensor {} has dtype {}, expected one of {}", where, name, entry.dtype,
+         fmt::join(kDTypes, ", "));
   }
   taken_.insert(name);
-  return t.to(dtype_);
+  return load_tensor(entry).to(dtype_);
+}
+
+void WeightReader::take_copy(const std::string& name, const std::string& original) {
+  const SafetensorsEntry* copy = files_.find(name);
+  if (copy == nullptr) return;
+  const SafetensorsEntry& entry = files_.at(original);
+  if (copy->dtype != entry.dtype || copy->shape != entry.shape || !std::ranges::equal(copy->bytes, entry.bytes)) {
+    fail(ErrorCode::format, "{}: tensor {} differs from {}, but the config ties them (\"tie_word_embeddings\")",
+         files_.source().string(), name, original);
+  }
+  taken_.insert(name);
 }
 
 void WeightReader::refuse_unexpected(const std::string& name) const {
-  fail(ErrorCode::format, "{}: tensor {} is in the file, but not in a model of this config", files_.source().string(), name);
+  fail(ErrorCode::format, "{}: tensor {} is in the file, but not in a model of this config", files_.source().string(),
+       name);
 }
 
 }  // namespace wick
