@@ -246,7 +246,6 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
          "{}: \"hidden_size\" is {}, expected a multiple of num_attention_heads {} where there is no head_dim", where,
          c.hidden_size, c.num_attention_heads);
   }
-  at_most(kLargestWidth, c.num_attention_heads * c.head_dim, "num_attention_heads\" times \"head_dim", where);
   if (c.head_dim % 2 != 0)
     fail(ErrorCode::format, "{}: \"head_dim\" is {}, expected an even number", where, c.head_dim);
   at_most(kLargestWidth / c.num_attention_heads, c.head_dim, "head_dim", where);
