@@ -242,6 +242,10 @@ TrainResult Trainer::run(const Listener& listener) {
   std::error_code error;
   std::filesystem::create_directories(s.folder, error);
   if (error) fail(ErrorCode::io, "{}: cannot be created: {}", s.folder.string(), error.message());
+  if (s.state.step == 0) {  // what an earlier run left must not pass for this one's
+    std::filesystem::remove(s.checkpoint_file());
+    std::filesystem::remove_all(s.folder / "best");
+  }
   const std::filesystem::path log = s.folder / "metrics.jsonl";
   MetricsWriter metrics = s.state.step > 0 ? MetricsWriter::resume(log, s.state.step) : MetricsWriter::create(log);
   if (!s.validation.empty() && s.state.step == 0) {
