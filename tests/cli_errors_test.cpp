@@ -192,16 +192,35 @@ const char* const kTokenizer = "tokenizer.json";
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, BrokenTokenizer,
-    ::testing::Values(
-        Broken{"missing", [](const Copy& t) { t.remove(kTokenizer); }, {kTokenizer}},
-        Broken{"empty", [](const Copy& t) { t.write(kTokenizer, ""); }, {kTokenizer}},
-        Broken{"no_json", [](const Copy& t) { t.truncate(kTokenizer, 10); }, {kTokenizer}},
-        Broken{"no_object", [](const Copy& t) { t.write(kTokenizer, "[]"); }, {kTokenizer}},
-        Broken{"no_model", [](const Copy& t) { t.patch(kTokenizer, {{"model", nullptr}}); }, {kTokenizer, "model"}},
-        Broken{"unigram", [](const Copy& t) { t.patch(kTokenizer, {{"model", {{"type", "Unigram"}}}}); }, {kTokenizer, "Unigram"}},
-        Broken{"merges", [](const Copy& t) { t.patch(kTokenizer, {{"model", {{"merges", {"a"}}}}}); }, {kTokenizer, "merges"}},
-        Broken{"vocab", [](const Copy& t) { t.patch(kTokenizer, {{"model", {{"vocab", 1}}}}); }, {kTokenizer, "vocab"}},
-        Broken{"pre_tokenizer", [](const Copy& t) { t.patch(kTokenizer, {{"pre_tokenizer", {{"type", "Metaspace"}}}}); }, {kTokenizer, "Metaspace"}}),
+    ::testing::Values(Broken{"missing", [](const Copy& t) { t.remove(kTokenizer); }, {kTokenizer}},
+                      Broken{"empty", [](const Copy& t) { t.write(kTokenizer, ""); }, {kTokenizer}},
+                      Broken{"no_json", [](const Copy& t) { t.truncate(kTokenizer, 10); }, {kTokenizer}},
+                      Broken{"no_object", [](const Copy& t) { t.write(kTokenizer, "[]"); }, {kTokenizer}},
+                      Broken{"no_model",
+                             [](const Copy& t) {
+                               t.patch(kTokenizer, {{"model", nullptr}});
+                             },
+                             {kTokenizer, "model"}},
+                      Broken{"unigram",
+                             [](const Copy& t) {
+                               t.patch(kTokenizer, {{"model", {{"type", "Unigram"}}}});
+                             },
+                             {kTokenizer, "Unigram"}},
+                      Broken{"merges",
+                             [](const Copy& t) {
+                               t.patch(kTokenizer, {{"model", {{"merges", {"a"}}}}});
+                             },
+                             {kTokenizer, "merges"}},
+                      Broken{"vocab",
+                             [](const Copy& t) {
+                               t.patch(kTokenizer, {{"model", {{"vocab", 1}}}});
+                             },
+                             {kTokenizer, "vocab"}},
+                      Broken{"pre_tokenizer",
+                             [](const Copy& t) {
+                               t.patch(kTokenizer, {{"pre_tokenizer", {{"type", "Metaspace"}}}});
+                             },
+                             {kTokenizer, "Metaspace"}}),
     name_of);
 
 class BrokenAdapter : public ::testing::TestWithParam<Broken> {};
@@ -211,8 +230,10 @@ TEST_P(BrokenAdapter, IsRefused) {
   GetParam().change(adapter);
   const TempDir folder;
   const std::string model = model_of("llama-gqa");
-  expect_failure(3, GetParam().parts, {"score", "--model", model, "--adapter-path", adapter.path(), "--ids", "[1, 2, 3]"});
-  expect_failure(3, GetParam().parts, {"fuse", "--model", model, "--adapter-path", adapter.path(), "--output", folder / "merged"});
+  expect_failure(3, GetParam().parts,
+                 {"score", "--model", model, "--adapter-path", adapter.path(), "--ids", "[1, 2, 3]"});
+  expect_failure(3, GetParam().parts,
+                 {"fuse", "--model", model, "--adapter-path", adapter.path(), "--output", folder / "merged"});
   EXPECT_FALSE(fs::exists(folder / "merged"));
 }
 
@@ -233,10 +254,8 @@ INSTANTIATE_TEST_SUITE_P(
         Broken{"config_no_json", [](const Copy& a) { a.truncate(kAdapterConfig, 5); }, {kAdapterConfig}},
         adapter_case("dora", {{"use_dora", true}}, {"use_dora"}),
         adapter_case("modules_to_save", {{"modules_to_save", {"lm_head"}}}, {"modules_to_save"}),
-        adapter_case("bias", {{"bias", "all"}}, {"bias"}),
-        adapter_case("no_lora", {{"peft_type", "IA3"}}, {"IA3"}),
-        adapter_case("rank_zero", {{"r", 0}}, {"\"r\""}),
-        adapter_case("rank_text", {{"r", "eight"}}, {"eight"}),
+        adapter_case("bias", {{"bias", "all"}}, {"bias"}), adapter_case("no_lora", {{"peft_type", "IA3"}}, {"IA3"}),
+        adapter_case("rank_zero", {{"r", 0}}, {"\"r\""}), adapter_case("rank_text", {{"r", "eight"}}, {"eight"}),
         adapter_case("other_rank", {{"r", 4}}, {"lora_", "8", "4"}),
         adapter_case("other_targets", {{"target_modules", {"q_proj"}}}, {"unexpected", "v_proj"}),
         adapter_case("more_targets", {{"target_modules", {"q_proj", "v_proj", "k_proj"}}}, {"missing", "k_proj"}),
@@ -244,12 +263,18 @@ INSTANTIATE_TEST_SUITE_P(
         Broken{"no_weights", [](const Copy& a) { a.remove(kAdapter); }, {kAdapter}},
         Broken{"truncated", [](const Copy& a) { a.truncate(kAdapter, 1); }, {kAdapter}},
         Broken{"missing_key", [](const Copy& a) { a.edit(kAdapter, erase(kFactor)); }, {kAdapter, "missing", kFactor}},
-        Broken{"unexpected_key", [](const Copy& a) { a.edit(kAdapter, rename(kFactor, "surprise")); }, {kAdapter, "unexpected", "surprise"}},
-        Broken{"wrong_shape", [](const Copy& a) { a.edit(kAdapter, swap_extents(kFactor)); }, {kAdapter, kFactor, "[64, 8]", "[8, 64]"}},
-        Broken{"other_model", [](const Copy& a) {
+        Broken{"unexpected_key",
+               [](const Copy& a) { a.edit(kAdapter, rename(kFactor, "surprise")); },
+               {kAdapter, "unexpected", "surprise"}},
+        Broken{"wrong_shape",
+               [](const Copy& a) { a.edit(kAdapter, swap_extents(kFactor)); },
+               {kAdapter, kFactor, "[64, 8]", "[8, 64]"}},
+        Broken{"other_model",
+               [](const Copy& a) {
                  fs::remove_all(a.path());
                  fs::copy(golden("tales") / "qv-r8" / "adapter-start", a.path());
-               }, {kAdapter, "model.layers."}}),
+               },
+               {kAdapter, "model.layers."}}),
     name_of);
 
 struct BrokenRows {
@@ -269,8 +294,9 @@ TEST_P(BrokenData, IsRefused) {
   write_file(folder / "rows.jsonl", broken.rows);
   std::vector<std::string> parts = broken.parts;
   parts.push_back("rows.jsonl");
-  expect_failure(3, parts, {"train", "--model", model_of(broken.model), "--data", folder / "rows.jsonl", "--adapter-path",
-                            folder / "out", "--iters", "1"});
+  expect_failure(3, parts,
+                 {"train", "--model", model_of(broken.model), "--data", folder / "rows.jsonl", "--adapter-path",
+                  folder / "out", "--iters", "1"});
   EXPECT_FALSE(fs::exists(folder / "out"));
 }
 
@@ -278,22 +304,22 @@ const std::string kRow = "{\"input_ids\": [1, 2, 3]}\n";
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, BrokenData,
-    ::testing::Values(BrokenRows{"empty", "", {"no rows"}},
-                      BrokenRows{"no_json", kRow + "{\"input_ids\": [1, 2\n", {":2"}},
-                      BrokenRows{"no_object", kRow + "[1, 2]\n", {":2"}},
-                      BrokenRows{"other_keys", "{\"ids\": [1, 2]}\n", {":1", "ids", "input_ids"}},
-                      BrokenRows{"id_too_large", kRow + kRow + "{\"input_ids\": [1, 512]}\n", {":3", "input_ids[1]", "512"}},
-                      BrokenRows{"id_negative", "{\"input_ids\": [-1, 5]}\n", {":1", "input_ids[0]", "-1"}},
-                      BrokenRows{"id_text", "{\"input_ids\": [1, \"2\"]}\n", {":1", "input_ids"}},
-                      BrokenRows{"ids_no_list", "{\"input_ids\": 7}\n", {":1", "input_ids"}},
-                      BrokenRows{"labels_short", "{\"input_ids\": [1, 2, 3], \"labels\": [1, 2]}\n", {":1", "labels", "2", "3"}},
-                      BrokenRows{"label_too_large", "{\"input_ids\": [1, 2], \"labels\": [1, 900]}\n", {":1", "labels[1]", "900"}},
-                      BrokenRows{"nothing_trained", "{\"input_ids\": [1, 2], \"labels\": [-100, -100]}\n", {"token to train on"}},
-                      BrokenRows{"mixed", kRow + "{\"text\": \"a\"}\n", {":2", "text", "input_ids"}},
-                      BrokenRows{"both", "{\"input_ids\": [1, 2], \"text\": \"a\"}\n", {":1", "several formats"}},
-                      BrokenRows{"no_tokenizer", "{\"text\": \"Once upon a time\"}\n", {":1", "tokenizer"}},
-                      BrokenRows{"text_no_text", "{\"text\": 5}\n", {":1", "text"}, "tales"},
-                      BrokenRows{"not_utf8", "{\"text\": \"\xff\xfe\"}\n", {":1"}, "tales"}),
+    ::testing::Values(
+        BrokenRows{"empty", "", {"no rows"}}, BrokenRows{"no_json", kRow + "{\"input_ids\": [1, 2\n", {":2"}},
+        BrokenRows{"no_object", kRow + "[1, 2]\n", {":2"}},
+        BrokenRows{"other_keys", "{\"ids\": [1, 2]}\n", {":1", "ids", "input_ids"}},
+        BrokenRows{"id_too_large", kRow + kRow + "{\"input_ids\": [1, 512]}\n", {":3", "input_ids[1]", "512"}},
+        BrokenRows{"id_negative", "{\"input_ids\": [-1, 5]}\n", {":1", "input_ids[0]", "-1"}},
+        BrokenRows{"id_text", "{\"input_ids\": [1, \"2\"]}\n", {":1", "input_ids"}},
+        BrokenRows{"ids_no_list", "{\"input_ids\": 7}\n", {":1", "input_ids"}},
+        BrokenRows{"labels_short", "{\"input_ids\": [1, 2, 3], \"labels\": [1, 2]}\n", {":1", "labels", "2", "3"}},
+        BrokenRows{"label_too_large", "{\"input_ids\": [1, 2], \"labels\": [1, 900]}\n", {":1", "labels[1]", "900"}},
+        BrokenRows{"nothing_trained", "{\"input_ids\": [1, 2], \"labels\": [-100, -100]}\n", {"token to train on"}},
+        BrokenRows{"mixed", kRow + "{\"text\": \"a\"}\n", {":2", "text", "input_ids"}},
+        BrokenRows{"both", "{\"input_ids\": [1, 2], \"text\": \"a\"}\n", {":1", "several formats"}},
+        BrokenRows{"no_tokenizer", "{\"text\": \"Once upon a time\"}\n", {":1", "tokenizer"}},
+        BrokenRows{"text_no_text", "{\"text\": 5}\n", {":1", "text"}, "tales"},
+        BrokenRows{"not_utf8", "{\"text\": \"\xff\xfe\"}\n", {":1"}, "tales"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(BrokenFolders, AreNamed) {
@@ -305,7 +331,8 @@ TEST(BrokenFolders, AreNamed) {
   write_file(folder / "file", "x");
   fs::create_directory(folder / "empty");
   const auto train = [&](const std::string& data, const std::string& adapter) {
-    return std::vector<std::string>{"train", "--model", model, "--data", data, "--adapter-path", adapter, "--iters", "1"};
+    return std::vector<std::string>{"train",          "--model", model,     "--data", data,
+                                    "--adapter-path", adapter,   "--iters", "1"};
   };
   expect_failure(3, {"missing.jsonl"}, train(folder / "missing.jsonl", out));
   expect_failure(3, {"empty", "train.jsonl"}, train(folder / "empty", out));
@@ -335,7 +362,9 @@ TEST(BrokenFolders, AreNamed) {
 TEST(Streams, FullDiskBehindStdoutIsAnError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"devices"}, {"info", tales()}, {"tokenize", "--model", tales(), "--text", "a"},
+           {"devices"},
+           {"info", tales()},
+           {"tokenize", "--model", tales(), "--text", "a"},
            {"score", "--model", model_of("llama-gqa"), "--ids", "[1, 2]", "--json"}}) {
     expect_failure(3, {"stdout"}, arguments, {.output_path = "/dev/full"});
   }

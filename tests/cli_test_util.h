@@ -27,14 +27,14 @@ inline fs::path tales() { return fs::path(WICK_MODELS) / "tales"; }
 inline fs::path model_of(std::string_view name) { return name == "tales" ? tales() : golden(name) / "model"; }
 
 struct RunOptions {
-  std::string input = {};                                               ///< standard input
+  std::string input = {};                                             ///< standard input
   std::vector<std::pair<std::string, std::string>> environment = {};  ///< set on top of the test's own
-  std::string output_path = {};                                         ///< standard output goes here instead
-  bool closed_output = false;                                           ///< standard output is a pipe that nobody reads
+  std::string output_path = {};                                       ///< standard output goes here instead
+  bool closed_output = false;                                         ///< standard output is a pipe that nobody reads
 };
 
 struct RunResult {
-  int code = -1;   ///< exit code, or 128 + signal
+  int code = -1;  ///< exit code, or 128 + signal
   std::string out;
   std::string err;
 };
@@ -127,9 +127,11 @@ inline void expect_failure(int code, const std::vector<std::string>& parts, cons
   EXPECT_EQ(result.out, "");
   EXPECT_TRUE(result.err.starts_with("error: ")) << result.err;
   EXPECT_TRUE(result.err.ends_with('\n')) << result.err;
-  EXPECT_EQ(std::count_if(result.err.begin(), result.err.end(), [](char c) { return c >= 0 && c < ' '; }), 1) << result.err;
+  EXPECT_EQ(std::count_if(result.err.begin(), result.err.end(), [](char c) { return c >= 0 && c < ' '; }), 1)
+      << result.err;
   EXPECT_LT(result.err.size(), 1200U);
-  for (const std::string& part : parts) EXPECT_NE(result.err.find(part), std::string::npos) << part << "\n" << result.err;
+  for (const std::string& part : parts)
+    EXPECT_NE(result.err.find(part), std::string::npos) << part << "\n" << result.err;
 }
 
 inline Json read_json_lines(const fs::path& path) {

@@ -51,12 +51,29 @@ TEST_P(CliTraining, FollowsTheReferenceLosses) {
   const fs::path out = folder / "out";
   const fs::path start = golden(model) / run / "adapter-start";
   const RunOptions options = {.environment = {{"WICK_FUSED", fused}}};
-  const Json result = expect_json(
-      train(model, out) + Words{"--batch-size", "4", "--no-shuffle", "--iters", "10", "--learning-rate", "0.002",
-                                "--weight-decay", "0.01", "--lr-schedule", "constant", "--max-grad-norm", "0",
-                                "--resume-adapter", start, "--val-batches", "0", "--steps-per-report", "1", "--dtype", "f32",
-                                "--json"},
-      options);
+  const Json result = expect_json(train(model, out) + Words{"--batch-size",
+                                                            "4",
+                                                            "--no-shuffle",
+                                                            "--iters",
+                                                            "10",
+                                                            "--learning-rate",
+                                                            "0.002",
+                                                            "--weight-decay",
+                                                            "0.01",
+                                                            "--lr-schedule",
+                                                            "constant",
+                                                            "--max-grad-norm",
+                                                            "0",
+                                                            "--resume-adapter",
+                                                            start,
+                                                            "--val-batches",
+                                                            "0",
+                                                            "--steps-per-report",
+                                                            "1",
+                                                            "--dtype",
+                                                            "f32",
+                                                            "--json"},
+                                  options);
   const Json steps = read_json_file(golden(model) / run / "steps.json");
   const Json rows = read_json_lines(out / "metrics.jsonl");
   ASSERT_EQ(rows.size(), 10U);
@@ -93,10 +110,12 @@ TEST_P(CliTraining, FollowsTheReferenceLosses) {
 
 INSTANTIATE_TEST_SUITE_P(Runs, CliTraining,
                          ::testing::Values(Reference{"tales", "qv-r8", "1"}, Reference{"llama-gqa", "qv-r8", "1"},
-                                           Reference{"llama-gqa", "all-r4-rs", "0"}, Reference{"qwen3-qknorm", "all-r4-rs", "1"},
+                                           Reference{"llama-gqa", "all-r4-rs", "0"},
+                                           Reference{"qwen3-qknorm", "all-r4-rs", "1"},
                                            Reference{"qwen2-untied", "qv-r8", "0"}),
                          [](const auto& info) {
-                           std::string name = std::string(info.param.model) + "_" + info.param.run + "_" + info.param.fused;
+                           std::string name =
+                               std::string(info.param.model) + "_" + info.param.run + "_" + info.param.fused;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -133,7 +152,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Course{"shuffled", {"--batch-size", "2", "--seed", "3"}},
                       Course{"padded", {"--batch-size", "3", "--no-pack"}},
                       Course{"token_budget", {"--batch-tokens", "64"}},
-                      Course{"accumulated", {"--batch-size", "1", "--grad-accumulation-steps", "2", "--max-grad-norm", "0.5"}},
+                      Course{"accumulated",
+                             {"--batch-size", "1", "--grad-accumulation-steps", "2", "--max-grad-norm", "0.5"}},
                       Course{"dropout", {"--batch-size", "2", "--dropout", "0.1", "--weight-decay", "0.1"}},
                       Course{"bf16", {"--batch-size", "2", "--dtype", "bf16", "--dropout", "0.1"}},
                       Course{"bordered", {"--batch-size", "2", "--lora-layout", "bordered", "--dropout", "0.1"}}),
@@ -168,9 +188,27 @@ TEST_F(CliTrain, ResumesWithValidationAndSchedule) {
     fs::copy_file(golden("llama-gqa") / "rows.jsonl", folder_ / "data" / name);
   }
   const auto words = [&](const char* out) {
-    return Words{"train", "--model", model_of("llama-gqa"), "--data", folder_ / "data", "--adapter-path", folder_ / out,
-                 "--batch-size", "2", "--iters", "40", "--lr-schedule", "cosine", "--warmup-steps", "3",
-                 "--steps-per-eval", "4", "--save-every", "3", "--learning-rate", "0.001"};
+    return Words{"train",
+                 "--model",
+                 model_of("llama-gqa"),
+                 "--data",
+                 folder_ / "data",
+                 "--adapter-path",
+                 folder_ / out,
+                 "--batch-size",
+                 "2",
+                 "--iters",
+                 "40",
+                 "--lr-schedule",
+                 "cosine",
+                 "--warmup-steps",
+                 "3",
+                 "--steps-per-eval",
+                 "4",
+                 "--save-every",
+                 "3",
+                 "--learning-rate",
+                 "0.001"};
   };
   const RunResult whole = wick(words("whole"));
   EXPECT_EQ(whole.code, 0) << whole.err;
@@ -211,7 +249,8 @@ TEST_F(CliTrain, AnInterruptedRunContinues) {
   std::string interrupted;
   {
     Program program(run("stopped", "100000000", options));
-    while (program.running() && read_file(folder_ / "stopped/metrics.jsonl").find("\"step\": 5,") == std::string::npos) {
+    while (program.running() &&
+           read_file(folder_ / "stopped/metrics.jsonl").find("\"step\": 5,") == std::string::npos) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     ASSERT_TRUE(program.running()) << program.wait().err;
@@ -282,11 +321,47 @@ TEST_F(CliTrain, ADivergedRunNamesTheStep) {
 }
 
 TEST_F(CliTrain, AllOptionsAtOnce) {
-  const Words options = {"--rank", "4", "--alpha", "12", "--dropout", "0.05", "--target-modules", "q_proj,down_proj", "--rslora",
-                         "--seed", "5", "--lr-schedule", "linear", "--warmup-steps", "2", "--max-grad-norm", "1",
-                         "--weight-decay", "0.1", "--beta1", "0.8", "--beta2", "0.99", "--eps", "1e-7", "--label-smoothing", "0.1",
-                         "--grad-accumulation-steps", "2", "--max-seq-length", "32", "--val-batches", "0", "--steps-per-report",
-                         "2", "--save-every", "3", "--no-pack", "--mask-prompt", "--dtype", "bf16"};
+  const Words options = {"--rank",
+                         "4",
+                         "--alpha",
+                         "12",
+                         "--dropout",
+                         "0.05",
+                         "--target-modules",
+                         "q_proj,down_proj",
+                         "--rslora",
+                         "--seed",
+                         "5",
+                         "--lr-schedule",
+                         "linear",
+                         "--warmup-steps",
+                         "2",
+                         "--max-grad-norm",
+                         "1",
+                         "--weight-decay",
+                         "0.1",
+                         "--beta1",
+                         "0.8",
+                         "--beta2",
+                         "0.99",
+                         "--eps",
+                         "1e-7",
+                         "--label-smoothing",
+                         "0.1",
+                         "--grad-accumulation-steps",
+                         "2",
+                         "--max-seq-length",
+                         "32",
+                         "--val-batches",
+                         "0",
+                         "--steps-per-report",
+                         "2",
+                         "--save-every",
+                         "3",
+                         "--no-pack",
+                         "--mask-prompt",
+                         "--dtype",
+                         "bf16"};
   expect_success(run("out", "4", options));
   const Json config = read_json_file(folder_ / "out/adapter_config.json");
   EXPECT_EQ(config["r"], 4);
@@ -295,7 +370,8 @@ TEST_F(CliTrain, AllOptionsAtOnce) {
   EXPECT_EQ(config["use_rslora"], true);
   EXPECT_EQ(expect_json({"info", folder_ / "out", "--json"})["weights"]["tensors"], 12);
   // What was trained can be used.
-  const Json score = expect_json({"score", "--model", model_of("llama-gqa"), "--adapter-path", folder_ / "out", "--ids", "[5, 6, 7]", "--json"});
+  const Json score = expect_json(
+      {"score", "--model", model_of("llama-gqa"), "--adapter-path", folder_ / "out", "--ids", "[5, 6, 7]", "--json"});
   EXPECT_EQ(score["tokens"], 2);
 }
 
@@ -303,8 +379,9 @@ TEST_F(CliTrain, TextRowsAreTokenized) {
   write_file(folder_ / "text.jsonl", "{\"text\": \"Once upon a time there was a king.\"}\n");
   write_file(folder_ / "prompt.jsonl", "{\"prompt\": \"Once upon\", \"completion\": \" a time there was a king.\"}\n");
   const auto tokens = [&](const char* data, const Words& more) {
-    expect_success(Words{"train", "--model", tales(), "--data", folder_ / data, "--adapter-path", folder_ / "out", "--iters", "1",
-                         "--batch-size", "1"} + more);
+    expect_success(Words{"train", "--model", tales(), "--data", folder_ / data, "--adapter-path", folder_ / "out",
+                         "--iters", "1", "--batch-size", "1"} +
+                   more);
     return read_json_lines(folder_ / "out/metrics.jsonl")[0]["trained_tokens"].get<int>();
   };
   const int all = tokens("text.jsonl", {});
@@ -317,12 +394,14 @@ TEST_F(CliTrain, TextRowsAreTokenized) {
 // In a pipe: results alone on standard output, plain lines on standard error.
 TEST_F(CliTrain, PlainLinesInAPipe) {
   for (const char* no_color : {"", "1"}) {
-    const RunResult result = wick(run("out", "6", {"--steps-per-report", "2", "--json"}), {.environment = {{"NO_COLOR", no_color}}});
+    const RunResult result =
+        wick(run("out", "6", {"--steps-per-report", "2", "--json"}), {.environment = {{"NO_COLOR", no_color}}});
     EXPECT_EQ(result.code, 0);
     EXPECT_EQ(parse_json(result.out, "stdout")["steps"], 6);
     EXPECT_EQ(result.err.find('\r'), std::string::npos) << result.err;
     EXPECT_EQ(result.err.find('\x1b'), std::string::npos) << result.err;
-    for (const char* step : {"step 2/6", "step 4/6", "step 6/6"}) EXPECT_NE(result.err.find(step), std::string::npos) << result.err;
+    for (const char* step : {"step 2/6", "step 4/6", "step 6/6"})
+      EXPECT_NE(result.err.find(step), std::string::npos) << result.err;
     EXPECT_EQ(result.err.find("step 3/6"), std::string::npos) << result.err;
   }
 }

@@ -58,11 +58,13 @@ double log_probability(const std::vector<float>& logits, std::size_t row, std::s
 
 TEST(CliHelp, EveryVerbNamesItsOptions) {
   const std::vector<std::pair<std::string, std::vector<std::string>>> verbs = {
-      {"train",
-       {"--model", "--data", "--adapter-path", "--resume-adapter", "--resume", "--iters", "--batch-size", "--learning-rate",
-        "--weight-decay", "--lr-schedule", "--max-grad-norm", "--dtype", "--no-shuffle", "--val-batches",
-        "--steps-per-report", "--rank", "--alpha", "--dropout", "--target-modules", "--rslora", "--seed", "--no-pack",
-        "--mask-prompt", "--grad-accumulation-steps", "--patience", "--save-every", "--max-seq-length", "--json"}},
+      {"train", {"--model",        "--data",        "--adapter-path",     "--resume-adapter",
+                 "--resume",       "--iters",       "--batch-size",       "--learning-rate",
+                 "--weight-decay", "--lr-schedule", "--max-grad-norm",    "--dtype",
+                 "--no-shuffle",   "--val-batches", "--steps-per-report", "--rank",
+                 "--alpha",        "--dropout",     "--target-modules",   "--rslora",
+                 "--seed",         "--no-pack",     "--mask-prompt",      "--grad-accumulation-steps",
+                 "--patience",     "--save-every",  "--max-seq-length",   "--json"}},
       {"generate",
        {"--model", "--adapter-path", "--prompt", "--ids", "--max-tokens", "--temperature", "--top-k", "--top-p",
         "--repetition-penalty", "--ignore-eos", "--seed", "--stop", "--dtype", "--json"}},
@@ -143,7 +145,8 @@ TEST(CliUsage, MistakesAreNamedInOneLine) {
       {train({"--target-modules", "nothing_like_it"}), {"nothing_like_it"}},
       {train({"--max-seq-length", "1"}), {"--max-seq-length"}},
       {train({"--resume", "--resume-adapter", "x"}), {"--resume"}},
-      {train({"--resume-adapter", (golden("llama-gqa") / "qv-r8" / "adapter-start").string(), "--rank", "4"}), {"--rank"}},
+      {train({"--resume-adapter", (golden("llama-gqa") / "qv-r8" / "adapter-start").string(), "--rank", "4"}),
+       {"--rank"}},
   };
   for (const auto& [arguments, parts] : cases) expect_failure(2, parts, arguments);
   EXPECT_FALSE(fs::exists(out)) << "nothing is written before the options are known to be right";
@@ -161,8 +164,8 @@ TEST_P(CliFused, ScoreWritesTheReferenceLogits) {
     const TempDir folder;
     const Json sequences = sequences_of(golden(name) / "logits.safetensors");
     write_file(folder / "ids.json", sequences.dump());
-    const Json json = expect_json({"score", "--model", model_of(name), "--ids-file", folder / "ids.json", "--dtype", "f32",
-                                   "--logits", folder / "logits.safetensors", "--json"},
+    const Json json = expect_json({"score", "--model", model_of(name), "--ids-file", folder / "ids.json", "--dtype",
+                                   "f32", "--logits", folder / "logits.safetensors", "--json"},
                                   options_);
     const auto logits = logits_of(folder / "logits.safetensors");
     EXPECT_LE(largest_difference(logits, logits_of(golden(name) / "logits.safetensors")), 2e-4);
@@ -202,10 +205,10 @@ TEST_P(CliFused, GenerateContinuesAsTheReference) {
     SCOPED_TRACE(name);
     const Json cases = read_json_file(golden(name) / "greedy.json");
     const Json& one = cases[cases.size() - 1];
-    const Json json = expect_json({"generate", "--model", model_of(name), "--ids", one["prompt"].dump(), "--max-tokens",
-                                   std::to_string(one["continuation"].size()), "--temperature", "0", "--ignore-eos",
-                                   "--dtype", "f32", "--json"},
-                                  options_);
+    const Json json = expect_json(
+        {"generate", "--model", model_of(name), "--ids", one["prompt"].dump(), "--max-tokens",
+         std::to_string(one["continuation"].size()), "--temperature", "0", "--ignore-eos", "--dtype", "f32", "--json"},
+        options_);
     EXPECT_EQ(json["ids"], one["continuation"]);
     EXPECT_TRUE(json["text"].is_string());
   }
@@ -239,8 +242,9 @@ TEST(CliScore, Bf16IsNearF32) {
 
 TEST(CliGenerate, WithAnAdapter) {
   const fs::path adapter = golden("llama-gqa") / "all-r4-rs" / "adapter-end";
-  const std::vector<std::string> base = {"generate", "--model",        model_of("llama-gqa"), "--ids", "[5, 6, 7]",
-                                         "--max-tokens", "24", "--temperature", "0", "--ignore-eos", "--json"};
+  const std::vector<std::string> base = {"generate",     "--model", model_of("llama-gqa"), "--ids", "[5, 6, 7]",
+                                         "--max-tokens", "24",      "--temperature",       "0",     "--ignore-eos",
+                                         "--json"};
   std::vector<std::string> adapted = base;
   adapted.insert(adapted.end(), {"--adapter-path", adapter});
   const Json ids = expect_json(adapted)["ids"];
@@ -261,7 +265,8 @@ TEST(CliGenerate, WithAnAdapter) {
 }
 
 TEST(CliGenerate, PromptStreamsAndSeedsRepeat) {
-  const std::vector<std::string> base = {"generate", "--model", tales(), "--prompt", "Once upon a time", "--max-tokens", "16"};
+  const std::vector<std::string> base = {"generate",         "--model",      tales(), "--prompt",
+                                         "Once upon a time", "--max-tokens", "16"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), base.begin(), base.end());
     return more;
@@ -286,15 +291,16 @@ TEST(CliFuse, ScoresAsTheAdapter) {
       SCOPED_TRACE(name + " " + run);
       const fs::path adapter = golden(name) / run / "adapter-end";
       const fs::path merged = folder / (name + run);
-      const Json report =
-          expect_json({"fuse", "--model", model_of(name), "--adapter-path", adapter, "--output", merged, "--verify", "--json"});
+      const Json report = expect_json(
+          {"fuse", "--model", model_of(name), "--adapter-path", adapter, "--output", merged, "--verify", "--json"});
       EXPECT_GT(report["modules"].get<int>(), 0);
       EXPECT_GT(report["largest_change"].get<double>(), 0);
       EXPECT_LE(report["largest_logit_difference"].get<double>(), 2e-4);
       write_file(folder / "ids.json", sequences_of(golden(name) / "logits.safetensors").dump());
       const auto score = [&](const fs::path& model, std::vector<std::string> more) {
         const std::string out = folder / "logits.safetensors";
-        more.insert(more.begin(), {"score", "--model", model, "--ids-file", folder / "ids.json", "--logits", out, "--json"});
+        more.insert(more.begin(),
+                    {"score", "--model", model, "--ids-file", folder / "ids.json", "--logits", out, "--json"});
         expect_success(more);
         return logits_of(out);
       };
@@ -311,8 +317,9 @@ TEST(CliFuse, ScoresAsTheAdapter) {
 
 TEST(CliFuse, ReportsTheRoundingOfBf16Weights) {
   const TempDir folder;
-  const std::vector<std::string> arguments = {"fuse", "--model", tales(), "--adapter-path",
-                                              golden("tales") / "qv-r8" / "adapter-end", "--output", folder / "merged", "--verify"};
+  const std::vector<std::string> arguments = {
+      "fuse",     "--model",         tales(),   "--adapter-path", golden("tales") / "qv-r8" / "adapter-end",
+      "--output", folder / "merged", "--verify"};
   const std::string out = expect_success(arguments);
   EXPECT_NE(out.find("rounded"), std::string::npos) << out;
   EXPECT_NE(out.find("logit difference"), std::string::npos) << out;
@@ -323,9 +330,11 @@ TEST(CliFuse, ReportsTheRoundingOfBf16Weights) {
   EXPECT_GT(report["largest_rounding_error"].get<double>(), 0);
   EXPECT_LT(report["largest_rounding_error"].get<double>(), 0.01);
   EXPECT_GT(report["largest_logit_difference"].get<double>(), 0);
-  EXPECT_EQ(expect_json({"info", folder / "merged", "--json"})["parameters"], expect_json({"info", tales(), "--json"})["parameters"]);
-  expect_failure(2, {"inputs"}, {"fuse", "--model", tales(), "--adapter-path", golden("tales") / "qv-r8" / "adapter-end",
-                                 "--output", tales()});
+  EXPECT_EQ(expect_json({"info", folder / "merged", "--json"})["parameters"],
+            expect_json({"info", tales(), "--json"})["parameters"]);
+  expect_failure(
+      2, {"inputs"},
+      {"fuse", "--model", tales(), "--adapter-path", golden("tales") / "qv-r8" / "adapter-end", "--output", tales()});
 }
 
 TEST(CliTokenize, BothWays) {
@@ -339,7 +348,8 @@ TEST(CliTokenize, BothWays) {
     EXPECT_EQ(json["tokens"].size(), one["ids"].size());
     EXPECT_EQ(expect_json({"tokenize", "--model", tales(), "--json"}, {.input = text})["ids"], one["ids"]);
     const std::string ids = one["ids"].dump();
-    EXPECT_EQ(expect_success({"tokenize", "--model", tales(), "--decode", ids}), one["decoded"].get<std::string>() + "\n");
+    EXPECT_EQ(expect_success({"tokenize", "--model", tales(), "--decode", ids}),
+              one["decoded"].get<std::string>() + "\n");
     EXPECT_EQ(expect_json({"tokenize", "--model", tales() / "tokenizer.json", "--decode", ids, "--skip-special-tokens",
                            "--json"})["text"],
               one["decoded_skip"]);

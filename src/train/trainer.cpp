@@ -156,7 +156,6 @@ void Trainer::resume() {
     if (key == "iters" && loaded.options.is_object() && !same_schedule()) continue;  // the schedule itself is named below
     const Json before = loaded.options.is_object() && loaded.options.contains(key) ? loaded.options[key] : Json();
     if (before == value) continue;
-    if (key == "iters" && before.is_null()) continue;  // the schedule was constant: "lr-schedule" is what differs
     if (key == "data") fail(ErrorCode::invalid_argument, "--resume: the training data is not that of the run's start");
     const std::string_view option = key == "data-seed" ? "seed" : std::string_view(key);
     fail(ErrorCode::invalid_argument, "--resume: --{} was {}, now it is {}", option, before.dump(), value.dump());
