@@ -95,7 +95,7 @@ RunResult run_sample(const OpSample& sample, const std::vector<Tensor>& inputs, 
   result.outputs = sample.run(leaves);
   std::vector<Tensor> cast_seeds;
   for (std::size_t i = 0; i < seeds.size(); ++i) cast_seeds.push_back(seeds[i].to(result.outputs[i].dtype()));
-  tape.backward(result.outputs, cast_seeds);
+  if (sample.gradients) tape.backward(result.outputs, cast_seeds);
   for (const Tensor& leaf : leaves) result.grads.push_back(leaf.needs_grad() ? leaf.slot()->grad : Tensor());
   return result;
 }

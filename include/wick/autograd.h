@@ -56,7 +56,7 @@ class Tape {
 
   /// Accumulates d loss / d parameter into every parameter that `loss` depends on, then forgets the recording. `loss`
   /// has one element unless `seed`, a gradient of loss's own shape, is given. Error(invalid_argument) if nothing leads
-  /// to it.
+  /// to it, or it was not recorded by this tape since the last backward pass.
   void backward(const Tensor& loss, const Tensor& seed = {});
   /// The same from several outputs at once, each with a seed of its shape; an undefined seed skips its output.
   void backward(std::span<const Tensor> outputs, std::span<const Tensor> seeds);

@@ -21,7 +21,7 @@ class Storage {
  public:
   /// Uninitialised memory aligned to 64 bytes. Error(out_of_memory) with the size.
   static std::shared_ptr<Storage> allocate(std::size_t bytes, Device device);
-  /// Foreign memory, kept alive by `owner`; never written to when `writable` is false.
+  /// Foreign memory, kept alive by `owner` (null: it outlives every use); never written to when `writable` is false.
   static std::shared_ptr<Storage> wrap(std::byte* data, std::size_t bytes, std::shared_ptr<const void> owner,
                                        bool writable, Device device = Device::cpu());
   ~Storage();
@@ -44,10 +44,11 @@ class Storage {
   std::byte* data_;
   std::size_t bytes_;
   Device device_;
-  std::shared_ptr<const void> owner_;  // null: allocated by this library
+  std::shared_ptr<const void> owner_;
   bool writable_;
   std::int64_t border_ = 0;
   bool border_claimed_ = false;
+  bool allocated_ = false;  // by this library: freed with it
 };
 
 /// A typed, strided view of a Storage; copying a Tensor copies the handle. Shapes are row-major by default, strides
@@ -83,7 +84,10 @@ class Tensor {
   std::int64_t stride(int dim) const { return strides_[dim]; }
   std::int64_t numel() const noexcept { return numel_; }
   DType dtype() const noexcept { return dtype_; }
-  Device device() const { return storage_->device(); }
+  Device device() const {
+    if (!defined()) fail_undefined();
+    return storage_->device();
+  }
   bool is_contiguous() const noexcept;
   const std::shared_ptr<Storage>& storage() const noexcept { return storage_; }
 
@@ -128,6 +132,7 @@ class Tensor {
  private:
   static Tensor from_bytes(std::span<const std::byte> bytes, const Shape& shape, DType dtype);
   void check_dtype(DType wanted) const;
+  [[noreturn]] static void fail_undefined();
 
   std::shared_ptr<Storage> storage_;
   std::int64_t offset_ = 0;  // elements

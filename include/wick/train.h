@@ -58,7 +58,7 @@ struct TrainResult {
   bool stopped_early = false;  ///< by patience
 };
 
-/// Mean loss per trained token over batches, without recording gradients.
+/// Mean loss per trained token over batches, without recording gradients. Error(invalid_argument) if there is no such token.
 double evaluate(const Decoder& model, const std::vector<Batch>& batches);
 
 /// Trains the adapter that is attached to a model. `folder` receives, each written atomically:

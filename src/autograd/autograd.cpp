@@ -46,13 +46,14 @@ void accumulate(const char* op, GradSlot& slot, Tensor grad) {
 
 Parameter::Parameter(std::string name, Tensor value, Tensor grad)
     : value_(std::move(value)), slot_(std::make_shared<GradSlot>()) {
-  if (!is_floating(value_.dtype()) || !value_.is_contiguous()) {
+  if (!value_.defined() || !is_floating(value_.dtype()) || !value_.is_contiguous()) {
     fail(ErrorCode::invalid_argument, "parameter {} must be contiguous and floating, is {}", name, describe(value_));
   }
   slot_->grad = grad.defined() ? std::move(grad) : Tensor::zeros(value_.shape(), value_.dtype(), value_.device());
-  if (slot_->grad.shape() != value_.shape()) {
-    fail(ErrorCode::invalid_argument, "parameter {} has shape {}, its gradient buffer {}", name,
-         to_string(value_.shape()), to_string(slot_->grad.shape()));
+  const Tensor& buffer = slot_->grad;
+  if (buffer.shape() != value_.shape() || !is_floating(buffer.dtype()) || !buffer.is_contiguous()) {
+    fail(ErrorCode::invalid_argument, "parameter {} is {}, its gradient buffer {}, expected its shape, contiguous", name,
+         describe(value_), describe(buffer));
   }
   slot_->name = std::move(name);
   slot_->leaf = true;
@@ -105,11 +106,20 @@ void Tape::backward(const Tensor& loss, const Tensor& seed) {
   if (!seed.defined() && loss.numel() != 1) {
     fail(ErrorCode::invalid_argument, "[backward] the loss has shape {}, not one element", to_string(loss.shape()));
   }
+  const auto made_here = [&](const Node& node) {
+    return std::find(node.outputs.begin(), node.outputs.end(), loss.slot()) != node.outputs.end();
+  };
+  if (!loss.slot()->leaf && std::none_of(nodes_.rbegin(), nodes_.rend(), made_here)) {
+    fail(ErrorCode::invalid_argument, "[backward] the loss was not recorded here, or its recording is used up");
+  }
   const Tensor seeds[] = {seed.defined() ? seed : Tensor::full(loss.shape(), 1.0, loss.dtype())};
   backward(std::span(&loss, 1), seeds);
 }
 
 void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> seeds) {
+  if (outputs.size() != seeds.size()) {
+    fail(ErrorCode::invalid_argument, "[backward] {} seeds for {} outputs", seeds.size(), outputs.size());
+  }
   const NoGrad no_grad;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].needs_grad() || !seeds[i].defined()) continue;
@@ -117,14 +127,15 @@ void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> see
       fail(ErrorCode::invalid_argument, "[backward] a seed of shape {} for an output of shape {}",
            to_string(seeds[i].shape()), to_string(outputs[i].shape()));
     }
-    accumulate("backward", *outputs[i].slot(), seeds[i]);
+    accumulate("backward", *outputs[i].slot(), seeds[i].to(outputs[i].dtype()));
   }
+  std::vector<Node> nodes = std::exchange(nodes_, {});  // forgotten also when something throws
   std::vector<Tensor> grad_outputs;
   std::vector<bool> needs;
-  while (!nodes_.empty()) {
+  while (!nodes.empty()) {
     // The node, and with it every tensor that its closure saved, dies at the end of its turn.
-    const Node node = std::move(nodes_.back());
-    nodes_.pop_back();
+    const Node node = std::move(nodes.back());
+    nodes.pop_back();
     grad_outputs.clear();
     bool reached = false;
     for (const auto& output : node.outputs) {

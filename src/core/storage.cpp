@@ -65,7 +65,9 @@ std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
          memory_stats(device).current);
   }
   counters(device).add(bytes);
-  return std::shared_ptr<Storage>(new Storage(data, bytes, device, nullptr, true));
+  const std::shared_ptr<Storage> storage(new Storage(data, bytes, device, nullptr, true));
+  storage->allocated_ = true;
+  return storage;
 }
 
 std::shared_ptr<Storage> Storage::wrap(std::byte* data, std::size_t bytes, std::shared_ptr<const void> owner,
@@ -74,7 +76,7 @@ std::shared_ptr<Storage> Storage::wrap(std::byte* data, std::size_t bytes, std::
 }
 
 Storage::~Storage() {
-  if (owner_ != nullptr) return;
+  if (!allocated_) return;
   counters(device_).current.fetch_sub(bytes_);
   std::free(data_);
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "core/dispatch.h"
 #include "core/fail.h"
@@ -114,8 +113,10 @@ bool Tensor::is_contiguous() const noexcept {
   return true;
 }
 
+void Tensor::fail_undefined() { fail(ErrorCode::invalid_argument, "an undefined tensor has no data"); }
+
 void Tensor::check_dtype(DType wanted) const {
-  if (!defined()) fail(ErrorCode::invalid_argument, "an undefined tensor has no data");
+  if (!defined()) fail_undefined();
   if (dtype_ != wanted) {
     fail(ErrorCode::invalid_argument, "a {} tensor was read as {}", to_string(dtype_), to_string(wanted));
   }
@@ -127,64 +128,55 @@ double Tensor::item() const {
 }
 
 Tensor Tensor::view(const Shape& wanted) const {
+  if (!defined()) fail_undefined();
   Shape shape = wanted;
   int unknown = -1;
-  std::int64_t known = 1;
   for (int i = 0; i < shape.rank(); ++i) {
-    if (shape[i] != -1) {
-      known *= shape[i];
-    } else if (unknown >= 0) {
-      fail(ErrorCode::invalid_argument, "view({}) has two unknown extents", to_string(wanted));
-    } else {
-      unknown = i;
-    }
+    if (shape[i] != -1) continue;
+    if (unknown >= 0) fail(ErrorCode::invalid_argument, "view({}) has two unknown extents", to_string(wanted));
+    unknown = i;
+    shape[i] = 1;
   }
-  if (unknown >= 0) shape[unknown] = known == 0 ? 0 : numel_ / known;
+  if (unknown >= 0) {
+    const std::int64_t known = wick::numel(shape);
+    shape[unknown] = known == 0 ? 0 : numel_ / known;
+  }
   if (wick::numel(shape) != numel_) {
     fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {}", to_string(wanted), to_string(shape_));
   }
   Tensor t = detach();
   t.shape_ = shape;
-  if (numel_ == 0 || is_contiguous()) {
-    t.strides_ = contiguous_strides(shape);
-    return t;
-  }
-  // Drop unit dimensions, then match groups of old dimensions, each dense within itself, with groups of new ones.
-  Shape old_shape;
-  Strides old_strides;
+  t.strides_ = contiguous_strides(shape);
+  if (numel_ == 0 || is_contiguous()) return t;
+  // Merge the old dimensions into runs that are dense within themselves, then cut each run, from its end, into new ones.
+  Shape runs;
+  Strides steps;
   for (int i = 0; i < rank(); ++i) {
     if (shape_[i] == 1) continue;
-    old_shape.push_back(shape_[i]);
-    old_strides.push_back(strides_[i]);
-  }
-  t.strides_ = shape;
-  int at = old_shape.rank() - 1;  // the old dimension that is being split
-  std::int64_t rest = at < 0 ? 1 : old_shape[at];
-  std::int64_t step = at < 0 ? 1 : old_strides[at];
-  for (int i = shape.rank() - 1; i >= 0; --i) {
-    t.strides_[i] = step;
-    std::int64_t extent = shape[i];
-    while (extent > 1) {
-      if (rest == 1) {
-        --at;
-        rest = old_shape[at];
-        if (extent == shape[i]) {
-          t.strides_[i] = step = old_strides[at];
-        } else if (old_strides[at] != step) {
-          fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {} and strides {} needs a copy",
-               to_string(wanted), to_string(shape_), to_string(strides_));
-        }
-      }
-      const std::int64_t common = std::gcd(extent, rest);
-      const bool splits = extent % rest == 0 || rest % extent == 0;
-      if (!splits) {
-        fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {} and strides {} needs a copy",
-             to_string(wanted), to_string(shape_), to_string(strides_));
-      }
-      extent /= common;
-      rest /= common;
-      step *= common;
+    if (runs.rank() > 0 && steps[-1] == strides_[i] * shape_[i]) {
+      runs[-1] *= shape_[i];
+      steps[-1] = strides_[i];
+    } else {
+      runs.push_back(shape_[i]);
+      steps.push_back(strides_[i]);
     }
+  }
+  int run = runs.rank() - 1;
+  std::int64_t rest = runs[run];  // of this run, not yet cut
+  std::int64_t step = steps[run];
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    if (shape[i] != 1 && rest == 1) {
+      --run;
+      rest = runs[run];
+      step = steps[run];
+    }
+    t.strides_[i] = step;
+    if (rest % shape[i] != 0) {
+      fail(ErrorCode::invalid_argument, "view({}) of a tensor of shape {} and strides {} needs a copy",
+           to_string(wanted), to_string(shape_), to_string(strides_));
+    }
+    rest /= shape[i];
+    step *= shape[i];
   }
   return t;
 }
@@ -236,6 +228,7 @@ Tensor Tensor::select(int dim, std::int64_t index) const {
 }
 
 Tensor Tensor::expand(const Shape& shape) const {
+  if (!defined()) fail_undefined();
   Tensor t = detach();
   t.shape_ = shape;
   t.strides_ = shape;
@@ -254,14 +247,20 @@ Tensor Tensor::expand(const Shape& shape) const {
 }
 
 Tensor Tensor::as_strided(const Shape& shape, const Strides& strides) const {
+  if (!defined()) fail_undefined();
   Tensor t = detach();
   t.shape_ = shape;
   t.strides_ = strides;
   t.numel_ = wick::numel(shape);
-  std::int64_t last = offset_;
-  for (int i = 0; i < shape.rank(); ++i) last += std::max<std::int64_t>(shape[i] - 1, 0) * strides[i];
-  if (shape.rank() != strides.rank() || std::any_of(strides.begin(), strides.end(), [](auto s) { return s < 0; }) ||
-      (t.numel_ != 0 && static_cast<std::size_t>(last + 1) * size_of(dtype_) > storage_->bytes())) {
+  bool inside = shape.rank() == strides.rank();
+  std::int64_t end = offset_ + 1;  // one past the last element
+  for (int i = 0; inside && i < shape.rank(); ++i) {
+    std::int64_t reach = 0;
+    inside = strides[i] >= 0 && !__builtin_mul_overflow(std::max<std::int64_t>(shape[i] - 1, 0), strides[i], &reach) &&
+             !__builtin_add_overflow(end, reach, &end);
+  }
+  if (inside && t.numel_ != 0) inside = end <= static_cast<std::int64_t>(storage_->bytes() / size_of(dtype_));
+  if (!inside) {
     fail(ErrorCode::invalid_argument, "as_strided({}, {}) leaves the storage", to_string(shape), to_string(strides));
   }
   return t;
@@ -276,6 +275,7 @@ Tensor Tensor::clone() const {
 }
 
 Tensor Tensor::to(DType dtype) const {
+  if (!defined()) fail_undefined();
   if (dtype == dtype_) return *this;
   Tensor t = empty(shape_, dtype, device());
   t.copy_from(*this);
@@ -283,6 +283,7 @@ Tensor Tensor::to(DType dtype) const {
 }
 
 void Tensor::copy_from(const Tensor& source) const {
+  if (!defined() || !source.defined()) fail_undefined();
   if (source.shape_ != shape_) {
     fail(ErrorCode::invalid_argument, "copy of shape {} into shape {}", to_string(source.shape_), to_string(shape_));
   }

@@ -188,6 +188,10 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
     }
     key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2});
   }
+  if (batch.positions.shape() != batch.ids.shape() || !batch.positions.is_contiguous()) {
+    fail(ErrorCode::invalid_argument, "a batch has ids {} and positions {}, expected dense vectors of one length",
+         describe(batch.ids), describe(batch.positions));
+  }
   std::int64_t positions = 0;
   for (std::int64_t i = 0; i < tokens; ++i) {
     positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});

@@ -126,19 +126,22 @@ Tensor as_rows(const Tensor& x) {
   const std::int64_t rows = row_count(x);
   if (x.is_contiguous()) return x.view({rows, columns});
   bool regular = columns == 1 || x.stride(-1) == 1;
-  std::int64_t row_stride = 0;
+  std::int64_t row_stride = columns;
   std::int64_t expected = 0;
+  bool first = true;
   for (int i = x.rank() - 2; i >= 0; --i) {
     if (x.size(i) == 1) continue;
-    if (row_stride == 0) {
+    if (first) {
       row_stride = x.stride(i);
+      first = false;
     } else if (x.stride(i) != expected) {
       regular = false;
     }
     expected = x.stride(i) * x.size(i);
   }
-  if (!regular || x.numel() == 0) return x.contiguous().view({rows, columns});
-  return x.as_strided({rows, columns}, {rows <= 1 ? columns : row_stride, 1});
+  // Rows that overlap (an expanded gradient) are no matrix to a GEMM library.
+  if (!regular || row_stride < columns || x.numel() == 0) return x.contiguous().view({rows, columns});
+  return x.as_strided({rows, columns}, {row_stride, 1});
 }
 
 }  // namespace wick

@@ -56,7 +56,7 @@ Tensor checked_indices(const char* op, const char* what, const Tensor& indices, 
 /// The product of all dimensions but the last.
 std::int64_t row_count(const Tensor& x);
 
-/// x as a [rows, last] matrix with one stride between rows and dense columns: a view where one exists, else a copy.
+/// x as a [rows, last] matrix with one stride between rows, at least their length, and dense columns: a view where one exists, else a copy.
 Tensor as_rows(const Tensor& x);
 
 }  // namespace wick

@@ -98,7 +98,8 @@ double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
     loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels).item();
     tokens += batch.trained_tokens;
   }
-  return loss / static_cast<double>(std::max<std::int64_t>(tokens, 1));
+  if (tokens == 0) fail(ErrorCode::invalid_argument, "the {} batches to evaluate have no trained token", batches.size());
+  return loss / static_cast<double>(tokens);
 }
 
 struct Trainer::Impl {
@@ -129,6 +130,7 @@ struct Trainer::Impl {
   StepReport step();
   bool validate_now(StepReport& report);
   void save();
+  bool out_of_patience() const { return options.patience > 0 && state.evaluations_without_gain >= options.patience; }
   bool stop_wanted() const { return options.stop != nullptr && options.stop->load(); }
 
   Decoder& model;
@@ -164,6 +166,10 @@ void Trainer::resume() {
   s.adapter->values().copy_from(loaded.values);
   loaded.values = s.adapter->values();
   s.state = std::move(loaded);
+  if (s.state.step == 0) {  // run() begins with the first validation again
+    s.state.first_val_loss = s.state.last_val_loss = s.state.best_val_loss = std::nullopt;
+    s.state.evaluations_without_gain = 0;
+  }
   s.model.refresh_adapter();
 }
 
@@ -217,6 +223,7 @@ StepReport Trainer::Impl::step() {
 // True when patience is at its end.
 bool Trainer::Impl::validate_now(StepReport& report) {
   const double loss = evaluate(model, validation);
+  if (!std::isfinite(loss)) fail(ErrorCode::diverged, "step {}: validation loss {}", state.step, loss);
   report.val_loss = loss;
   if (!state.first_val_loss) state.first_val_loss = loss;
   state.last_val_loss = loss;
@@ -224,11 +231,11 @@ bool Trainer::Impl::validate_now(StepReport& report) {
     state.best_val_loss = loss;
     state.best_step = state.step;
     state.evaluations_without_gain = 0;
-    if (state.step > 0) save_adapter(folder / "best", adapter->weights());
+    save_adapter(folder / "best", adapter->weights());  // from step 0 on: an earlier run's must not stand here
     return false;
   }
   state.evaluations_without_gain += 1;
-  return options.patience > 0 && state.evaluations_without_gain >= options.patience;
+  return out_of_patience();
 }
 
 void Trainer::Impl::save() {
@@ -257,6 +264,7 @@ TrainResult Trainer::run(const Listener& listener) {
     if (listener) listener(before);
   }
   TrainResult result;
+  result.stopped_early = s.out_of_patience();  // what resume() found was at its end
   using Clock = std::chrono::steady_clock;
   Clock::time_point window_start = Clock::now();
   std::int64_t window_tokens = 0;

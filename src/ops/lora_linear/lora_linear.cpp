@@ -129,8 +129,7 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
     inputs.push_back(branch.a);
     inputs.push_back(branch.b);
   }
-  // Rows as they lie: as_rows() would hide a border behind a copy only where x is not a plain matrix of rows.
-  const Tensor rows = x.stride(1) == 1 ? x.detach() : x.detach().contiguous();
+  const Tensor rows = as_rows(x.detach());  // a view, with its border, unless x is no plain matrix of rows
   auto [y, h] = lora_forward(rows, weight, bias.detach());
   Tensor* outputs[] = {&y};
   record(kOp, inputs, outputs,
@@ -141,7 +140,7 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
              needs_a.push_back(needs[i]);
              needs_b.push_back(needs[i + 1]);
            }
-           const Tensor dy = grad[0].stride(1) == 1 ? grad[0] : grad[0].contiguous();
+           const Tensor dy = as_rows(grad[0]);
            LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
            std::vector<Tensor> result = {grads.dx};
            for (std::size_t i = 0; i < grads.da.size(); ++i) {
