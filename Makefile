@@ -40,7 +40,8 @@ demo: build
 
 bench: build
 	@mkdir -p build/bench
-	@$(BUILD)/bin/op_bench --benchmark_filter='$(FILTER)' --benchmark_out=build/bench/ops.json
+	@$(BUILD)/bin/op_bench --benchmark_filter='$(FILTER)' --benchmark_min_time=0.2 \
+	  --benchmark_out=build/bench/ops.json
 
 format: setup
 	@clang-format -i $(SOURCES)

@@ -47,7 +47,7 @@ void run(benchmark::State& state, const Setting& setting) {
   static std::vector<Tensor> inputs;
   if (drawn != setting.inputs) {
     inputs = testing::convert_inputs(sample, testing::draw_inputs(sample, setting.dtype, 7), setting.dtype,
-                            testing::Layout::dense);
+                                     testing::Layout::dense);
     drawn = setting.inputs;
   }
   const std::vector<Tensor> outputs = sample.run(inputs);

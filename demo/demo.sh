@@ -11,7 +11,7 @@ say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 prompt="Alice was just beginning to think"
 sample() {
   "$wick" generate --model models/tales --prompt "$prompt" --max-tokens 70 --temperature 0.7 --top-p 0.9 --seed 3 \
-    "$@" 2>/dev/null | fold -s -w 100
+    "$@" 2>/dev/null | fold -s -w 100 | sed 's/ *$//'
 }
 
 start=$SECONDS
@@ -29,6 +29,11 @@ say "Held-out loss"
 read -r before after < <(sed -nE 's/^validation loss ([0-9.]+) -> ([0-9.]+).*/\1 \2/p' "$out.txt")
 awk -v before="$before" -v after="$after" 'BEGIN {
   printf "before %.4f   after %.4f   (perplexity %.1f -> %.1f)\n", before, after, exp(before), exp(after) }'
+# The same as $out/loss.svg in few words: the held-out loss over the steps, as far as it came down.
+sed -nE 's/.*"step": ?([0-9]+).*/\1 &/p' "$out/metrics.jsonl" | sed -nE 's/^([0-9]+) .*"val_loss": ?([0-9.]+).*/\1 \2/p' |
+  awk -v low="$after" -v high="$before" '{
+    bar = sprintf("%*s", 2 + 48 * ($2 - low) / (high - low + 1e-9), ""); gsub(/ /, "#", bar)
+    printf "step %3d  %.4f  %s\n", $1, $2, bar }'
 echo "curve   $out/loss.svg"
 echo "adapter $out (PEFT format), after $((SECONDS - start)) s"
 rm "$out.txt"
