@@ -180,6 +180,9 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
   const std::int64_t tokens = batch.tokens();
   Tensor key_offsets;
   if (cache != nullptr) {
+    if (impl_->adapter != nullptr && Tape::active() != nullptr) {
+      fail(ErrorCode::invalid_argument, "a forward pass with a cache cannot be recorded: keys and values are copied");
+    }
     if (batch.offsets.size(0) != 2)
       fail(ErrorCode::invalid_argument, "a cache holds one sequence, the batch {}", batch.offsets.size(0) - 1);
     if (tokens > cache->capacity_ - cache->length_) {
