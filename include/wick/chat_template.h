@@ -19,7 +19,7 @@ struct ChatOptions {
   bool add_generation_prompt = true;
   /// A JSON object of further variables for the template, such as {"tools": [...], "enable_thinking": false}. They
   /// replace variables of the same name that came from the model folder.
-  std::string variables;
+  std::string variables = "{}";
 };
 
 /// A chat template in the Jinja dialect of Hugging Face model folders (Jinja 3.1 with trim_blocks and lstrip_blocks, as

@@ -108,7 +108,6 @@ class Evaluator {
     budget_.spend(kScopeUnits);
     LoopData& loop = loops_.emplace_back();
     loop.items = std::get<List>(make_list(budget_, std::move(chosen)).data);
-    loop.depth = ++loop_depth_;
     Flow flow = Flow::normal;
     for (; loop.index < loop.items->items.size(); ++loop.index) {
       enter_scope(outer);
@@ -117,7 +116,6 @@ class Evaluator {
       flow = execute(node.body);
       if (flow == Flow::stop_loop) break;
     }
-    --loop_depth_;
     scope_ = outer;
     return Flow::normal;
   }
@@ -353,9 +351,7 @@ class Evaluator {
     }
     std::string text;
     std::string* const out = std::exchange(out_, &text);
-    const std::size_t loop_depth = std::exchange(loop_depth_, 0);
     execute(macro.body);
-    loop_depth_ = loop_depth;
     out_ = out;
     scope_ = outer;
     return make_string(budget_, std::move(text));
@@ -440,7 +436,6 @@ class Evaluator {
   std::string output_;
   std::string* out_ = &output_;
   std::size_t depth_ = 0;
-  std::size_t loop_depth_ = 0;
   std::size_t line_ = 1;
 };
 

@@ -26,7 +26,7 @@ bool is_given(const Value* argument) { return argument != nullptr && !argument->
 
 std::vector<std::string_view> split_on_space(std::string_view text, std::int64_t limit, bool from_right) {
   std::vector<std::string_view> parts;
-  text = strip(text, true, true);
+  text = strip(text, !from_right, from_right);
   while (!text.empty()) {
     if (limit >= 0 && parts.size() == static_cast<std::size_t>(limit)) {
       parts.push_back(text);
@@ -221,8 +221,8 @@ Value loop_attribute(Budget& budget, const LoopData& loop, std::string_view name
   if (name == "first") return Value::of(loop.index == 0);
   if (name == "last") return Value::of(loop.index + 1 == items.size());
   if (name == "length") return number(items.size());
-  if (name == "depth") return number(loop.depth);
-  if (name == "depth0") return number(loop.depth - 1);
+  if (name == "depth") return number(1);  // only recursive loops go deeper
+  if (name == "depth0") return number(0);
   if (name == "previtem") return loop.index == 0 ? Value{} : items[loop.index - 1];
   if (name == "nextitem") return loop.index + 1 < items.size() ? items[loop.index + 1] : Value{};
   fail(ErrorCode::unsupported, "loop.{} is not supported", quote(name, 60));

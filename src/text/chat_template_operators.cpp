@@ -47,7 +47,7 @@ Value integer_arithmetic(std::string_view op, std::int64_t x, std::int64_t y) {
   } else if (op == "**" && y >= 0) {
     out = power(x, y);
   } else {
-    if (y == 0) by_zero();
+    if (op == "/" ? y == 0 : x == 0) by_zero();
     return Value::number(op == "/" ? static_cast<double>(x) / static_cast<double>(y)
                                    : std::pow(static_cast<double>(x), static_cast<double>(y)));
   }
@@ -58,7 +58,11 @@ Value real_arithmetic(std::string_view op, double x, double y) {
   if (op == "+") return Value::number(x + y);
   if (op == "-") return Value::number(x - y);
   if (op == "*") return Value::number(x * y);
-  if (op == "**") return Value::number(std::pow(x, y));
+  if (op == "**") {
+    if (x == 0 && y < 0) by_zero();
+    if (x < 0 && y != std::floor(y)) fail(ErrorCode::unsupported, "a complex number is not supported");
+    return Value::number(std::pow(x, y));
+  }
   if (y == 0) by_zero();
   if (op == "/") return Value::number(x / y);
   if (op == "//") return Value::number(std::floor(x / y));
@@ -108,7 +112,7 @@ std::vector<std::size_t> slice_positions(Budget& budget, std::int64_t size, cons
   const std::int64_t end = clamp(stop, backward ? low : high);
   std::vector<std::size_t> out;
   for (std::int64_t at = first; backward ? at > end : at < end;) {
-    budget.spend(1);
+    budget.spend(sizeof at);
     out.push_back(static_cast<std::size_t>(at));
     if (__builtin_add_overflow(at, stride, &at)) break;
   }

@@ -9,6 +9,7 @@ namespace wick::text::jinja {
 namespace {
 
 constexpr std::size_t kMaxDepth = 64;  // of lists and dicts within each other
+constexpr std::size_t kCompareUnits = 16;
 
 std::size_t depth_of(const Value& value) {
   if (const ListData* list = value.list()) return list->depth;
@@ -104,7 +105,7 @@ bool truth(const Value& value) {
 }
 
 bool equals(Budget& budget, const Value& a, const Value& b) {
-  budget.spend(1);
+  budget.spend(kCompareUnits);
   if (const auto x = a.as_integer(), y = b.as_integer(); x && y) return *x == *y;
   if (const auto x = a.as_number(), y = b.as_number(); x && y) return *x == *y;
   if (const std::string* x = a.string(), *y = b.string(); x && y) {
@@ -136,7 +137,7 @@ bool equals(Budget& budget, const Value& a, const Value& b) {
 }
 
 int compare(Budget& budget, const Value& a, const Value& b) {
-  budget.spend(1);
+  budget.spend(kCompareUnits);
   const auto order = [](const auto& x, const auto& y) { return x < y ? -1 : (y < x ? 1 : 0); };
   if (const auto x = a.as_integer(), y = b.as_integer(); x && y) return order(*x, *y);
   if (const auto x = a.as_number(), y = b.as_number(); x && y) return order(*x, *y);

@@ -34,7 +34,6 @@ struct NamespaceData {
 struct LoopData {
   List items;
   std::size_t index = 0;
-  std::size_t depth = 1;
 };
 
 struct MacroData {
