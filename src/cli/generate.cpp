@@ -1,8 +1,13 @@
 #include "wick/generate.h"
 
+#include <optional>
+#include <string>
+#include <vector>
+
 #include "cli/cli.h"
 #include "core/fail.h"
 #include "io/json.h"
+#include "wick/chat_template.h"
 
 namespace wick::cli {
 namespace {
@@ -11,13 +16,29 @@ struct Options {
   ModelOptions model;
   std::string prompt;
   std::optional<std::string> ids;
+  bool chat = false;
+  std::optional<std::string> system;
   GenerateOptions generate;
   bool quiet = false;
   bool json = false;
 };
 
+// The prompt as a user's message, in the words of the model's chat template.
+std::string chat_prompt(const Options& o) {
+  const std::optional<ChatTemplate> chat = ChatTemplate::from_folder(o.model.model);
+  if (!chat) {
+    fail(ErrorCode::invalid_argument,
+         "--chat: {} has no chat template, neither as chat_template.jinja nor in tokenizer_config.json", o.model.model);
+  }
+  std::vector<ChatMessage> messages;
+  if (o.system) messages.push_back({"system", *o.system});
+  messages.push_back({"user", o.prompt});
+  return chat->render(messages);
+}
+
 void run(const Options& o) {
   o.generate.validate();
+  const std::string text = o.chat ? chat_prompt(o) : o.prompt;
   const LoadedModel loaded = load_model(o.model);
   const std::optional<Tokenizer> tokenizer = load_tokenizer(o.model.model);
   std::vector<TokenId> prompt;
@@ -25,13 +46,14 @@ void run(const Options& o) {
     prompt = parse_ids(*o.ids, "--ids");
     check_ids(prompt, loaded.decoder.config(), "--ids", ErrorCode::invalid_argument);
   } else if (tokenizer) {
-    prompt = tokenizer->encode_ids(o.prompt);
+    // A chat template spells out its special tokens.
+    prompt = tokenizer->encode_ids(text, !o.chat);
   } else {
     fail(ErrorCode::invalid_argument, "{} has no tokenizer.json: give the prompt as --ids", o.model.model);
   }
   install_signal_handlers();
   const bool stream = !o.json && tokenizer.has_value();
-  if (stream && !o.quiet) print(o.prompt);
+  if (stream && !o.quiet && !o.chat) print(o.prompt);
   const GenerateResult result = generate(loaded.decoder, tokenizer ? &*tokenizer : nullptr, prompt, o.generate,
                                          [&](std::string_view text, std::int32_t) {
                                            if (stream && !text.empty()) print(std::string(text));
@@ -52,8 +74,8 @@ void run(const Options& o) {
   }
   if (!o.json) {
     const double seconds = result.decode_seconds;
-    print_note(fmt::format("{} prompt tokens in {:.2f} s, {} new tokens in {:.2f} s ({:.1f} tokens/s), {}", result.prompt_tokens,
-                           result.prefill_seconds, result.ids.size(), seconds,
+    print_note(fmt::format("{} prompt tokens in {:.2f} s, {} new tokens in {:.2f} s ({:.1f} tokens/s), {}",
+                           result.prompt_tokens, result.prefill_seconds, result.ids.size(), seconds,
                            seconds > 0 ? static_cast<double>(result.ids.size()) / seconds : 0.0,
                            to_string(result.finish_reason)));
   }
@@ -70,12 +92,18 @@ void add_generate(CLI::App& app) {
   input->add_option("--prompt", o->prompt, "text to continue");
   input->add_option("--ids", o->ids, "token ids to continue, a JSON list");
   input->require_option(1);
+  CLI::Option* chat =
+      verb->add_flag("--chat", o->chat, "put the prompt into the model's chat template, as a user's message");
+  chat->excludes("--ids");
+  verb->add_option("--system", o->system, "system message before the prompt")->needs(chat);
   GenerateOptions& g = o->generate;
   verb->add_option("--max-tokens", g.max_tokens, "new tokens at most")->capture_default_str();
   verb->add_option("--temperature", g.sampling.temperature, "0: greedy")->capture_default_str();
   verb->add_option("--top-k", g.sampling.top_k, "keep the k most probable tokens; 0: all")->capture_default_str();
-  verb->add_option("--top-p", g.sampling.top_p, "keep the fewest tokens that reach this probability")->capture_default_str();
-  verb->add_option("--min-p", g.sampling.min_p, "drop tokens less probable than this share of the best")->capture_default_str();
+  verb->add_option("--top-p", g.sampling.top_p, "keep the fewest tokens that reach this probability")
+      ->capture_default_str();
+  verb->add_option("--min-p", g.sampling.min_p, "drop tokens less probable than this share of the best")
+      ->capture_default_str();
   verb->add_option("--repetition-penalty", g.sampling.repetition_penalty, "1: none")->capture_default_str();
   verb->add_option("--seed", g.seed, "of the sampling")->capture_default_str();
   verb->add_flag("--ignore-eos", g.ignore_eos, "go on after an end-of-sequence token");
