@@ -85,9 +85,9 @@ TEST_P(Families, Logits) {
   }
 }
 
-// Relative in the Euclidean norm, which can hide one bad logit. By the largest difference two of these steep random models
-// miss 4e-2: qwen2-tied-sharded fused by 0.042 (PyTorch's own bf16: 0.048), qwen2-f16 as composites by 0.049 (PyTorch:
-// 0.021), where every primitive rounds its result to bf16.
+// Relative in the Euclidean norm, which can hide one bad logit. By the largest difference two of these steep random
+// models miss 4e-2: qwen2-tied-sharded fused by 0.042 (PyTorch's own bf16: 0.048), qwen2-f16 as composites by 0.049
+// (PyTorch: 0.021), where every primitive rounds its result to bf16.
 TEST_P(Families, LogitsInBf16AreNear) {
   const Decoder model = Decoder::load(folder_ / "model", {.dtype = DType::bf16});
   const auto ids = prompts(answers_);

@@ -1,5 +1,5 @@
-// The reference answers in tests/data/golden (made with transformers and PEFT, see its README), with fused kernels and with
-// composites, in float32 on the CPU.
+// The reference answers in tests/data/golden (made with transformers and PEFT, see its README), with fused kernels and
+// with composites, in float32 on the CPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -29,7 +29,9 @@ struct Golden {
 void PrintTo(const Golden& g, std::ostream* out) { *out << g.name << (g.fused ? " fused" : " composite"); }
 
 fs::path folder(const std::string& name) { return fs::path(WICK_TEST_DATA) / "golden" / name; }
-fs::path model_folder(const std::string& name) { return name == "tales" ? fs::path(WICK_MODELS) / "tales" : folder(name) / "model"; }
+fs::path model_folder(const std::string& name) {
+  return name == "tales" ? fs::path(WICK_MODELS) / "tales" : folder(name) / "model";
+}
 
 double largest_difference(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.shape(), b.shape());
@@ -54,7 +56,8 @@ void expect_logits(const Decoder& model, const SafetensorsFile& prompts, const S
   for (; expected.find(fmt::format("logits.{}", count)) != nullptr; ++count) {
     const std::vector<std::int32_t> ids = ids_of(prompts, count);
     const Tensor found = model.logits(model.forward(TokenBatch::single(ids)));
-    EXPECT_LE(largest_difference(found, load_tensor(*expected.find(fmt::format("logits.{}", count)))), 2e-4) << "prompt " << count;
+    EXPECT_LE(largest_difference(found, load_tensor(*expected.find(fmt::format("logits.{}", count)))), 2e-4)
+        << "prompt " << count;
   }
   EXPECT_GT(count, 0);
 }
@@ -91,7 +94,8 @@ class GoldenTraining : public ::testing::TestWithParam<std::tuple<Golden, const 
   fs::path run_ = folder_ / std::get<1>(GetParam());
   FusedScope fused_{golden().fused};
   Decoder model_ = Decoder::load(model_folder(golden().name));
-  Dataset data_ = Dataset::from_file(folder_ / "rows.jsonl", {.vocab_size = model_.config().vocab_size, .eos_token_ids = {}});
+  Dataset data_ =
+      Dataset::from_file(folder_ / "rows.jsonl", {.vocab_size = model_.config().vocab_size, .eos_token_ids = {}});
 
   std::shared_ptr<const Adapter> attach(const char* which) {
     const std::vector<ModuleInfo>& modules = model_.linear_modules();
@@ -143,7 +147,8 @@ TEST_P(GoldenTraining, TenSteps) {
   options.adamw.beta1 = steps["betas"][0].get<double>();
   options.adamw.beta2 = steps["betas"][1].get<double>();
   options.adamw.eps = steps["eps"].get<double>();
-  const fs::path out = fs::path(::testing::TempDir()) / fmt::format("wick-golden-{}-{}", golden().name, std::get<1>(GetParam())) /
+  const fs::path out = fs::path(::testing::TempDir()) /
+                       fmt::format("wick-golden-{}-{}", golden().name, std::get<1>(GetParam())) /
                        (golden().fused ? "fused" : "composite") /
                        (std::get<2>(GetParam()) == LoraLayout::bordered ? "bordered" : "separate");
   fs::remove_all(out);
@@ -165,10 +170,10 @@ TEST_P(GoldenTraining, TenSteps) {
   fs::remove_all(out);
 }
 
-const auto kModels = ::testing::Values(Golden{"tales", true}, Golden{"tales", false}, Golden{"llama-gqa", true},
-                                       Golden{"llama-gqa", false}, Golden{"qwen3-qknorm", true},
-                                       Golden{"qwen3-qknorm", false}, Golden{"qwen2-untied", true},
-                                       Golden{"qwen2-untied", false});
+const auto kModels =
+    ::testing::Values(Golden{"tales", true}, Golden{"tales", false}, Golden{"llama-gqa", true},
+                      Golden{"llama-gqa", false}, Golden{"qwen3-qknorm", true}, Golden{"qwen3-qknorm", false},
+                      Golden{"qwen2-untied", true}, Golden{"qwen2-untied", false});
 
 std::string test_name(const Golden& golden) {
   std::string name = golden.name + (golden.fused ? "_fused" : "_composite");

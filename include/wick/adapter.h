@@ -10,8 +10,8 @@
 
 namespace wick {
 
-/// An adapter ready to be attached to a model and trained: every factor is a slice of one flat f32 buffer, every gradient of
-/// another, so that the optimizer is a few passes over memory and not hundreds of small ones.
+/// An adapter ready to be attached to a model and trained: every factor is a slice of one flat f32 buffer, every
+/// gradient of another, so that the optimizer is a few passes over memory and not hundreds of small ones.
 class Adapter {
  public:
   struct Entry {

@@ -10,10 +10,10 @@ namespace wick {
 /// Element types. f64 exists for reference answers and gradient checks; models compute in f32 or bf16.
 enum class DType : std::uint8_t { f32, bf16, f16, f64, i32, i64 };
 
-std::size_t size_of(DType dtype) noexcept;               ///< bytes of one element
-std::string_view to_string(DType dtype) noexcept;        ///< "f32", "bf16", ...
-bool is_floating(DType dtype) noexcept;                  ///< f32, bf16, f16, f64
-DType dtype_from_string(std::string_view name);          ///< "f32", "float32", "bf16", "bfloat16", ...; else Error(unsupported)
+std::size_t size_of(DType dtype) noexcept;         ///< bytes of one element
+std::string_view to_string(DType dtype) noexcept;  ///< "f32", "bf16", ...
+bool is_floating(DType dtype) noexcept;            ///< f32, bf16, f16, f64
+DType dtype_from_string(std::string_view name);  ///< "f32", "float32", "bf16", "bfloat16", ...; else Error(unsupported)
 
 /// bfloat16: the upper half of a float32. Converts from float by rounding to nearest, ties to even; NaN stays NaN.
 struct bf16 {
@@ -43,17 +43,29 @@ struct f16 {
 template <class T>
 struct DTypeOf;
 template <>
-struct DTypeOf<float> { static constexpr DType value = DType::f32; };
+struct DTypeOf<float> {
+  static constexpr DType value = DType::f32;
+};
 template <>
-struct DTypeOf<bf16> { static constexpr DType value = DType::bf16; };
+struct DTypeOf<bf16> {
+  static constexpr DType value = DType::bf16;
+};
 template <>
-struct DTypeOf<f16> { static constexpr DType value = DType::f16; };
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
+};
 template <>
-struct DTypeOf<double> { static constexpr DType value = DType::f64; };
+struct DTypeOf<double> {
+  static constexpr DType value = DType::f64;
+};
 template <>
-struct DTypeOf<std::int32_t> { static constexpr DType value = DType::i32; };
+struct DTypeOf<std::int32_t> {
+  static constexpr DType value = DType::i32;
+};
 template <>
-struct DTypeOf<std::int64_t> { static constexpr DType value = DType::i64; };
+struct DTypeOf<std::int64_t> {
+  static constexpr DType value = DType::i64;
+};
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
 

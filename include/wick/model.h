@@ -24,9 +24,9 @@ struct RopeConfig {
   enum class Kind { standard, linear, llama3 };
   Kind kind = Kind::standard;
   double theta = 10000.0;
-  double factor = 1.0;            ///< linear, llama3: wavelengths are stretched by it
-  double low_freq_factor = 1.0;   ///< llama3
-  double high_freq_factor = 4.0;  ///< llama3
+  double factor = 1.0;                                   ///< linear, llama3: wavelengths are stretched by it
+  double low_freq_factor = 1.0;                          ///< llama3
+  double high_freq_factor = 4.0;                         ///< llama3
   std::int64_t original_max_position_embeddings = 8192;  ///< llama3
 };
 
@@ -46,7 +46,7 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool output_bias = false;  ///< of o_proj
   bool mlp_bias = false;
-  bool qk_norm = false;      ///< RMS norm of each query and key head (Qwen3)
+  bool qk_norm = false;  ///< RMS norm of each query and key head (Qwen3)
   bool tie_word_embeddings = false;
   std::vector<std::int64_t> sliding_window;  ///< per layer, in tokens; 0: full attention
   std::vector<std::int32_t> eos_token_ids;   ///< generation_config.json's, else config.json's
@@ -87,7 +87,7 @@ class KvCache {
 
  private:
   friend class Decoder;
-  std::vector<Tensor> keys_;    // per layer [capacity, kv heads, head_dim]
+  std::vector<Tensor> keys_;  // per layer [capacity, kv heads, head_dim]
   std::vector<Tensor> values_;
   std::int64_t length_ = 0;
   std::int64_t capacity_;
@@ -100,8 +100,8 @@ struct LoadOptions {
 /// A decoder-only language model: Llama, Qwen2, Qwen3 or Mistral.
 class Decoder {
  public:
-  /// Reads a Hugging Face folder. Weights whose dtype is already the computation's stay mapped where their layout allows
-  /// it. Error(format) naming a tensor that is missing, unexpected or of another shape than the config says.
+  /// Reads a Hugging Face folder. Weights whose dtype is already the computation's stay mapped where their layout
+  /// allows it. Error(format) naming a tensor that is missing, unexpected or of another shape than the config says.
   static Decoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
@@ -110,12 +110,13 @@ class Decoder {
   const ModelConfig& config() const noexcept;
   DType dtype() const noexcept;
 
-  /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch. With a cache the batch is one sequence
-  /// that continues it. Error(invalid_argument) for ids outside the vocabulary or a full cache.
+  /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch. With a cache the batch is one
+  /// sequence that continues it. Error(invalid_argument) for ids outside the vocabulary or a full cache.
   Tensor forward(const TokenBatch& batch, KvCache* cache = nullptr) const;
   /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy.
   const Tensor& head() const noexcept;
-  /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size], never recorded: a loss goes through linear_cross_entropy.
+  /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size], never recorded: a loss goes through
+  /// linear_cross_entropy.
   Tensor logits(const Tensor& hidden) const;
 
   /// linear_modules(config()).
@@ -129,7 +130,8 @@ class Decoder {
   void detach();
   /// Must be called after the attached adapter's values changed.
   void refresh_adapter();
-  /// Dropout on the adapters' inputs in the next forward pass, which is number `pass`; p = 0 (the start) switches it off.
+  /// Dropout on the adapters' inputs in the next forward pass, which is number `pass`; p = 0 (the start) switches it
+  /// off.
   void set_dropout(double p, std::uint64_t seed, std::uint32_t pass);
 
  private:

@@ -94,7 +94,8 @@ Tensor gelu(const Tensor& x, GeluKind kind);
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
 /// x with each element kept with probability 1 - p and then divided by 1 - p. The mask is a pure function of seed,
-/// module, pass and the element's index, so it is made again in backward instead of being kept. p in [0, 1); p = 0 returns x.
+/// module, pass and the element's index, so it is made again in backward instead of being kept. p in [0, 1); p = 0
+/// returns x.
 struct Dropout {
   double p = 0;
   std::uint64_t seed = 0;
@@ -103,8 +104,9 @@ struct Dropout {
 };
 Tensor dropout(const Tensor& x, const Dropout& options);
 
-/// The adapter of one of the sibling projections that share an input: a [r, k], b [n, r], both f32 (the optimizer's master
-/// copies) or of the model's dtype; undefined a and b: this sibling has none. It adds `scale` (x aᵀ) bᵀ to its n columns.
+/// The adapter of one of the sibling projections that share an input: a [r, k], b [n, r], both f32 (the optimizer's
+/// master copies) or of the model's dtype; undefined a and b: this sibling has none. It adds `scale` (x aᵀ) bᵀ to its n
+/// columns.
 struct LoraBranch {
   std::int64_t out_features = 0;  ///< n
   Tensor a;
@@ -113,12 +115,14 @@ struct LoraBranch {
 };
 
 enum class LoraLayout {
-  separate,  ///< the frozen weight stays as it is (mapped, quantized, shared); rank-r products are accumulated beside it
-  bordered,  ///< weight and adapter stand in one matrix [n + r, k + r], so each direction is one GEMM (docs/architecture.md)
+  separate,  ///< the frozen weight stays as it is (mapped, quantized, shared); rank-r products are accumulated beside
+             ///< it
+  bordered,  ///< weight and adapter stand in one matrix [n + r, k + r], so each direction is one GEMM
+             ///< (docs/architecture.md)
 };
 
-/// The frozen weight of sibling projections that read one input (q, k, v; gate, up; or a single one), stacked along its rows,
-/// with what the GEMMs need of their adapters in the model's dtype.
+/// The frozen weight of sibling projections that read one input (q, k, v; gate, up; or a single one), stacked along its
+/// rows, with what the GEMMs need of their adapters in the model's dtype.
 class LoraWeight {
  public:
   LoraWeight() = default;
@@ -130,7 +134,9 @@ class LoraWeight {
   void refresh(std::span<const LoraBranch> branches);
 
   LoraLayout layout() const noexcept { return layout_; }
-  std::int64_t rank() const noexcept { return rank_; }  ///< summed over siblings; padded to 16 when bordered; 0: no adapter
+  std::int64_t rank() const noexcept {
+    return rank_;
+  }  ///< summed over siblings; padded to 16 when bordered; 0: no adapter
   const Tensor& core() const noexcept { return core_; }          ///< W [n, k]
   const Tensor& a() const noexcept { return a_; }                ///< stacked A [rank, k]
   const Tensor& scaled_b() const noexcept { return scaled_b_; }  ///< block-diagonal s B [n, rank]
@@ -151,10 +157,11 @@ class LoraWeight {
 };
 
 /// y = x Wᵀ + bias, plus scale_i (x A_iᵀ) B_iᵀ in the columns of each sibling i that has an adapter (Hu et al. 2021).
-/// x [tokens, k], bias [n] (may be undefined) -> [tokens, n]. `branches` are those that `weight` was made from: gradients go
-/// to x and to their a and b, never to W. With a bordered weight and an x that has the spare columns (see
-/// Tensor::bordered), h = x Aᵀ is written beside x and the forward is one GEMM over k + r; the backward likewise when dy has
-/// them. Dropout is applied to the input of each adapter, by its own mask (module + i), never to the frozen path.
+/// x [tokens, k], bias [n] (may be undefined) -> [tokens, n]. `branches` are those that `weight` was made from:
+/// gradients go to x and to their a and b, never to W. With a bordered weight and an x that has the spare columns (see
+/// Tensor::bordered), h = x Aᵀ is written beside x and the forward is one GEMM over k + r; the backward likewise when
+/// dy has them. Dropout is applied to the input of each adapter, by its own mask (module + i), never to the frozen
+/// path.
 Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
                    const Dropout& dropout = {});
 

@@ -30,7 +30,8 @@ struct Encoding {
 };
 
 struct TokenizerOptions {
-  bool truncate = true;  ///< cut encodings as the file's truncation section says: `tokenizers` does, transformers does not
+  bool truncate =
+      true;  ///< cut encodings as the file's truncation section says: `tokenizers` does, transformers does not
 };
 
 /// A tokenizer.json file (the format of the Hugging Face `tokenizers` library), ready to use.

@@ -16,22 +16,23 @@ namespace wick {
 
 /// How to train. Names and, where both have them, meanings are mlx-lm's.
 struct TrainOptions {
-  std::int64_t iters = 1000;                  ///< optimizer steps in all, counted from the run's first
+  std::int64_t iters = 1000;  ///< optimizer steps in all, counted from the run's first
   BatchOptions batches;
-  std::int64_t grad_accumulation_steps = 1;   ///< batches an optimizer step
-  AdamWOptions adamw;                         ///< its learning_rate is ignored: `schedule` has it
-  ScheduleOptions schedule;                   ///< its total_steps is `iters` when 0
-  double max_grad_norm = 0;                   ///< gradients are scaled down to this Euclidean norm; 0: off
+  std::int64_t grad_accumulation_steps = 1;  ///< batches an optimizer step
+  AdamWOptions adamw;                        ///< its learning_rate is ignored: `schedule` has it
+  ScheduleOptions schedule;                  ///< its total_steps is `iters` when 0
+  double max_grad_norm = 0;                  ///< gradients are scaled down to this Euclidean norm; 0: off
   double label_smoothing = 0;
-  std::uint64_t seed = 0;                     ///< of dropout; BatchOptions has the shuffle's
+  std::uint64_t seed = 0;  ///< of dropout; BatchOptions has the shuffle's
 
   std::int64_t steps_per_report = 10;
-  std::int64_t steps_per_eval = 200;          ///< validation every so many steps, before the first and after the last; 0: never
-  std::int64_t val_batches = 25;              ///< of each validation; < 0: all
-  std::int64_t save_every = 100;              ///< checkpoints; 0: only at the end
-  std::int64_t patience = 0;                  ///< stop after so many validations without a better one; 0: never
+  std::int64_t steps_per_eval = 200;  ///< validation every so many steps, before the first and after the last; 0: never
+  std::int64_t val_batches = 25;      ///< of each validation; < 0: all
+  std::int64_t save_every = 100;      ///< checkpoints; 0: only at the end
+  std::int64_t patience = 0;          ///< stop after so many validations without a better one; 0: never
 
-  const std::atomic<bool>* stop = nullptr;    ///< set by a signal handler: checkpoint and Error(interrupted) at the next step
+  const std::atomic<bool>* stop =
+      nullptr;  ///< set by a signal handler: checkpoint and Error(interrupted) at the next step
 };
 
 /// Error(invalid_argument) naming the first option that is out of range.
@@ -40,10 +41,10 @@ void validate(const TrainOptions& options);
 /// What one optimizer step did: a row of metrics.jsonl. Step 0 is the validation before the first.
 struct StepReport {
   std::int64_t step = 0;
-  double loss = 0;                    ///< mean over the trained tokens of all the step's batches
+  double loss = 0;  ///< mean over the trained tokens of all the step's batches
   double learning_rate = 0;
-  double grad_norm = 0;               ///< before clipping
-  std::int64_t trained_tokens = 0;    ///< of this step
+  double grad_norm = 0;             ///< before clipping
+  std::int64_t trained_tokens = 0;  ///< of this step
   std::int64_t total_trained_tokens = 0;
   double tokens_per_second = 0;       ///< trained tokens, since the last report
   std::size_t peak_memory_bytes = 0;  ///< of the process
@@ -58,7 +59,8 @@ struct TrainResult {
   bool stopped_early = false;  ///< by patience
 };
 
-/// Mean loss per trained token over batches, without recording gradients. Error(invalid_argument) if there is no such token.
+/// Mean loss per trained token over batches, without recording gradients. Error(invalid_argument) if there is no such
+/// token.
 double evaluate(const Decoder& model, const std::vector<Batch>& batches);
 
 /// Trains the adapter that is attached to a model. `folder` receives, each written atomically:

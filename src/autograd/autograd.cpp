@@ -52,8 +52,8 @@ Parameter::Parameter(std::string name, Tensor value, Tensor grad)
   slot_->grad = grad.defined() ? std::move(grad) : Tensor::zeros(value_.shape(), value_.dtype(), value_.device());
   const Tensor& buffer = slot_->grad;
   if (buffer.shape() != value_.shape() || !is_floating(buffer.dtype()) || !buffer.is_contiguous()) {
-    fail(ErrorCode::invalid_argument, "parameter {} is {}, its gradient buffer {}, expected its shape, contiguous", name,
-         describe(value_), describe(buffer));
+    fail(ErrorCode::invalid_argument, "parameter {} is {}, its gradient buffer {}, expected its shape, contiguous",
+         name, describe(value_), describe(buffer));
   }
   slot_->name = std::move(name);
   slot_->leaf = true;

@@ -49,8 +49,11 @@ void print_note(const std::string& text) {
 
 void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
   verb.add_option("--model", model, "Hugging Face model folder")->required()->type_name("DIR");
-  if (with_adapter) verb.add_option("--adapter-path", adapter_path, "adapter in PEFT format to apply")->type_name("DIR");
-  verb.add_option("--dtype", dtype, "dtype of the computation")->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
+  if (with_adapter)
+    verb.add_option("--adapter-path", adapter_path, "adapter in PEFT format to apply")->type_name("DIR");
+  verb.add_option("--dtype", dtype, "dtype of the computation")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
 }
 
 LoadedModel load_model(const ModelOptions& options) {

@@ -17,10 +17,18 @@
 namespace wick::cli {
 
 /// Exit codes of the program.
-enum ExitCode : int { ok = 0, failure = 1, usage = 2, bad_input = 3, out_of_memory = 4, diverged = 5, interrupted = 130 };
+enum ExitCode : int {
+  ok = 0,
+  failure = 1,
+  usage = 2,
+  bad_input = 3,
+  out_of_memory = 4,
+  diverged = 5,
+  interrupted = 130
+};
 
-/// Each verb adds its subcommand, whose callback does the work. A callback that throws ends the program with the code of
-/// its error; one that returns ends it with 0.
+/// Each verb adds its subcommand, whose callback does the work. A callback that throws ends the program with the code
+/// of its error; one that returns ends it with 0.
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
@@ -57,7 +65,7 @@ void check_ids(const std::vector<TokenId>& ids, const ModelConfig& config, const
 extern std::atomic<bool> stop_requested;
 void install_signal_handlers();
 
-void print(const std::string& text);       ///< results: to stdout, flushed. Error(io) when it is closed
+void print(const std::string& text);  ///< results: to stdout, flushed. Error(io) when it is closed
 /// The text with control characters written as \xNN: names from files may hold line ends and escape codes.
 std::string one_line(const std::string& text);
 void print_note(const std::string& text);  ///< words for the eye: to stderr, with a newline

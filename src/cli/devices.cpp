@@ -21,9 +21,9 @@ void run(bool json) {
           "\n");
     return;
   }
-  print(fmt::format("cpu     {}\n        {} threads, {:.1f} GiB memory, SIMD {}, bf16 matrix products {}\n        oneDNN {}\n",
-                    cpu.name, cpu.threads, static_cast<double>(cpu.memory_bytes) / (1 << 30), cpu.simd, cpu.bf16,
-                    cpu.onednn));
+  print(fmt::format(
+      "cpu     {}\n        {} threads, {:.1f} GiB memory, SIMD {}, bf16 matrix products {}\n        oneDNN {}\n",
+      cpu.name, cpu.threads, static_cast<double>(cpu.memory_bytes) / (1 << 30), cpu.simd, cpu.bf16, cpu.onednn));
 }
 
 }  // namespace

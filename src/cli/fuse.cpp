@@ -30,7 +30,8 @@ double largest_logit_difference(const Options& o) {
   const std::vector<float> a = adapted.decoder.logits(adapted.decoder.forward(batch)).to_vector<float>();
   const std::vector<float> b = merged.decoder.logits(merged.decoder.forward(batch)).to_vector<float>();
   double difference = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) difference = std::max(difference, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+  for (std::size_t i = 0; i < a.size(); ++i)
+    difference = std::max(difference, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
   return difference;
 }
 

@@ -54,8 +54,10 @@ Json model_json(const std::filesystem::path& folder, bool tensors) {
   const ModelConfig c = ModelConfig::from_folder(folder);
   std::vector<SafetensorsEntry> entries;
   const ShardedSafetensors files = ShardedSafetensors::open(folder);
-  for (const SafetensorsFile& file : files.files()) entries.insert(entries.end(), file.entries().begin(), file.entries().end());
-  const std::int64_t window = c.sliding_window.empty() ? 0 : *std::max_element(c.sliding_window.begin(), c.sliding_window.end());
+  for (const SafetensorsFile& file : files.files())
+    entries.insert(entries.end(), file.entries().begin(), file.entries().end());
+  const std::int64_t window =
+      c.sliding_window.empty() ? 0 : *std::max_element(c.sliding_window.begin(), c.sliding_window.end());
   return {{"kind", "model"},
           {"architecture", to_string(c.architecture)},
           {"vocab_size", c.vocab_size},
@@ -106,7 +108,8 @@ void print_text(const Json& json) {
                     weights["parameters"].dump(), weights["bytes"].get<double>() / 1e6, weights["dtypes"].dump()));
   if (!weights.contains("tensor_list")) return;
   for (const Json& t : weights["tensor_list"]) {
-    print(fmt::format("  {:6} {:18} {}\n", t["dtype"].get<std::string>(), t["shape"].dump(), t["name"].get<std::string>()));
+    print(fmt::format("  {:6} {:18} {}\n", t["dtype"].get<std::string>(), t["shape"].dump(),
+                      t["name"].get<std::string>()));
   }
 }
 

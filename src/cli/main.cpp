@@ -14,14 +14,20 @@ namespace {
 int exit_code(wick::ErrorCode code) {
   using wick::ErrorCode;
   switch (code) {
-    case ErrorCode::invalid_argument: return wick::cli::usage;
+    case ErrorCode::invalid_argument:
+      return wick::cli::usage;
     case ErrorCode::format:
     case ErrorCode::io:
-    case ErrorCode::unsupported: return wick::cli::bad_input;
-    case ErrorCode::out_of_memory: return wick::cli::out_of_memory;
-    case ErrorCode::diverged: return wick::cli::diverged;
-    case ErrorCode::interrupted: return wick::cli::interrupted;
-    case ErrorCode::device: return wick::cli::failure;
+    case ErrorCode::unsupported:
+      return wick::cli::bad_input;
+    case ErrorCode::out_of_memory:
+      return wick::cli::out_of_memory;
+    case ErrorCode::diverged:
+      return wick::cli::diverged;
+    case ErrorCode::interrupted:
+      return wick::cli::interrupted;
+    case ErrorCode::device:
+      return wick::cli::failure;
   }
   return wick::cli::failure;
 }
@@ -54,7 +60,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("wick ") + wick::kVersion);
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_flag_callback("--no-fused", [] { wick::set_fused(false); }, "run every op as its composite (as WICK_FUSED=0)");
+  app.add_flag_callback(
+      "--no-fused", [] { wick::set_fused(false); }, "run every op as its composite (as WICK_FUSED=0)");
   app.footer(
       "`wick VERB --help` shows the options of a verb. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input,\n"
       "4 out of memory, 5 diverged, 130 interrupted.");

@@ -47,8 +47,11 @@ void run(const Options& options) {
   const LoadedModel loaded = load_model(options.model);
   const std::optional<Tokenizer> tokenizer = options.json ? std::nullopt : load_tokenizer(options.model.model);
   for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const std::string where = options.ids_file ? fmt::format("{}[{}]", *options.ids_file, i) : options.ids ? "--ids" : "--text";
-    check_ids(sequences[i], loaded.decoder.config(), where, options.ids_file ? ErrorCode::format : ErrorCode::invalid_argument);
+    const std::string where = options.ids_file ? fmt::format("{}[{}]", *options.ids_file, i)
+                              : options.ids    ? "--ids"
+                                               : "--text";
+    check_ids(sequences[i], loaded.decoder.config(), where,
+              options.ids_file ? ErrorCode::format : ErrorCode::invalid_argument);
   }
   std::vector<SafetensorsEntry> entries;
   Json results = Json::array();
@@ -57,7 +60,8 @@ void run(const Options& options) {
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::vector<TokenId>& ids = sequences[i];
     const Tensor hidden = loaded.decoder.forward(TokenBatch::single(ids));
-    if (!options.logits.empty()) entries.push_back(make_entry(fmt::format("logits.{}", i), loaded.decoder.logits(hidden)));
+    if (!options.logits.empty())
+      entries.push_back(make_entry(fmt::format("logits.{}", i), loaded.decoder.logits(hidden)));
     const std::vector<float> log_probs = log_probabilities(loaded.decoder, hidden, ids);
     double sum = 0;
     for (const float value : log_probs) sum += static_cast<double>(value);
@@ -103,7 +107,8 @@ void add_score(CLI::App& app) {
   options->model.add_to(*verb);
   CLI::Option_group* input = verb->add_option_group("input");
   input->add_option("--ids", options->ids, "token ids, a JSON list: '[5, 6, 7]'");
-  input->add_option("--ids-file", options->ids_file, "a JSON file with a list of lists of token ids")->type_name("FILE");
+  input->add_option("--ids-file", options->ids_file, "a JSON file with a list of lists of token ids")
+      ->type_name("FILE");
   input->add_option("--text", options->text, "a text, tokenized by the model's tokenizer.json");
   input->require_option(1);
   verb->add_option("--logits", options->logits,

@@ -53,7 +53,8 @@ ModuleSelector sorted(ModuleSelector selector) {
 }
 
 // An adapter that is continued brings its own configuration: an option may repeat it, but not contradict it.
-void refuse_contradictions(const Options& o, const std::string& folder, const LoraConfig& config, const CLI::App& verb) {
+void refuse_contradictions(const Options& o, const std::string& folder, const LoraConfig& config,
+                           const CLI::App& verb) {
   const auto differs = [&](const char* option, bool different) {
     if (different && verb.count(option) > 0) {
       fail(ErrorCode::invalid_argument, "{} differs from the configuration in {}", option, folder);
@@ -87,7 +88,8 @@ AdapterWeights starting_adapter(const Options& o, const Decoder& model, const CL
 }
 
 std::string describe(const DatasetReport& r) {
-  std::string text = fmt::format("{} rows ({}), {} tokens, {} trained on", r.rows, to_string(r.format), r.tokens, r.trained_tokens);
+  std::string text =
+      fmt::format("{} rows ({}), {} tokens, {} trained on", r.rows, to_string(r.format), r.tokens, r.trained_tokens);
   if (r.truncated > 0) text += fmt::format("; {} cut to --max-seq-length", r.truncated);
   if (r.dropped > 0) text += fmt::format("; {} dropped without a token to train on", r.dropped);
   return text;
@@ -130,10 +132,11 @@ void run(Options o, const CLI::App& verb) {
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
-  print_note(fmt::format("model: {} {}, {:.2f} M parameters, {} in {}; adapter: {} modules, {} trainable parameters ({:.3f} %)",
-                         to_string(config.architecture), o.model.model, static_cast<double>(all) / 1e6, "computing", o.model.dtype,
-                         adapter->entries().size(), adapter->parameter_count(),
-                         100.0 * static_cast<double>(adapter->parameter_count()) / static_cast<double>(all)));
+  print_note(fmt::format(
+      "model: {} {}, {:.2f} M parameters, {} in {}; adapter: {} modules, {} trainable parameters ({:.3f} %)",
+      to_string(config.architecture), o.model.model, static_cast<double>(all) / 1e6, "computing", o.model.dtype,
+      adapter->entries().size(), adapter->parameter_count(),
+      100.0 * static_cast<double>(adapter->parameter_count()) / static_cast<double>(all)));
   install_signal_handlers();
   Trainer trainer(model, adapter, data.train, data.valid ? &*data.valid : nullptr, o.train, o.output);
   if (o.resume) trainer.resume();
@@ -161,7 +164,8 @@ void run(Options o, const CLI::App& verb) {
     print(dump_json_line(result_json(result, o, adapter->parameter_count())) + "\n");
     return;
   }
-  if (result.stopped_early) print_note(fmt::format("stopped: no better validation in {} (--patience)", o.train.patience));
+  if (result.stopped_early)
+    print_note(fmt::format("stopped: no better validation in {} (--patience)", o.train.patience));
   if (result.first_val_loss) {
     print(fmt::format("validation loss {:.4f} -> {:.4f} (best {:.4f} at step {})\n", *result.first_val_loss,
                       *result.last_val_loss, *result.best_val_loss, result.best_step));
@@ -175,57 +179,103 @@ void add_train(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("train", "fine-tune a model with LoRA");
   const auto o = std::make_shared<Options>();
   o->model.add_to(*verb, false);
-  verb->add_option("--data", o->data, "a .jsonl file, or a folder with train.jsonl and perhaps valid.jsonl; rows are\n"
-                   "{\"text\"}, {\"prompt\", \"completion\"} or {\"input_ids\", \"labels\"}")->required()->type_name("PATH");
-  verb->add_option("--adapter-path", o->output, "folder that receives the adapter (PEFT format), metrics.jsonl, loss.svg")
-      ->required()->type_name("DIR");
+  verb->add_option("--data", o->data,
+                   "a .jsonl file, or a folder with train.jsonl and perhaps valid.jsonl; rows are\n"
+                   "{\"text\"}, {\"prompt\", \"completion\"} or {\"input_ids\", \"labels\"}")
+      ->required()
+      ->type_name("PATH");
+  verb->add_option("--adapter-path", o->output,
+                   "folder that receives the adapter (PEFT format), metrics.jsonl, loss.svg")
+      ->required()
+      ->type_name("DIR");
   CLI::Option* resume_adapter =
-      verb->add_option("--resume-adapter", o->resume_adapter, "start from this adapter's weights and configuration")->type_name("DIR");
-  verb->add_flag("--resume", o->resume, "continue the run in --adapter-path from its checkpoint, bit for bit")->excludes(resume_adapter);
+      verb->add_option("--resume-adapter", o->resume_adapter, "start from this adapter's weights and configuration")
+          ->type_name("DIR");
+  verb->add_flag("--resume", o->resume, "continue the run in --adapter-path from its checkpoint, bit for bit")
+      ->excludes(resume_adapter);
 
   const char* lora = "LoRA";
-  verb->add_option("--rank", o->rank, "rank of the adapter")->check(CLI::Range(1, 65536))->capture_default_str()->group(lora);
+  verb->add_option("--rank", o->rank, "rank of the adapter")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str()
+      ->group(lora);
   verb->add_option("--alpha", o->alpha, "scale is alpha / rank")->capture_default_str()->group(lora);
-  verb->add_option("--dropout", o->dropout, "dropout on the adapters' inputs")->check(CLI::Range(0.0, 1.0))->capture_default_str()->group(lora);
+  verb->add_option("--dropout", o->dropout, "dropout on the adapters' inputs")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str()
+      ->group(lora);
   verb->add_option("--target-modules", o->target_modules, "names, comma-separated; a regular expression; or all-linear")
-      ->capture_default_str()->group(lora);
+      ->capture_default_str()
+      ->group(lora);
   verb->add_flag("--rslora", o->rslora, "scale is alpha / sqrt(rank)")->group(lora);
   verb->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")
-      ->check(CLI::IsMember({"separate", "bordered"}))->capture_default_str()->group(lora);
+      ->check(CLI::IsMember({"separate", "bordered"}))
+      ->capture_default_str()
+      ->group(lora);
 
   TrainOptions& t = o->train;
   const char* run_group = "Run";
   verb->add_option("--iters", t.iters, "optimizer steps")->capture_default_str()->group(run_group);
   verb->add_option("--batch-size", t.batches.batch_size, "rows in a batch")->capture_default_str()->group(run_group);
-  verb->add_option("--batch-tokens", t.batches.batch_tokens, "pack batches to this many tokens instead")->group(run_group);
+  verb->add_option("--batch-tokens", t.batches.batch_tokens, "pack batches to this many tokens instead")
+      ->group(run_group);
   verb->add_option("--grad-accumulation-steps", t.grad_accumulation_steps, "batches in an optimizer step")
-      ->capture_default_str()->group(run_group);
-  verb->add_option("--max-seq-length", o->max_seq_length, "longer rows are cut")->check(CLI::Range(2, 1 << 30))->capture_default_str()->group(run_group);
+      ->capture_default_str()
+      ->group(run_group);
+  verb->add_option("--max-seq-length", o->max_seq_length, "longer rows are cut")
+      ->check(CLI::Range(2, 1 << 30))
+      ->capture_default_str()
+      ->group(run_group);
   verb->add_flag("--no-shuffle", o->no_shuffle, "take rows in the order of the file")->group(run_group);
   verb->add_flag("--no-pack", o->no_pack, "pad the rows of a batch instead of packing them")->group(run_group);
   verb->add_flag("--mask-prompt", o->mask_prompt, "train on completions only")->group(run_group);
   verb->add_option("--seed", t.seed, "of initialisation, order and dropout")->capture_default_str()->group(run_group);
 
   const char* optimizer = "Optimizer (AdamW)";
-  verb->add_option("--learning-rate", t.schedule.learning_rate, "peak learning rate")->capture_default_str()->group(optimizer);
+  verb->add_option("--learning-rate", t.schedule.learning_rate, "peak learning rate")
+      ->capture_default_str()
+      ->group(optimizer);
   verb->add_option("--lr-schedule", o->schedule, "constant, linear or cosine")
-      ->check(CLI::IsMember({"constant", "linear", "cosine"}))->capture_default_str()->group(optimizer);
-  verb->add_option("--warmup-steps", t.schedule.warmup_steps, "steps from 0 to the peak")->capture_default_str()->group(optimizer);
-  verb->add_option("--min-learning-rate", t.schedule.min_rate, "where a cosine ends")->capture_default_str()->group(optimizer);
-  verb->add_option("--weight-decay", t.adamw.weight_decay, "decoupled weight decay")->capture_default_str()->group(optimizer);
+      ->check(CLI::IsMember({"constant", "linear", "cosine"}))
+      ->capture_default_str()
+      ->group(optimizer);
+  verb->add_option("--warmup-steps", t.schedule.warmup_steps, "steps from 0 to the peak")
+      ->capture_default_str()
+      ->group(optimizer);
+  verb->add_option("--min-learning-rate", t.schedule.min_rate, "where a cosine ends")
+      ->capture_default_str()
+      ->group(optimizer);
+  verb->add_option("--weight-decay", t.adamw.weight_decay, "decoupled weight decay")
+      ->capture_default_str()
+      ->group(optimizer);
   verb->add_option("--beta1", t.adamw.beta1, "decay of the mean of gradients")->capture_default_str()->group(optimizer);
-  verb->add_option("--beta2", t.adamw.beta2, "decay of the mean of squared gradients")->capture_default_str()->group(optimizer);
+  verb->add_option("--beta2", t.adamw.beta2, "decay of the mean of squared gradients")
+      ->capture_default_str()
+      ->group(optimizer);
   verb->add_option("--eps", t.adamw.eps, "added to the denominator")->capture_default_str()->group(optimizer);
-  verb->add_option("--max-grad-norm", t.max_grad_norm, "clip gradients to this norm; 0: off")->capture_default_str()->group(optimizer);
-  verb->add_option("--label-smoothing", t.label_smoothing, "share of the target that is spread over the vocabulary")->capture_default_str()->group(optimizer);
+  verb->add_option("--max-grad-norm", t.max_grad_norm, "clip gradients to this norm; 0: off")
+      ->capture_default_str()
+      ->group(optimizer);
+  verb->add_option("--label-smoothing", t.label_smoothing, "share of the target that is spread over the vocabulary")
+      ->capture_default_str()
+      ->group(optimizer);
 
   const char* reports = "Reports and checkpoints";
-  verb->add_option("--steps-per-report", t.steps_per_report, "steps between lines of progress; 0: none")->capture_default_str()->group(reports);
-  verb->add_option("--steps-per-eval", t.steps_per_eval, "steps between validations; 0: never")->capture_default_str()->group(reports);
-  verb->add_option("--val-batches", t.val_batches, "batches of a validation; -1: all; 0: none")->capture_default_str()->group(reports);
-  verb->add_option("--save-every", t.save_every, "steps between checkpoints; 0: at the end")->capture_default_str()->group(reports);
+  verb->add_option("--steps-per-report", t.steps_per_report, "steps between lines of progress; 0: none")
+      ->capture_default_str()
+      ->group(reports);
+  verb->add_option("--steps-per-eval", t.steps_per_eval, "steps between validations; 0: never")
+      ->capture_default_str()
+      ->group(reports);
+  verb->add_option("--val-batches", t.val_batches, "batches of a validation; -1: all; 0: none")
+      ->capture_default_str()
+      ->group(reports);
+  verb->add_option("--save-every", t.save_every, "steps between checkpoints; 0: at the end")
+      ->capture_default_str()
+      ->group(reports);
   verb->add_option("--patience", t.patience, "end after so many validations without a better one; 0: off")
-      ->capture_default_str()->group(reports);
+      ->capture_default_str()
+      ->group(reports);
   verb->add_flag("--json", o->json, "print the result as one JSON object")->group(reports);
   verb->callback([o, verb] { run(*o, *verb); });
 }

@@ -148,7 +148,8 @@ Tensor Tensor::view(const Shape& wanted) const {
   t.shape_ = shape;
   t.strides_ = contiguous_strides(shape);
   if (numel_ == 0 || is_contiguous()) return t;
-  // Merge the old dimensions into runs that are dense within themselves, then cut each run, from its end, into new ones.
+  // Merge the old dimensions into runs that are dense within themselves, then cut each run, from its end, into new
+  // ones.
   Shape runs;
   Strides steps;
   for (int i = 0; i < rank(); ++i) {

@@ -25,7 +25,8 @@ Adapter::Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modu
   };
   for (const LoraTarget& target : targets) {
     const auto found = weights.modules.find(target.name);
-    if (found == weights.modules.end()) fail(ErrorCode::invalid_argument, "the adapter has no factors for {}", target.name);
+    if (found == weights.modules.end())
+      fail(ErrorCode::invalid_argument, "the adapter has no factors for {}", target.name);
     Parameter a = next(target.name + ".lora_A.weight", {target.rank, target.in_features}, found->second.a);
     Parameter b = next(target.name + ".lora_B.weight", {target.out_features, target.rank}, found->second.b);
     entries_.push_back({target, std::move(a), std::move(b)});

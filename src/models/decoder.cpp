@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <mutex>
 #include <tuple>
 #include <utility>
 
@@ -105,12 +106,13 @@ struct Decoder::Impl {
   std::vector<Layer> layers;
   Tensor final_norm;
   Tensor head;  // [vocab, hidden]; the embeddings themselves when tied
-  RopeTable rope;
+  std::mutex rope_mutex;
+  RopeTable rope;  // grows with the positions that are asked for
   std::vector<ModuleInfo> modules;
   std::shared_ptr<const Adapter> adapter;
 
-  void need_positions(std::int64_t count);
-  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch,
+  RopeTable rope_table(std::int64_t positions);
+  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch, const RopeTable& table,
                 const Tensor& key_offsets, KvCache* cache) const;
 };
 
@@ -143,15 +145,18 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   return Decoder(std::move(impl));
 }
 
-void Decoder::Impl::need_positions(std::int64_t count) {
-  if (rope.cos.defined() && rope.cos.size(0) >= count) return;
-  std::int64_t size = 256;
-  while (size < count) size *= 2;
-  rope = make_rope_table(config.rope, config.head_dim, size, dtype);
+RopeTable Decoder::Impl::rope_table(std::int64_t positions) {
+  const std::scoped_lock lock(rope_mutex);
+  if (!rope.cos.defined() || rope.cos.size(0) < positions) {
+    std::int64_t size = 256;
+    while (size < positions) size *= 2;
+    rope = make_rope_table(config.rope, config.head_dim, size, dtype);
+  }
+  return rope;
 }
 
 Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch,
-                             const Tensor& key_offsets, KvCache* cache) const {
+                             const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const {
   const std::int64_t tokens = batch.tokens();
   const std::vector<Tensor> qkv = layer.qkv.each(x);
   Tensor q = reshape(qkv[0], {tokens, config.num_attention_heads, config.head_dim});
@@ -161,8 +166,8 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
     q = rms_norm(q, layer.q_norm, config.rms_norm_eps);
     k = rms_norm(k, layer.k_norm, config.rms_norm_eps);
   }
-  q = wick::rope(q, rope.cos, rope.sin, batch.positions);
-  k = wick::rope(k, rope.cos, rope.sin, batch.positions);
+  q = wick::rope(q, table.cos, table.sin, batch.positions);
+  k = wick::rope(k, table.cos, table.sin, batch.positions);
   if (cache != nullptr) {
     const std::int64_t end = cache->length_ + tokens;
     cache->keys_[index].slice(0, cache->length_, tokens).copy_from(k);
@@ -199,7 +204,7 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
   for (std::int64_t i = 0; i < tokens; ++i) {
     positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
   }
-  impl_->need_positions(positions);
+  const RopeTable table = impl_->rope_table(positions);
 
   Tensor hidden = embedding(impl_->embeddings, batch.ids);
   Tensor branch;  // what the last sublayer adds to `hidden`
@@ -214,7 +219,7 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
       }
     };
     add_and_norm(layer.input_norm, layer.qkv.border());
-    branch = impl_->attend(layer, i, x, batch, key_offsets, cache);
+    branch = impl_->attend(layer, i, x, batch, table, key_offsets, cache);
     add_and_norm(layer.post_attention_norm, layer.gate_up.border());
     const std::vector<Tensor> gate_up = layer.gate_up.each(x);
     branch = layer.down(swiglu(gate_up[0], gate_up[1], layer.down.border()));

@@ -4,7 +4,8 @@
 
 namespace wick {
 
-/// cos and sin of position * inverse frequency for positions [0, positions): f32 (f64 when dtype is) [positions, head_dim / 2].
+/// cos and sin of position * inverse frequency for positions [0, positions): f32 (f64 when dtype is) [positions,
+/// head_dim / 2].
 struct RopeTable {
   Tensor cos;
   Tensor sin;

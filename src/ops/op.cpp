@@ -94,7 +94,7 @@ void check_row_vector(const char* op, const Tensor& x, const char* what, const T
   check_same_device(op, x, what, weight);
 }
 
-Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit, std::int64_t also) {
+Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit) {
   if (!indices.defined() || is_floating(indices.dtype()) || indices.rank() != 1) {
     fail(ErrorCode::invalid_argument, "[{}] {} must be a vector of i32 or i64, is {}", op, what, describe(indices));
   }
@@ -105,7 +105,7 @@ Tensor checked_indices(const char* op, const char* what, const Tensor& indices, 
       const T* values = dense.data<T>();
       for (std::int64_t i = 0; i < dense.numel(); ++i) {
         const auto value = static_cast<std::int64_t>(values[i]);
-        if ((value < 0 || value >= limit) && (value != also || also == -1)) {
+        if (value < 0 || value >= limit) {
           fail(ErrorCode::invalid_argument, "[{}] {}[{}] is {}, expected 0 to {}", op, what, i, value, limit - 1);
         }
       }

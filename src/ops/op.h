@@ -49,14 +49,14 @@ void check_same_device(const char* op, const Tensor& a, const char* what, const 
 void check_same_shape(const char* op, const char* what_a, const Tensor& a, const char* what_b, const Tensor& b);
 /// `weight` is a vector as long as x's last dimension, of x's dtype and device.
 void check_row_vector(const char* op, const Tensor& x, const char* what, const Tensor& weight);
-/// i32 or i64, one dimension; returned as a contiguous i32 tensor whose values lie in [0, limit) or equal `also`.
-Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit,
-                       std::int64_t also = -1);
+/// i32 or i64, one dimension; returned as a contiguous i32 tensor whose values lie in [0, limit).
+Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit);
 
 /// The product of all dimensions but the last.
 std::int64_t row_count(const Tensor& x);
 
-/// x as a [rows, last] matrix with one stride between rows, at least their length, and dense columns: a view where one exists, else a copy.
+/// x as a [rows, last] matrix with one stride between rows, at least their length, and dense columns: a view where one
+/// exists, else a copy.
 Tensor as_rows(const Tensor& x);
 
 }  // namespace wick

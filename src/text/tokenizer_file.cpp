@@ -233,8 +233,7 @@ std::unique_ptr<const Model> read_model(const JsonValue& value) {
 
 }  // namespace
 
-std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name,
-                                                      bool truncate) {
+std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, const std::string& name, bool truncate) {
   dom::parser parser;
   dom::element root;
   if (const auto error = parser.parse(json).get(root); error != simdjson::SUCCESS) {

@@ -53,7 +53,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& file, std::int64_t param
     if (entry == nullptr) fail(ErrorCode::format, "{} has no tensor {}", file.string(), name);
     const Tensor t = load_tensor(*entry);
     if (t.dtype() != DType::f32 || t.shape() != Shape{parameters}) {
-      fail(ErrorCode::format, "{}: tensor {} is {}, this adapter needs f32 [{}]", file.string(), name, describe(t), parameters);
+      fail(ErrorCode::format, "{}: tensor {} is {}, this adapter needs f32 [{}]", file.string(), name, describe(t),
+           parameters);
     }
     return t.clone();
   };

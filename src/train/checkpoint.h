@@ -10,7 +10,8 @@
 
 namespace wick {
 
-/// Everything that a run needs to go on exactly: one safetensors file, so that replacing it atomically replaces all of it.
+/// Everything that a run needs to go on exactly: one safetensors file, so that replacing it atomically replaces all of
+/// it.
 struct Checkpoint {
   std::int64_t step = 0;  ///< optimizer steps done
   DataCursor cursor;
@@ -18,7 +19,7 @@ struct Checkpoint {
   std::optional<double> first_val_loss, last_val_loss, best_val_loss;
   std::int64_t best_step = 0;
   std::int64_t evaluations_without_gain = 0;
-  Json options;  ///< of the run: those that its course depends on
+  Json options;                        ///< of the run: those that its course depends on
   Tensor values, exp_avg, exp_avg_sq;  ///< flat f32 [parameters]
 };
 

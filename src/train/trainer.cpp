@@ -73,8 +73,8 @@ void validate(const TrainOptions& o) {
   require(o.grad_accumulation_steps >= 1, "--grad-accumulation-steps", number(o.grad_accumulation_steps), "1 or more");
   require(o.batches.batch_size >= 1, "--batch-size", number(o.batches.batch_size), "1 or more");
   require(o.batches.batch_tokens >= 0, "--batch-tokens", number(o.batches.batch_tokens), "1 or more");
-  require(o.schedule.learning_rate >= 0 && std::isfinite(o.schedule.learning_rate), "--learning-rate", o.schedule.learning_rate,
-          "a finite number of 0 or more");
+  require(o.schedule.learning_rate >= 0 && std::isfinite(o.schedule.learning_rate), "--learning-rate",
+          o.schedule.learning_rate, "a finite number of 0 or more");
   require(o.schedule.min_rate >= 0 && std::isfinite(o.schedule.min_rate), "--min-learning-rate", o.schedule.min_rate,
           "a finite number of 0 or more");
   require(o.schedule.warmup_steps >= 0, "--warmup-steps", number(o.schedule.warmup_steps), "0 or more");
@@ -98,7 +98,8 @@ double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
     loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels).item();
     tokens += batch.trained_tokens;
   }
-  if (tokens == 0) fail(ErrorCode::invalid_argument, "the {} batches to evaluate have no trained token", batches.size());
+  if (tokens == 0)
+    fail(ErrorCode::invalid_argument, "the {} batches to evaluate have no trained token", batches.size());
   return loss / static_cast<double>(tokens);
 }
 
@@ -155,7 +156,8 @@ void Trainer::resume() {
   const Json& now = s.state.options;
   const auto same_schedule = [&] { return loaded.options.value("lr-schedule", Json()) == now["lr-schedule"]; };
   for (const auto& [key, value] : now.items()) {
-    if (key == "iters" && loaded.options.is_object() && !same_schedule()) continue;  // the schedule itself is named below
+    if (key == "iters" && loaded.options.is_object() && !same_schedule())
+      continue;  // the schedule itself is named below
     const Json before = loaded.options.is_object() && loaded.options.contains(key) ? loaded.options[key] : Json();
     if (before == value) continue;
     if (key == "data") fail(ErrorCode::invalid_argument, "--resume: the training data is not that of the run's start");
@@ -185,11 +187,13 @@ StepReport Trainer::Impl::step() {
   const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
   double loss = 0;
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    const auto pass = static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(i));
+    const auto pass =
+        static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(i));
     model.set_dropout(adapter->config().dropout, options.seed, pass);
     Tape tape;
     const Tensor hidden = model.forward(batches[i].tokens);
-    const Tensor sum = linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
+    const Tensor sum =
+        linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
     loss += sum.item();
     tape.backward(sum, seed);
   }
@@ -201,11 +205,13 @@ StepReport Trainer::Impl::step() {
   report.grad_norm = gradient_norm(adapter->gradients());
   report.step = state.step + 1;
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
-    fail(ErrorCode::diverged, "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help",
-         report.step, report.loss, report.grad_norm);
+    fail(ErrorCode::diverged,
+         "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help", report.step,
+         report.loss, report.grad_norm);
   }
   // As torch.nn.utils.clip_grad_norm_ scales.
-  const double clip = options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
+  const double clip =
+      options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
   report.learning_rate = schedule.learning_rate(state.step);
   AdamWOptions adamw = options.adamw;
   adamw.learning_rate = report.learning_rate;
@@ -271,7 +277,8 @@ TrainResult Trainer::run(const Listener& listener) {
   while (s.state.step < s.options.iters && !result.stopped_early) {
     if (s.stop_wanted()) {
       s.save();
-      fail(ErrorCode::interrupted, "stopped after step {}; --resume continues from {}", s.state.step, s.checkpoint_file().string());
+      fail(ErrorCode::interrupted, "stopped after step {}; --resume continues from {}", s.state.step,
+           s.checkpoint_file().string());
     }
     StepReport report = s.step();
     window_tokens += report.trained_tokens;

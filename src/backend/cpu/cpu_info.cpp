@@ -23,7 +23,9 @@ std::string cpu_name() {
 std::string bf16_products() {
   // Each further instruction set of oneDNN's x64 enumeration contains the ones before it.
   const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-  const auto has = [isa](dnnl::cpu_isa wanted) { return (isa & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted); };
+  const auto has = [isa](dnnl::cpu_isa wanted) {
+    return (isa & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted);
+  };
   if (has(dnnl::cpu_isa::avx512_core_amx)) return "amx";
   if (has(dnnl::cpu_isa::avx512_core_bf16)) return "avx512_bf16";
   return "emulated";

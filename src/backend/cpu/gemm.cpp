@@ -158,7 +158,8 @@ void gemm_bf16(const MatmulKey& key, const Tensor& a, const Tensor& b, const Ten
   const memory mc(md(dnnl_query_dst_md, 0), cpu_engine(), c.raw());
   const memory::desc space = md(dnnl_query_scratchpad_md, 0);
   const memory ms(space, cpu_engine(), scratchpad(space.get_size()));
-  primitive.execute(stream, {{DNNL_ARG_SRC, ma}, {DNNL_ARG_WEIGHTS, mb}, {DNNL_ARG_DST, mc}, {DNNL_ARG_SCRATCHPAD, ms}});
+  primitive.execute(stream,
+                    {{DNNL_ARG_SRC, ma}, {DNNL_ARG_WEIGHTS, mb}, {DNNL_ARG_DST, mc}, {DNNL_ARG_SCRATCHPAD, ms}});
 }
 
 void scale(const Tensor& c, double beta) {

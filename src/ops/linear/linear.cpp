@@ -39,7 +39,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     shape[-1] = weight.size(0);
     return reshape(y, shape);
   }
-  const Tensor dense_weight = weight.stride(1) == 1 || weight.stride(0) == 1 ? weight.detach() : weight.contiguous().detach();
+  const Tensor dense_weight =
+      weight.stride(1) == 1 || weight.stride(0) == 1 ? weight.detach() : weight.contiguous().detach();
   const Tensor detached = x.detach();
   Tensor y = product(detached, dense_weight, bias);
   record(kOp, {x, weight, bias}, {&y},

@@ -17,7 +17,8 @@ void check(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::s
          to_string(weight.core().shape()), to_string(x.shape()));
   }
   if (bias.defined() && (bias.rank() != 1 || bias.size(0) != n || bias.dtype() != x.dtype())) {
-    fail(ErrorCode::invalid_argument, "[lora_linear] bias is {}, expected {} [{}]", describe(bias), to_string(x.dtype()), n);
+    fail(ErrorCode::invalid_argument, "[lora_linear] bias is {}, expected {} [{}]", describe(bias),
+         to_string(x.dtype()), n);
   }
   if (branches.size() != weight.blocks().size()) {
     fail(ErrorCode::invalid_argument, "[lora_linear] {} adapters for a weight of {} projections", branches.size(),
@@ -34,7 +35,8 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
     const LoraWeight::Block& block = weight.blocks()[i];
     Tensor y = slice(base, 1, block.out_begin, block.out_size);
     if (block.rank_size > 0) {
-      const Tensor dropped = dropout(x, {options.p, options.seed, options.module + static_cast<std::uint32_t>(i), options.pass});
+      const Tensor dropped =
+          dropout(x, {options.p, options.seed, options.module + static_cast<std::uint32_t>(i), options.pass});
       const Tensor h = linear(dropped, cast(branches[i].a, x.dtype()));
       y = add(y, linear(h, cast(mul(branches[i].b, block.scale), x.dtype())));
     }
@@ -74,8 +76,10 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
   gemm(x, weight.a().transpose(0, 1), h);
   for (const LoraWeight::Block& block : weight.blocks()) {
     if (block.rank_size == 0) continue;
-    const Tensor b = weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
-    gemm(h.slice(1, block.rank_begin, block.rank_size), b.transpose(0, 1), y.slice(1, block.out_begin, block.out_size), 1.0, 1.0);
+    const Tensor b =
+        weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
+    gemm(h.slice(1, block.rank_begin, block.rank_size), b.transpose(0, 1), y.slice(1, block.out_begin, block.out_size),
+         1.0, 1.0);
   }
   return {y, h};
 }
@@ -95,7 +99,9 @@ LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, 
     const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
     const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
     if (!border.defined()) {
-      gemm(dy_i, weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size), g_i);
+      gemm(dy_i,
+           weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size),
+           g_i);
     }
     if (needs_a[i]) {
       result.da[i] = Tensor::empty({block.rank_size, x.size(1)}, sums, x.device());
@@ -132,23 +138,22 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
   const Tensor rows = as_rows(x.detach());  // a view, with its border, unless x is no plain matrix of rows
   auto [y, h] = lora_forward(rows, weight, bias.detach());
   Tensor* outputs[] = {&y};
-  record(kOp, inputs, outputs,
-         [rows, h = h, weight](std::span<const Tensor> grad, const std::vector<bool>& needs) {
-           std::vector<bool> needs_a;
-           std::vector<bool> needs_b;
-           for (std::size_t i = 1; i < needs.size(); i += 2) {
-             needs_a.push_back(needs[i]);
-             needs_b.push_back(needs[i + 1]);
-           }
-           const Tensor dy = as_rows(grad[0]);
-           LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
-           std::vector<Tensor> result = {grads.dx};
-           for (std::size_t i = 0; i < grads.da.size(); ++i) {
-             result.push_back(grads.da[i]);
-             result.push_back(grads.db[i]);
-           }
-           return result;
-         });
+  record(kOp, inputs, outputs, [rows, h = h, weight](std::span<const Tensor> grad, const std::vector<bool>& needs) {
+    std::vector<bool> needs_a;
+    std::vector<bool> needs_b;
+    for (std::size_t i = 1; i < needs.size(); i += 2) {
+      needs_a.push_back(needs[i]);
+      needs_b.push_back(needs[i + 1]);
+    }
+    const Tensor dy = as_rows(grad[0]);
+    LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
+    std::vector<Tensor> result = {grads.dx};
+    for (std::size_t i = 0; i < grads.da.size(); ++i) {
+      result.push_back(grads.da[i]);
+      result.push_back(grads.db[i]);
+    }
+    return result;
+  });
   return y;
 }
 

@@ -4,8 +4,8 @@
 
 namespace wick {
 
-/// y += what the adapters add, or the whole product where the layouts allow one GEMM; h [tokens, rank] is saved for backward.
-/// GEMMs only, so one kernel serves every device whose library gemm() knows.
+/// y += what the adapters add, or the whole product where the layouts allow one GEMM; h [tokens, rank] is saved for
+/// backward. GEMMs only, so one kernel serves every device whose library gemm() knows.
 struct LoraForward {
   Tensor y;
   Tensor h;

@@ -30,7 +30,8 @@ std::vector<OpSample> lora_linear_samples() {
              [=](Inputs in) {
                const LoraBranch branch{n, in[3], in[4], 0.5};
                const LoraWeight weight(in[1], std::span(&branch, 1), layout);
-               if (layout == LoraLayout::separate) return std::vector{lora_linear(in[0], weight, in[2], std::span(&branch, 1))};
+               if (layout == LoraLayout::separate)
+                 return std::vector{lora_linear(in[0], weight, in[2], std::span(&branch, 1))};
                const Tensor y = lora_linear(through_border(in[0], weight.rank()), weight, in[2], std::span(&branch, 1));
                return std::vector{through_border(y, weight.rank())};
              },
@@ -48,14 +49,14 @@ std::vector<OpSample> lora_linear_samples() {
   for (const LoraLayout layout : {LoraLayout::separate, LoraLayout::bordered}) {
     samples.push_back(
         {.name = layout == LoraLayout::separate ? "siblings" : "siblings bordered",
-         .inputs = {normal({6, 10}), frozen({16, 10}), normal({3, 10}), normal({8, 3}), normal({2, 10}), normal({4, 2})},
-         .run =
-             [layout](Inputs in) {
-               const LoraBranch branches[] = {{8, in[2], in[3], 2.0}, {4, {}, {}, 1.0}, {4, in[4], in[5], 0.25}};
-               const LoraWeight weight(in[1], branches, layout);
-               const Tensor x = layout == LoraLayout::bordered ? through_border(in[0], weight.rank()) : in[0];
-               return split(lora_linear(x, weight, {}, branches), 1, std::vector<std::int64_t>{8, 4, 4});
-             }});
+         .inputs = {normal({6, 10}), frozen({16, 10}), normal({3, 10}), normal({8, 3}), normal({2, 10}),
+                    normal({4, 2})},
+         .run = [layout](Inputs in) {
+           const LoraBranch branches[] = {{8, in[2], in[3], 2.0}, {4, {}, {}, 1.0}, {4, in[4], in[5], 0.25}};
+           const LoraWeight weight(in[1], branches, layout);
+           const Tensor x = layout == LoraLayout::bordered ? through_border(in[0], weight.rank()) : in[0];
+           return split(lora_linear(x, weight, {}, branches), 1, std::vector<std::int64_t>{8, 4, 4});
+         }});
   }
   samples.push_back({.name = "a border that another reader claimed",
                      .inputs = {normal({6, 10}), frozen({4, 10}), normal({3, 10}), normal({4, 3})},

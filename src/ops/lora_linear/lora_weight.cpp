@@ -17,7 +17,8 @@ void check_branch(const LoraBranch& branch, std::int64_t in_features) {
 
 }  // namespace
 
-LoraWeight::LoraWeight(const Tensor& weight, std::span<const LoraBranch> branches, LoraLayout layout) : layout_(layout) {
+LoraWeight::LoraWeight(const Tensor& weight, std::span<const LoraBranch> branches, LoraLayout layout)
+    : layout_(layout) {
   if (!weight.defined() || weight.rank() != 2 || !is_floating(weight.dtype())) {
     fail(ErrorCode::invalid_argument, "[lora_linear] the weight must be a floating matrix, is {}", describe(weight));
   }
@@ -31,7 +32,8 @@ LoraWeight::LoraWeight(const Tensor& weight, std::span<const LoraBranch> branche
     rank_ += r;
   }
   if (n != weight.size(0)) {
-    fail(ErrorCode::invalid_argument, "[lora_linear] siblings have {} rows together, the weight has {}", n, weight.size(0));
+    fail(ErrorCode::invalid_argument, "[lora_linear] siblings have {} rows together, the weight has {}", n,
+         weight.size(0));
   }
   if (layout == LoraLayout::bordered && rank_ > 0) {
     rank_ = (rank_ + kRankMultiple - 1) / kRankMultiple * kRankMultiple;

@@ -36,7 +36,8 @@ Tensor apply(const Tensor& x, const Dropout& options) {
 
 Tensor dropout(const Tensor& x, const Dropout& options) {
   check_floating("dropout", "x", x);
-  if (!(options.p >= 0 && options.p < 1)) fail(ErrorCode::invalid_argument, "[dropout] p is {}, expected [0, 1)", options.p);
+  if (!(options.p >= 0 && options.p < 1))
+    fail(ErrorCode::invalid_argument, "[dropout] p is {}, expected [0, 1)", options.p);
   if (x.numel() >= std::int64_t{1} << 34) {
     fail(ErrorCode::invalid_argument, "[dropout] x has {} elements, at most 2^34 are supported", x.numel());
   }

@@ -32,7 +32,8 @@ std::vector<OpSample> primitive_samples() {
   unary("transpose then reshape", normal({3, 4}), [](const Tensor& x) { return reshape(transpose(x, 0, 1), {12}); });
   unary("slice", normal({3, 6}), [](const Tensor& x) { return slice(x, 1, 2, 3); });
   unary("expand", normal({3, 1}), [](const Tensor& x) { return expand(x, {2, 3, 4}); });
-  unary("dropout", normal({3, 7}), [](const Tensor& x) { return dropout(x, {.p = 0.4, .seed = 5, .module = 2, .pass = 3}); });
+  unary("dropout", normal({3, 7}),
+        [](const Tensor& x) { return dropout(x, {.p = 0.4, .seed = 5, .module = 2, .pass = 3}); });
   unary("used twice", normal({3, 4}), [](const Tensor& x) { return mul(add(x, exp(x)), x); });
   samples.push_back({.name = "max",
                      .inputs = {normal({3, 5})},

@@ -8,8 +8,8 @@
 namespace wick {
 namespace {
 
-// y[...] = combine over `dim`, in double: one serial chain, so float32 would lose digits on a vocabulary's worth of terms. x
-// is walked in any strides.
+// y[...] = combine over `dim`, in double: one serial chain, so float32 would lose digits on a vocabulary's worth of
+// terms. x is walked in any strides.
 template <class Combine>
 Tensor reduce(const Tensor& x, int dim, double start, const Combine& combine) {
   const int at = x.shape().wrap(dim);
