@@ -38,7 +38,7 @@ std::string chat_prompt(const Options& o) {
 
 void run(const Options& o) {
   o.generate.validate();
-  const std::string text = o.chat ? chat_prompt(o) : o.prompt;
+  const std::string prompt_text = o.chat ? chat_prompt(o) : o.prompt;
   const LoadedModel loaded = load_model(o.model);
   const std::optional<Tokenizer> tokenizer = load_tokenizer(o.model.model);
   std::vector<TokenId> prompt;
@@ -47,7 +47,7 @@ void run(const Options& o) {
     check_ids(prompt, loaded.decoder.config(), "--ids", ErrorCode::invalid_argument);
   } else if (tokenizer) {
     // A chat template spells out its special tokens.
-    prompt = tokenizer->encode_ids(text, !o.chat);
+    prompt = tokenizer->encode_ids(prompt_text, !o.chat);
   } else {
     fail(ErrorCode::invalid_argument, "{} has no tokenizer.json: give the prompt as --ids", o.model.model);
   }
