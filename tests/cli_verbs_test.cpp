@@ -67,7 +67,7 @@ TEST(CliHelp, EveryVerbNamesItsOptions) {
                  "--patience",     "--save-every",  "--max-seq-length",   "--json"}},
       {"generate",
        {"--model", "--adapter-path", "--prompt", "--ids", "--max-tokens", "--temperature", "--top-k", "--top-p",
-        "--repetition-penalty", "--ignore-eos", "--seed", "--stop", "--dtype", "--json"}},
+        "--repetition-penalty", "--ignore-eos", "--seed", "--stop", "--dtype", "--chat", "--system", "--json"}},
       {"score", {"--model", "--adapter-path", "--ids", "--ids-file", "--text", "--dtype", "--logits", "--json"}},
       {"fuse", {"--model", "--adapter-path", "--output", "--verify", "--json"}},
       {"tokenize", {"--model", "--text", "--decode", "--json"}},
@@ -115,6 +115,9 @@ TEST(CliUsage, MistakesAreNamedInOneLine) {
       {{"score", "--model", model, "--ids", "[1]", "--dtype", "f8"}, {"--dtype", "f8"}},
       {{"generate", "--model", model, "--max-tokens", "3"}, {"--prompt", "--ids"}},
       {{"generate", "--model", model, "--ids", "[600]"}, {"600"}},
+      {{"generate", "--model", model, "--prompt", "x", "--chat"}, {"--chat", "chat_template.jinja"}},
+      {{"generate", "--model", model, "--ids", "[1]", "--chat"}, {"--chat", "--ids"}},
+      {{"generate", "--model", model, "--prompt", "x", "--system", "y"}, {"--system", "--chat"}},
       {{"generate", "--model", model, "--prompt", "text"}, {"tokenizer.json", "--ids"}},
       {{"generate", "--model", model, "--ids", "[1]", "--max-tokens", "-1"}, {"max", "-1"}},
       {{"generate", "--model", model, "--ids", "[1]", "--temperature", "-1"}, {"temperature"}},
@@ -282,6 +285,23 @@ TEST(CliGenerate, PromptStreamsAndSeedsRepeat) {
   };
   EXPECT_EQ(sampled("7"), sampled("7"));
   EXPECT_NE(sampled("7"), sampled("8"));
+}
+
+TEST(CliGenerate, ChatGoesThroughTheTemplate) {
+  const Json chat = read_json_file(golden("tales") / "chat.json").at(0);
+  const Json prompt =
+      expect_json({"tokenize", "--model", tales(), "--text", chat["text"], "--no-special-tokens", "--json"});
+  const std::vector<std::string> rest = {"--max-tokens", "2", "--temperature", "0", "--json"};
+  const auto run = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"generate", "--model", tales()});
+    arguments.insert(arguments.end(), rest.begin(), rest.end());
+    return expect_json(arguments);
+  };
+  const Json templated =
+      run({"--chat", "--system", chat["messages"][0]["content"], "--prompt", chat["messages"][1]["content"]});
+  const Json spelled = run({"--ids", prompt["ids"].dump()});
+  EXPECT_EQ(templated["prompt_tokens"], prompt["ids"].size());
+  EXPECT_EQ(templated["ids"], spelled["ids"]);
 }
 
 TEST(CliFuse, ScoresAsTheAdapter) {
