@@ -1,4 +1,5 @@
 #include "ops/adamw/adamw.h"
+#include "ops/op.h"
 
 #include <cmath>
 #include <limits>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "ops/op.h"
+#include "ops/kernel_table.h"
 
 namespace wick {
 

@@ -1,4 +1,5 @@
 #include "ops/adamw/adamw.h"
+#include "ops/op.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/adamw/adamw_cpu.cpp"

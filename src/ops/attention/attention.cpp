@@ -1,4 +1,5 @@
 #include "ops/attention/attention.h"
+#include "ops/op.h"
 
 #include <algorithm>
 #include <cmath>

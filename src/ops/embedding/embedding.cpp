@@ -1,4 +1,5 @@
 #include "ops/embedding/embedding.h"
+#include "ops/op.h"
 
 namespace wick {
 

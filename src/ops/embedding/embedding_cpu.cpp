@@ -1,4 +1,5 @@
 #include "ops/embedding/embedding.h"
+#include "ops/op.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/embedding/embedding_cpu.cpp"

@@ -1,4 +1,5 @@
 #include "ops/gelu/gelu.h"
+#include "ops/op.h"
 
 #include <cmath>
 #include <numbers>

@@ -1,4 +1,5 @@
 #include "ops/gelu/gelu.h"
+#include "ops/op.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/gelu/gelu_cpu.cpp"

@@ -1,4 +1,5 @@
 #include "ops/layer_norm/layer_norm.h"
+#include "ops/op.h"
 
 namespace wick {
 

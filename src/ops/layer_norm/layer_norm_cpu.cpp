@@ -1,4 +1,5 @@
 #include "ops/layer_norm/layer_norm.h"
+#include "ops/op.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/layer_norm/layer_norm_cpu.cpp"

@@ -1,4 +1,5 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/op.h"
 
 #include "core/dispatch.h"
 #include "core/strided.h"

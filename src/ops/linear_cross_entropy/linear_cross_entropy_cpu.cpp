@@ -1,4 +1,5 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/op.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear_cross_entropy/linear_cross_entropy_cpu.cpp"

@@ -1,4 +1,5 @@
 #include "ops/lora_linear/lora_linear.h"
+#include "ops/op.h"
 
 #include "backend/gemm.h"
 

@@ -1,4 +1,5 @@
 #include "ops/rms_norm/rms_norm.h"
+#include "ops/op.h"
 
 namespace wick {
 

@@ -1,3 +1,4 @@
+#include "ops/op.h"
 #include "ops/rms_norm/rms_norm.h"
 
 #undef HWY_TARGET_INCLUDE

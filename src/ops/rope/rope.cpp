@@ -1,4 +1,5 @@
 #include "ops/rope/rope.h"
+#include "ops/op.h"
 
 #include <algorithm>
 

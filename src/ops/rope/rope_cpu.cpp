@@ -1,3 +1,4 @@
+#include "ops/op.h"
 #include "ops/rope/rope.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -1,4 +1,5 @@
 #include "ops/softmax/softmax.h"
+#include "ops/op.h"
 
 namespace wick {
 

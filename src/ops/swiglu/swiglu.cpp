@@ -1,4 +1,5 @@
 #include "ops/swiglu/swiglu.h"
+#include "ops/op.h"
 
 namespace wick {
 

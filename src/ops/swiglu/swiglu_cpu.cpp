@@ -1,3 +1,4 @@
+#include "ops/op.h"
 #include "ops/swiglu/swiglu.h"
 
 #undef HWY_TARGET_INCLUDE

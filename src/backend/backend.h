@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+
+#include "ops/primitive/functions.h"
+#include "wick/ops.h"
+#include "wick/tensor.h"
+
+namespace wick {
+
+/// What an accelerator brings so that tensors can live on it and every composite runs there: memory, copies and the
+/// primitive operations. Work is queued in order on one stream a device; only copies to the host wait. The CPU has no
+/// Backend: its loops stand in the ops themselves. Callers have checked shapes, dtypes and devices; outputs are dense
+/// unless said otherwise.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  struct Block {
+    std::byte* data = nullptr;
+    void* handle = nullptr;  ///< the allocator's own
+  };
+  /// Uninitialised memory, 256-byte aligned. Error(out_of_memory) with the numbers; the device stays usable.
+  virtual Block allocate(std::size_t bytes, Device device) = 0;
+  virtual void release(Block block, Device device) noexcept = 0;
+  /// Waits until everything queued has run. Error(device) if any of it failed.
+  virtual void synchronize(Device device) = 0;
+
+  /// `to` = `from`, of one shape; any strides, converts the dtype. Either may be on the host, then both are dense and
+  /// of one dtype.
+  virtual void copy(const Tensor& from, const Tensor& to) = 0;
+  virtual void fill(const Tensor& t, double value) = 0;                                                 ///< any strides
+  virtual void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) = 0;  ///< see gemm.h
+
+  virtual void unary(Unary op, const Tensor& x, double value, const Tensor& y) = 0;  ///< any strides
+  /// a and b already expanded to y's shape; any strides. y may be a or b.
+  virtual void binary(Binary op, const Tensor& a, const Tensor& b, const Tensor& y) = 0;
+  virtual void add_into(const Tensor& source, const Tensor& target) = 0;  ///< target += source, any dtypes and strides
+  virtual void scale(const Tensor& t, const Tensor& by) = 0;  ///< dense t *= by, one floating element on the device
+  virtual void where(const Tensor& mask, const Tensor& x, double value, const Tensor& y) = 0;
+  virtual void reduce(Reduction op, const Tensor& x, int dim, const Tensor& y) = 0;  ///< y has extent 1 there
+  // Indices i32, dense. On a device they are not checked: one outside its range gives NaN, or is left out of a sum.
+  virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) = 0;
+  virtual void add_rows(const Tensor& dy, const Tensor& indices, const Tensor& dx) = 0;  ///< dx[indices[i]] += dy[i]
+  virtual void gather_columns(const Tensor& x, const Tensor& indices, const Tensor& y) = 0;
+  virtual void scatter_columns(const Tensor& dy, const Tensor& indices, const Tensor& dx) = 0;
+  virtual void dropout(const Tensor& x, const Dropout& options, const Tensor& y) = 0;
+};
+
+/// The backend of a device. Error(unsupported) for the CPU, a device that is not built in, or none of its kind here.
+Backend& backend(Device device);
+
+/// CUDA's, or null when it is not built into this program. Its kernels are registered on the first call.
+Backend* cuda_backend();
+
+}  // namespace wick

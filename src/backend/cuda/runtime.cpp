@@ -1,0 +1,106 @@
+#include "backend/cuda/runtime.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <mutex>
+
+#include "core/fail.h"
+
+namespace wick::cuda {
+namespace {
+
+struct Discovered {
+  std::vector<DeviceInfo> devices;
+  std::string reason;
+};
+
+const Discovered& discovered() {
+  static const Discovered found = [] {
+    Discovered result;
+    int count = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess || count == 0) {
+      result.reason = status == cudaSuccess ? "no CUDA device" : cudaGetErrorString(status);
+      (void)cudaGetLastError();
+      return result;
+    }
+    for (int i = 0; i < count; ++i) {
+      cudaDeviceProp p = {};
+      if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+      result.devices.push_back({.name = p.name,
+                                .major = p.major,
+                                .minor = p.minor,
+                                .multiprocessors = p.multiProcessorCount,
+                                .memory_bytes = p.totalGlobalMem,
+                                .shared_bytes = p.sharedMemPerBlockOptin,
+                                .l2_bytes = static_cast<std::size_t>(p.l2CacheSize)});
+    }
+    return result;
+  }();
+  return found;
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  const cudaError_t sticky = cudaGetLastError();  // clears what can be cleared
+  (void)sticky;
+  fail(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device, "[cuda] {}: {} ({})", what,
+       cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+const std::vector<DeviceInfo>& devices() { return discovered().devices; }
+const std::string& no_device_reason() { return discovered().reason; }
+
+const DeviceInfo& info(int index) {
+  if (index < 0 || static_cast<std::size_t>(index) >= devices().size()) {
+    fail(ErrorCode::device, "device cuda:{} is not here: {}", index,
+         devices().empty() ? no_device_reason() : fmt::format("there are {}", devices().size()));
+  }
+  return devices()[static_cast<std::size_t>(index)];
+}
+
+cudaStream_t stream(int index) {
+  static std::mutex mutex;
+  static std::array<cudaStream_t, 64> streams{};
+  (void)info(index);
+  if (index >= static_cast<int>(streams.size())) fail(ErrorCode::device, "device cuda:{} is too many", index);
+  const std::scoped_lock lock(mutex);
+  thread_local int current = -1;
+  if (current != index) {
+    check(cudaSetDevice(index), "choosing the device");
+    current = index;
+  }
+  cudaStream_t& found = streams[static_cast<std::size_t>(index)];
+  if (found == nullptr) check(cudaStreamCreateWithFlags(&found, cudaStreamNonBlocking), "making a stream");
+  return found;
+}
+
+bool capturing(int index) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream(index), &status), "asking for a capture");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+ProfileHooks& profile_hooks() {
+  static ProfileHooks hooks;
+  return hooks;
+}
+
+void* open_library(std::initializer_list<const char*> names, std::string& reason) {
+  for (const char* name : names) {
+    if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
+    if (const char* error = dlerror(); error != nullptr && reason.empty()) reason = error;
+  }
+  return nullptr;
+}
+
+void* symbol(void* library, const char* name) {
+  void* found = dlsym(library, name);
+  if (found == nullptr) fail(ErrorCode::device, "[cuda] a library has no function {}", name);
+  return found;
+}
+
+}  // namespace wick::cuda

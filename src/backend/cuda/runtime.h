@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "wick/device.h"
+
+namespace wick::cuda {
+
+/// Error(device) naming `what`, or Error(out_of_memory), unless `status` is success.
+void check(cudaError_t status, const char* what);
+
+struct DeviceInfo {
+  std::string name;
+  int major = 0, minor = 0;  ///< compute capability
+  int multiprocessors = 0;
+  std::size_t memory_bytes = 0;
+  std::size_t shared_bytes = 0;  ///< a block's largest dynamic shared memory
+  std::size_t l2_bytes = 0;
+};
+/// The devices of this machine; empty without a driver. Never throws.
+const std::vector<DeviceInfo>& devices();
+/// Why devices() is empty, in the driver's words; "" when it is not.
+const std::string& no_device_reason();
+const DeviceInfo& info(int index = 0);
+
+/// The stream that all work of a device goes to, in order. The calling thread's current device becomes `index`.
+cudaStream_t stream(int index = 0);
+bool capturing(int index = 0);  ///< the stream is recording a graph: nothing may wait for it
+
+/// One launch, for `--profile`: what it is, the bytes it must move and the operations it must do.
+struct Work {
+  const char* name;
+  double bytes = 0;
+  double flops = 0;
+};
+
+/// Called before and after each piece of work on the stream; set while profiling only.
+struct ProfileHooks {
+  void (*begin)(const Work&) = nullptr;
+  void (*end)() = nullptr;
+};
+ProfileHooks& profile_hooks();
+
+/// Brackets work on the stream for the profile.
+class WorkScope {
+ public:
+  explicit WorkScope(const Work& work) {
+    if (profile_hooks().begin != nullptr) profile_hooks().begin(work);
+  }
+  ~WorkScope() {
+    if (profile_hooks().end != nullptr) profile_hooks().end();
+  }
+  WorkScope(const WorkScope&) = delete;
+  WorkScope& operator=(const WorkScope&) = delete;
+};
+
+/// Opens the first library of `names` that is there; null, and `reason` says why, when none is.
+void* open_library(std::initializer_list<const char*> names, std::string& reason);
+/// The function `name` of a library. Error(device) when it is missing.
+void* symbol(void* library, const char* name);
+
+}  // namespace wick::cuda
