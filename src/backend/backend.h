@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "ops/primitive/functions.h"
 #include "wick/ops.h"
@@ -15,6 +16,9 @@ namespace wick {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  /// Why there is no such device on this machine; empty when it is there.
+  virtual std::string missing(Device device) const = 0;
 
   struct Block {
     std::byte* data = nullptr;
@@ -49,6 +53,11 @@ class Backend {
 
 /// The backend of a device. Error(unsupported) for the CPU, a device that is not built in, or none of its kind here.
 Backend& backend(Device device);
+
+/// The backend of a tensor's device; null on the CPU.
+inline Backend* accelerator(const Tensor& t) {
+  return t.device().type == DeviceType::cpu ? nullptr : &backend(t.device());
+}
 
 /// CUDA's, or null when it is not built into this program. Its kernels are registered on the first call.
 Backend* cuda_backend();

@@ -95,7 +95,7 @@ double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
   double loss = 0;
   std::int64_t tokens = 0;
   for (const Batch& batch : batches) {
-    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels).item();
+    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels.to(model.device())).item();
     tokens += batch.trained_tokens;
   }
   if (tokens == 0)
@@ -121,8 +121,8 @@ struct Trainer::Impl {
       validation = validation_batches(*valid, options.batches, options.val_batches);
     }
     state.values = adapter->values();
-    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32);
-    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32);
+    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
+    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
     state.options = course(options, train, adapter->config(), model.dtype());
   }
 
@@ -167,6 +167,8 @@ void Trainer::resume() {
   s.stream.seek(loaded.cursor);
   s.adapter->values().copy_from(loaded.values);
   loaded.values = s.adapter->values();
+  loaded.exp_avg = loaded.exp_avg.to(s.model.device());
+  loaded.exp_avg_sq = loaded.exp_avg_sq.to(s.model.device());
   s.state = std::move(loaded);
   if (s.state.step == 0) {  // run() begins with the first validation again
     s.state.first_val_loss = s.state.last_val_loss = s.state.best_val_loss = std::nullopt;
@@ -184,7 +186,7 @@ StepReport Trainer::Impl::step() {
     tokens += batches.back().trained_tokens;
   }
   adapter->zero_grad();
-  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
+  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32, model.device());
   double loss = 0;
   for (std::size_t i = 0; i < batches.size(); ++i) {
     const auto pass =
@@ -192,8 +194,8 @@ StepReport Trainer::Impl::step() {
     model.set_dropout(adapter->config().dropout, options.seed, pass);
     Tape tape;
     const Tensor hidden = model.forward(batches[i].tokens);
-    const Tensor sum =
-        linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
+    const Tensor sum = linear_cross_entropy(hidden, model.head(), batches[i].labels.to(model.device()),
+                                            {.label_smoothing = options.label_smoothing});
     loss += sum.item();
     tape.backward(sum, seed);
   }

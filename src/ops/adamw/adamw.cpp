@@ -11,8 +11,18 @@ Kernels<GradientNorm> gradient_norm_kernels{{gradient_norm_cpu}};
 
 namespace {
 
+// Plain loops on the host; on a device copies of the buffers make the way there and back.
 void composite(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                const AdamWOptions& options, std::int64_t step, double grad_scale) {
+  if (parameters.device().type != DeviceType::cpu) {
+    const Tensor host[] = {parameters.to(Device::cpu()), gradients.to(Device::cpu()), exp_avg.to(Device::cpu()),
+                           exp_avg_sq.to(Device::cpu())};
+    composite(host[0], host[1], host[2], host[3], options, step, grad_scale);
+    parameters.copy_from(host[0]);
+    exp_avg.copy_from(host[2]);
+    exp_avg_sq.copy_from(host[3]);
+    return;
+  }
   const double correction1 = 1 - std::pow(options.beta1, static_cast<double>(step));
   const double correction2 = 1 - std::pow(options.beta2, static_cast<double>(step));
   for (std::int64_t i = 0; i < parameters.numel(); ++i) {
@@ -72,8 +82,8 @@ double gradient_norm(const Tensor& gradients) {
   const Tensor norm = Tensor::empty({}, DType::f64, gradients.device());
   if (run_kernel(kOp, gradient_norm_kernels, gradients.device(), gradients, norm)) return norm.item();
   double squares = 0;
-  for (std::int64_t i = 0; i < gradients.numel(); ++i) {
-    const double g = gradients.data<float>()[i];
+  for (const float value : gradients.to_vector<float>()) {
+    const double g = value;
     squares += g * g;
   }
   return std::sqrt(squares);
