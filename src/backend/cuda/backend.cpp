@@ -2,6 +2,7 @@
 
 #include "backend/cuda/arena.h"
 #include "backend/cuda/gemm.h"
+#include "backend/cuda/graph.h"
 #include "backend/cuda/runtime.h"
 #include "core/fail.h"
 
@@ -38,6 +39,17 @@ class CudaBackend final : public Primitives {
   void release(Block block, Device) noexcept override { Arena::release(static_cast<Arena::Block*>(block.handle)); }
 
   void synchronize(Device device) override { check(cudaStreamSynchronize(stream(device.index)), "waiting"); }
+
+  std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
+    return cuda::record(device, work);
+  }
+  void trim(Device device) override { current_arena(device.index).trim(); }
+  Memory memory(Device device) override {
+    (void)stream(device.index);
+    Memory memory;
+    check(cudaMemGetInfo(&memory.free, &memory.total), "asking for its memory");
+    return memory;
+  }
 
   void copy(const Tensor& from, const Tensor& to) override {
     if (!on_host(from) && !on_host(to)) {
