@@ -73,6 +73,7 @@ struct TokenBatch {
 
   static TokenBatch single(std::span<const std::int32_t> ids, std::int64_t first_position = 0);
   static TokenBatch packed(std::span<const std::vector<std::int32_t>> sequences);
+  TokenBatch to(Device device) const { return {ids.to(device), positions.to(device), offsets.to(device)}; }
   std::int64_t tokens() const { return ids.size(0); }
 };
 
@@ -95,6 +96,7 @@ class KvCache {
 
 struct LoadOptions {
   DType dtype = DType::f32;  ///< of the computation, f32 or bf16, whatever the files hold (f64 for reference answers)
+  Device device = Device::cpu();
 };
 
 /// A decoder-only language model: Llama, Qwen2, Qwen3 or Mistral.
@@ -109,9 +111,11 @@ class Decoder {
 
   const ModelConfig& config() const noexcept;
   DType dtype() const noexcept;
+  Device device() const noexcept;
 
-  /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch. With a cache the batch is one
-  /// sequence that continues it. Error(invalid_argument) for ids outside the vocabulary or a full cache.
+  /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch, which may still be on the host. With
+  /// a cache the batch is one sequence that continues it. Error(invalid_argument) for ids outside the vocabulary or a
+  /// full cache.
   Tensor forward(const TokenBatch& batch, KvCache* cache = nullptr) const;
   /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy.
   const Tensor& head() const noexcept;

@@ -1,12 +1,25 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
 
 #include "ops/primitive/functions.h"
 #include "wick/ops.h"
 #include "wick/tensor.h"
 
 namespace wick {
+
+/// Work of a device recorded once, to be run again as one launch on the same memory: every tensor that it read or wrote
+/// has to stay where it is.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;  ///< queued on the device's stream
+  /// Memory kept for the tensors that were made while recording.
+  virtual std::size_t reserved_bytes() const = 0;
+};
 
 /// What an accelerator brings so that tensors can live on it and every composite runs there: memory, copies and the
 /// primitive operations. Work is queued in order on one stream a device; only copies to the host wait. The CPU has no
@@ -15,6 +28,9 @@ namespace wick {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  /// Why there is no such device on this machine; empty when it is there.
+  virtual std::string missing(Device device) const = 0;
 
   struct Block {
     std::byte* data = nullptr;
@@ -25,6 +41,16 @@ class Backend {
   virtual void release(Block block, Device device) noexcept = 0;
   /// Waits until everything queued has run. Error(device) if any of it failed.
   virtual void synchronize(Device device) = 0;
+
+  /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
+  virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
+  /// Gives cached memory that nobody uses back to the driver.
+  virtual void trim(Device device) = 0;
+  struct Memory {
+    std::size_t total = 0;
+    std::size_t free = 0;  ///< by the driver's count
+  };
+  virtual Memory memory(Device device) = 0;
 
   /// `to` = `from`, of one shape; any strides, converts the dtype. Either may be on the host, then both are dense and
   /// of one dtype.
@@ -49,6 +75,11 @@ class Backend {
 
 /// The backend of a device. Error(unsupported) for the CPU, a device that is not built in, or none of its kind here.
 Backend& backend(Device device);
+
+/// The backend of a tensor's device; null on the CPU.
+inline Backend* accelerator(const Tensor& t) {
+  return t.device().type == DeviceType::cpu ? nullptr : &backend(t.device());
+}
 
 /// CUDA's, or null when it is not built into this program. Its kernels are registered on the first call.
 Backend* cuda_backend();

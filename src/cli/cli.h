@@ -42,8 +42,9 @@ struct ModelOptions {
   std::string model;
   std::string adapter_path;
   std::string dtype = "f32";
+  std::string device = "auto";
 
-  /// --model (required), --adapter-path, --dtype
+  /// --model (required), --adapter-path, --dtype, --device
   void add_to(CLI::App& verb, bool with_adapter = true);
 };
 

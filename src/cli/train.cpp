@@ -127,7 +127,8 @@ void run(Options o, const CLI::App& verb) {
                                              .tokenizer = tokenizer ? &*tokenizer : nullptr,
                                              .eos_token_ids = config.eos_token_ids,
                                              .mask_prompt = o.mask_prompt});
-  const auto adapter = std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules());
+  const auto adapter =
+      std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules(), model.device());
   model.attach(adapter, o.lora_layout == "bordered" ? LoraLayout::bordered : LoraLayout::separate);
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));

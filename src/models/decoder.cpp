@@ -99,9 +99,25 @@ void KvCache::truncate(std::int64_t length) {
   length_ = length;
 }
 
+namespace {
+
+// How many positions the rope table must have for a batch. On a device the batch is not looked at: its positions are
+// those of a cache, or lie within the batch.
+std::int64_t positions_in(const TokenBatch& batch, const KvCache* cache) {
+  if (batch.positions.device().type != DeviceType::cpu) return cache != nullptr ? cache->capacity() : batch.tokens();
+  std::int64_t positions = 0;
+  for (std::int64_t i = 0; i < batch.tokens(); ++i) {
+    positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
+  }
+  return positions;
+}
+
+}  // namespace
+
 struct Decoder::Impl {
   ModelConfig config;
   DType dtype = DType::f32;
+  Device device;
   Tensor embeddings;  // [vocab, hidden]
   std::vector<Layer> layers;
   Tensor final_norm;
@@ -123,6 +139,7 @@ Decoder::~Decoder() = default;
 
 const ModelConfig& Decoder::config() const noexcept { return impl_->config; }
 DType Decoder::dtype() const noexcept { return impl_->dtype; }
+Device Decoder::device() const noexcept { return impl_->device; }
 const Tensor& Decoder::head() const noexcept { return impl_->head; }
 const std::vector<ModuleInfo>& Decoder::linear_modules() const noexcept { return impl_->modules; }
 
@@ -133,8 +150,9 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   auto impl = std::make_unique<Impl>();
   impl->config = ModelConfig::from_folder(folder);
   impl->dtype = options.dtype;
+  impl->device = options.device;
   const ModelConfig& c = impl->config;
-  WeightReader reader(folder, options.dtype);
+  WeightReader reader(folder, options.dtype, options.device);
   impl->embeddings = reader.take("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(read_layer(reader, c, i));
   impl->final_norm = reader.take("model.norm.weight", {c.hidden_size});
@@ -150,7 +168,7 @@ RopeTable Decoder::Impl::rope_table(std::int64_t positions) {
   if (!rope.cos.defined() || rope.cos.size(0) < positions) {
     std::int64_t size = 256;
     while (size < positions) size *= 2;
-    rope = make_rope_table(config.rope, config.head_dim, size, dtype);
+    rope = make_rope_table(config.rope, config.head_dim, size, dtype, device);
   }
   return rope;
 }
@@ -180,8 +198,9 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 
-Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
+Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
   const ModelConfig& c = impl_->config;
+  const TokenBatch batch = given.to(impl_->device);
   const std::int64_t tokens = batch.tokens();
   Tensor key_offsets;
   if (cache != nullptr) {
@@ -194,17 +213,14 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
       fail(ErrorCode::invalid_argument, "the cache holds {} of {} tokens, {} more do not fit", cache->length_,
            cache->capacity_, tokens);
     }
-    key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2});
+    key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2})
+                      .to(impl_->device);
   }
   if (batch.positions.shape() != batch.ids.shape() || !batch.positions.is_contiguous()) {
     fail(ErrorCode::invalid_argument, "a batch has ids {} and positions {}, expected dense vectors of one length",
          describe(batch.ids), describe(batch.positions));
   }
-  std::int64_t positions = 0;
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
-  }
-  const RopeTable table = impl_->rope_table(positions);
+  const RopeTable table = impl_->rope_table(positions_in(given, cache));
 
   Tensor hidden = embedding(impl_->embeddings, batch.ids);
   Tensor branch;  // what the last sublayer adds to `hidden`
@@ -231,7 +247,7 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
 Tensor Decoder::logits(const Tensor& hidden) const {
   if (hidden.dtype() == DType::f64) return linear(hidden, impl_->head).to(DType::f32);
   // Straight to f32: rounding to bf16 in between would move close candidates.
-  const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32);
+  const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32, impl_->device);
   gemm(hidden.detach(), impl_->head.transpose(0, 1), y);
   return y;
 }

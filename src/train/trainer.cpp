@@ -9,13 +9,20 @@
 #include "io/json.h"
 #include "train/checkpoint.h"
 #include "train/curve.h"
+#include "train/device_step.h"
 #include "train/metrics.h"
 #include "wick/train.h"
 
 namespace wick {
 namespace {
 
-std::size_t peak_resident_bytes() {
+// Of the process, or on an accelerator what the driver counts as taken: cached memory is not given back, so that is the
+// peak.
+std::size_t peak_memory_bytes(Device device) {
+  if (device.type != DeviceType::cpu) {
+    const Backend::Memory memory = backend(device).memory(device);
+    return memory.total - memory.free;
+  }
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
@@ -95,7 +102,7 @@ double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
   double loss = 0;
   std::int64_t tokens = 0;
   for (const Batch& batch : batches) {
-    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels).item();
+    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels.to(model.device())).item();
     tokens += batch.trained_tokens;
   }
   if (tokens == 0)
@@ -121,14 +128,24 @@ struct Trainer::Impl {
       validation = validation_batches(*valid, options.batches, options.val_batches);
     }
     state.values = adapter->values();
-    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32);
-    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32);
+    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
+    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
     state.options = course(options, train, adapter->config(), model.dtype());
   }
 
   std::filesystem::path checkpoint_file() const { return folder / "checkpoint.safetensors"; }
 
   StepReport step();
+  struct Sums {
+    double loss = 0;  // over all tokens
+    double grad_norm = 0;
+  };
+  Sums step_on_host(const std::vector<Batch>& batches, std::int64_t tokens);
+  Sums step_on_device(const std::vector<Batch>& batches, std::int64_t tokens);
+  void require_finite(double loss, double grad_norm) const;
+  std::uint32_t pass(std::size_t batch) const {
+    return static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(batch));
+  }
   bool validate_now(StepReport& report);
   void save();
   bool out_of_patience() const { return options.patience > 0 && state.evaluations_without_gain >= options.patience; }
@@ -143,6 +160,7 @@ struct Trainer::Impl {
   Schedule schedule;
   std::vector<Batch> validation;
   Checkpoint state;
+  std::unique_ptr<DeviceStep> device_step;  // on an accelerator, from the first step on
 };
 
 Trainer::Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
@@ -167,12 +185,67 @@ void Trainer::resume() {
   s.stream.seek(loaded.cursor);
   s.adapter->values().copy_from(loaded.values);
   loaded.values = s.adapter->values();
+  loaded.exp_avg = loaded.exp_avg.to(s.model.device());
+  loaded.exp_avg_sq = loaded.exp_avg_sq.to(s.model.device());
   s.state = std::move(loaded);
   if (s.state.step == 0) {  // run() begins with the first validation again
     s.state.first_val_loss = s.state.last_val_loss = s.state.best_val_loss = std::nullopt;
     s.state.evaluations_without_gain = 0;
   }
   s.model.refresh_adapter();
+}
+
+void Trainer::Impl::require_finite(double loss, double grad_norm) const {
+  if (std::isfinite(loss) && std::isfinite(grad_norm)) return;
+  fail(ErrorCode::diverged, "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help",
+       state.step + 1, loss, grad_norm);
+}
+
+Trainer::Impl::Sums Trainer::Impl::step_on_host(const std::vector<Batch>& batches, std::int64_t tokens) {
+  adapter->zero_grad();
+  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
+  Sums sums;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    model.set_dropout(adapter->config().dropout, options.seed, pass(i));
+    Tape tape;
+    const Tensor hidden = model.forward(batches[i].tokens);
+    const Tensor sum =
+        linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
+    sums.loss += sum.item();
+    tape.backward(sum, seed);
+  }
+  model.set_dropout(0, 0, 0);
+  adapter->require_gradients();
+  sums.grad_norm = gradient_norm(adapter->gradients());
+  require_finite(sums.loss / static_cast<double>(tokens), sums.grad_norm);
+  // As torch.nn.utils.clip_grad_norm_ scales.
+  const double clip = options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (sums.grad_norm + 1e-6)) : 1.0;
+  AdamWOptions adamw = options.adamw;
+  adamw.learning_rate = schedule.learning_rate(state.step);
+  adamw_step(adapter->values(), adapter->gradients(), state.exp_avg, state.exp_avg_sq, adamw, state.step + 1, clip);
+  model.refresh_adapter();
+  return sums;
+}
+
+Trainer::Impl::Sums Trainer::Impl::step_on_device(const std::vector<Batch>& batches, std::int64_t tokens) {
+  if (device_step == nullptr) {
+    device_step = std::make_unique<DeviceStep>(model, *adapter, state.exp_avg, state.exp_avg_sq,
+                                               DeviceStep::Settings{.adamw = options.adamw,
+                                                                    .max_grad_norm = options.max_grad_norm,
+                                                                    .label_smoothing = options.label_smoothing,
+                                                                    .pad_id = options.batches.pad_id,
+                                                                    .token_budget = options.batches.batch_tokens});
+  }
+  const double dropout = adapter->config().dropout;
+  device_step->begin(tokens);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    model.set_dropout(dropout, options.seed, pass(i));
+    device_step->accumulate(batches[i], dropout == 0);
+  }
+  model.set_dropout(0, 0, 0);
+  const DeviceStep::Result result = device_step->update(schedule.learning_rate(state.step), state.step + 1);
+  require_finite(result.loss / static_cast<double>(tokens), result.grad_norm);
+  return {result.loss, result.grad_norm};
 }
 
 // One optimizer step: the mean over the trained tokens of all its batches, however they are cut.
@@ -183,42 +256,14 @@ StepReport Trainer::Impl::step() {
     batches.push_back(stream.next());
     tokens += batches.back().trained_tokens;
   }
-  adapter->zero_grad();
-  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
-  double loss = 0;
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    const auto pass =
-        static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(i));
-    model.set_dropout(adapter->config().dropout, options.seed, pass);
-    Tape tape;
-    const Tensor hidden = model.forward(batches[i].tokens);
-    const Tensor sum =
-        linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
-    loss += sum.item();
-    tape.backward(sum, seed);
-  }
-  model.set_dropout(0, 0, 0);
-  adapter->require_gradients();
-
   StepReport report;
-  report.loss = loss / static_cast<double>(tokens);
-  report.grad_norm = gradient_norm(adapter->gradients());
-  report.step = state.step + 1;
-  if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
-    fail(ErrorCode::diverged,
-         "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help", report.step,
-         report.loss, report.grad_norm);
-  }
-  // As torch.nn.utils.clip_grad_norm_ scales.
-  const double clip =
-      options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
   report.learning_rate = schedule.learning_rate(state.step);
-  AdamWOptions adamw = options.adamw;
-  adamw.learning_rate = report.learning_rate;
-  adamw_step(adapter->values(), adapter->gradients(), state.exp_avg, state.exp_avg_sq, adamw, state.step + 1, clip);
-  model.refresh_adapter();
-
+  const bool on_host = model.device().type == DeviceType::cpu;
+  const Sums sums = on_host ? step_on_host(batches, tokens) : step_on_device(batches, tokens);
+  report.loss = sums.loss / static_cast<double>(tokens);
+  report.grad_norm = sums.grad_norm;
   state.step += 1;
+  report.step = state.step;
   state.cursor = stream.cursor();
   state.total_trained_tokens += tokens;
   report.trained_tokens = tokens;
@@ -264,7 +309,7 @@ TrainResult Trainer::run(const Listener& listener) {
     StepReport before;
     s.validate_now(before);
     Metrics row;
-    row.peak_memory_bytes = static_cast<std::int64_t>(peak_resident_bytes());
+    row.peak_memory_bytes = static_cast<std::int64_t>(peak_memory_bytes(s.model.device()));
     row.val_loss = before.val_loss;
     metrics.write(row);
     if (listener) listener(before);
@@ -284,7 +329,7 @@ TrainResult Trainer::run(const Listener& listener) {
     window_tokens += report.trained_tokens;
     const double seconds = std::chrono::duration<double>(Clock::now() - window_start).count();
     report.tokens_per_second = static_cast<double>(window_tokens) / std::max(seconds, 1e-9);
-    report.peak_memory_bytes = peak_resident_bytes();
+    report.peak_memory_bytes = peak_memory_bytes(s.model.device());
     const bool last = s.state.step == s.options.iters;
     if (!s.validation.empty() && (s.state.step % s.options.steps_per_eval == 0 || last)) {
       result.stopped_early = s.validate_now(report);

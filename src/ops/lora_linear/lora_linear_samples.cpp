@@ -7,10 +7,10 @@ using Inputs = std::span<const Tensor>;
 
 // x through an op that hands it on in a buffer with spare columns, both ways.
 Tensor through_border(const Tensor& x, std::int64_t border) {
-  Tensor y = Tensor::bordered(x.shape(), border, x.dtype());
+  Tensor y = Tensor::bordered(x.shape(), border, x.dtype(), x.device());
   y.copy_from(x);
   record("through_border", {x}, {&y}, [border](std::span<const Tensor> dy, const std::vector<bool>&) {
-    const Tensor dx = Tensor::bordered(dy[0].shape(), border, dy[0].dtype());
+    const Tensor dx = Tensor::bordered(dy[0].shape(), border, dy[0].dtype(), dy[0].device());
     dx.copy_from(dy[0]);
     return std::vector<Tensor>{dx};
   });
