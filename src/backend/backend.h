@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -70,6 +71,14 @@ class Backend {
   virtual void add_rows(const Tensor& dy, const Tensor& indices, const Tensor& dx) = 0;  ///< dx[indices[i]] += dy[i]
   virtual void gather_columns(const Tensor& x, const Tensor& indices, const Tensor& y) = 0;
   virtual void scatter_columns(const Tensor& dy, const Tensor& indices, const Tensor& dx) = 0;
+  /// One of the streams of core/rng.h.
+  struct Stream {
+    std::uint64_t seed;
+    std::uint32_t index;
+    std::uint32_t purpose;
+  };
+  virtual void fill_uniform(const Tensor& t, double low, double high, const Stream& stream,
+                            std::uint64_t first_block) = 0;  ///< dense t; the numbers that the CPU makes
   virtual void dropout(const Tensor& x, const Dropout& options, const Tensor& y) = 0;
 };
 

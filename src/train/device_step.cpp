@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/fail.h"
+#include "ops/op.h"
 
 namespace wick {
 namespace {
@@ -70,9 +71,15 @@ DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t seq
 
 // The first time plans are made and memory is found; the second time the work is recorded.
 void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work) {
-  if (recording == nullptr && ran && settings_.record) {
+  if (recording == nullptr && ran && settings_.record && fused_enabled()) {
     backend(device_).trim(device_);  // what launch by launch took, the recording now takes for itself
-    recording = backend(device_).record(device_, work);
+    try {
+      recording = backend(device_).record(device_, work);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      settings_.record = false;  // a composite that looks at values
+      report_fallback("a training step", device_, "it is not recorded, since one of its ops waits for the device");
+    }
   }
   if (recording != nullptr) {
     recording->replay();
@@ -97,14 +104,20 @@ void DeviceStep::begin(std::int64_t trained_tokens) {
   seed_.fill(1.0 / static_cast<double>(trained_tokens));
 }
 
-void DeviceStep::accumulate(const Batch& batch, bool fixed) {
+void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
   const std::int64_t tokens = std::max(
       settings_.token_budget > 0 ? settings_.token_budget : bucket(batch.tokens.tokens()), batch.tokens.tokens());
   const auto sequences =
       static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(batch.tokens.offsets.numel())));
   Shaped& shaped = shaped_for(tokens, sequences);
   shaped.inputs.copy_from(Tensor::from(padded(batch, tokens, sequences, settings_.pad_id), shaped.inputs.shape()));
-  if (!fixed) return forward_backward(shaped);
+  if (settings_.dropout > 0) {  // its masks differ from pass to pass in more than what lies in memory
+    model_.set_dropout(settings_.dropout, settings_.seed, pass);
+    forward_backward(shaped);
+    model_.set_dropout(0, 0, 0);
+    adapter_.require_gradients();
+    return;
+  }
   run(shaped.recording, shaped.ran, [&] { forward_backward(shaped); });
   if (shaped.recording == nullptr) adapter_.require_gradients();
 }

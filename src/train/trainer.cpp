@@ -4,13 +4,14 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/backend.h"
 #include "core/fail.h"
 #include "io/atomic_file.h"
 #include "io/json.h"
 #include "train/checkpoint.h"
 #include "train/curve.h"
-#include "train/device_step.h"
 #include "train/metrics.h"
+#include "train/train_step.h"
 #include "wick/train.h"
 
 namespace wick {
@@ -136,16 +137,6 @@ struct Trainer::Impl {
   std::filesystem::path checkpoint_file() const { return folder / "checkpoint.safetensors"; }
 
   StepReport step();
-  struct Sums {
-    double loss = 0;  // over all tokens
-    double grad_norm = 0;
-  };
-  Sums step_on_host(const std::vector<Batch>& batches, std::int64_t tokens);
-  Sums step_on_device(const std::vector<Batch>& batches, std::int64_t tokens);
-  void require_finite(double loss, double grad_norm) const;
-  std::uint32_t pass(std::size_t batch) const {
-    return static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(batch));
-  }
   bool validate_now(StepReport& report);
   void save();
   bool out_of_patience() const { return options.patience > 0 && state.evaluations_without_gain >= options.patience; }
@@ -160,7 +151,7 @@ struct Trainer::Impl {
   Schedule schedule;
   std::vector<Batch> validation;
   Checkpoint state;
-  std::unique_ptr<DeviceStep> device_step;  // on an accelerator, from the first step on
+  std::unique_ptr<TrainStep> train_step;  // from the first step on: resume() replaces the state before
 };
 
 Trainer::Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
@@ -195,59 +186,6 @@ void Trainer::resume() {
   s.model.refresh_adapter();
 }
 
-void Trainer::Impl::require_finite(double loss, double grad_norm) const {
-  if (std::isfinite(loss) && std::isfinite(grad_norm)) return;
-  fail(ErrorCode::diverged, "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help",
-       state.step + 1, loss, grad_norm);
-}
-
-Trainer::Impl::Sums Trainer::Impl::step_on_host(const std::vector<Batch>& batches, std::int64_t tokens) {
-  adapter->zero_grad();
-  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
-  Sums sums;
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    model.set_dropout(adapter->config().dropout, options.seed, pass(i));
-    Tape tape;
-    const Tensor hidden = model.forward(batches[i].tokens);
-    const Tensor sum =
-        linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
-    sums.loss += sum.item();
-    tape.backward(sum, seed);
-  }
-  model.set_dropout(0, 0, 0);
-  adapter->require_gradients();
-  sums.grad_norm = gradient_norm(adapter->gradients());
-  require_finite(sums.loss / static_cast<double>(tokens), sums.grad_norm);
-  // As torch.nn.utils.clip_grad_norm_ scales.
-  const double clip = options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (sums.grad_norm + 1e-6)) : 1.0;
-  AdamWOptions adamw = options.adamw;
-  adamw.learning_rate = schedule.learning_rate(state.step);
-  adamw_step(adapter->values(), adapter->gradients(), state.exp_avg, state.exp_avg_sq, adamw, state.step + 1, clip);
-  model.refresh_adapter();
-  return sums;
-}
-
-Trainer::Impl::Sums Trainer::Impl::step_on_device(const std::vector<Batch>& batches, std::int64_t tokens) {
-  if (device_step == nullptr) {
-    device_step = std::make_unique<DeviceStep>(model, *adapter, state.exp_avg, state.exp_avg_sq,
-                                               DeviceStep::Settings{.adamw = options.adamw,
-                                                                    .max_grad_norm = options.max_grad_norm,
-                                                                    .label_smoothing = options.label_smoothing,
-                                                                    .pad_id = options.batches.pad_id,
-                                                                    .token_budget = options.batches.batch_tokens});
-  }
-  const double dropout = adapter->config().dropout;
-  device_step->begin(tokens);
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    model.set_dropout(dropout, options.seed, pass(i));
-    device_step->accumulate(batches[i], dropout == 0);
-  }
-  model.set_dropout(0, 0, 0);
-  const DeviceStep::Result result = device_step->update(schedule.learning_rate(state.step), state.step + 1);
-  require_finite(result.loss / static_cast<double>(tokens), result.grad_norm);
-  return {result.loss, result.grad_norm};
-}
-
 // One optimizer step: the mean over the trained tokens of all its batches, however they are cut.
 StepReport Trainer::Impl::step() {
   std::vector<Batch> batches;
@@ -256,12 +194,31 @@ StepReport Trainer::Impl::step() {
     batches.push_back(stream.next());
     tokens += batches.back().trained_tokens;
   }
+  if (train_step == nullptr) {
+    train_step = make_train_step(model, *adapter, state.exp_avg, state.exp_avg_sq,
+                                 {.adamw = options.adamw,
+                                  .max_grad_norm = options.max_grad_norm,
+                                  .label_smoothing = options.label_smoothing,
+                                  .dropout = adapter->config().dropout,
+                                  .seed = options.seed,
+                                  .pad_id = options.batches.pad_id,
+                                  .token_budget = options.batches.batch_tokens});
+  }
+  train_step->begin(tokens);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    train_step->accumulate(batches[i], static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps +
+                                                                  static_cast<std::int64_t>(i)));
+  }
   StepReport report;
   report.learning_rate = schedule.learning_rate(state.step);
-  const bool on_host = model.device().type == DeviceType::cpu;
-  const Sums sums = on_host ? step_on_host(batches, tokens) : step_on_device(batches, tokens);
-  report.loss = sums.loss / static_cast<double>(tokens);
-  report.grad_norm = sums.grad_norm;
+  const TrainStep::Result result = train_step->update(report.learning_rate, state.step + 1);
+  report.loss = result.loss / static_cast<double>(tokens);
+  report.grad_norm = result.grad_norm;
+  if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
+    fail(ErrorCode::diverged,
+         "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help", state.step + 1,
+         report.loss, report.grad_norm);
+  }
   state.step += 1;
   report.step = state.step;
   state.cursor = stream.cursor();

@@ -58,6 +58,9 @@ class CudaBackend final : public Primitives {
     }
     const std::size_t bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
     const Device device = on_host(from) ? to.device() : from.device();
+    if ((on_host(to) || on_host(from)) && capturing(device.index)) {
+      fail(ErrorCode::unsupported, "a recording cannot wait for a copy from or to the host");
+    }
     const WorkScope scope({"copy", 2.0 * static_cast<double>(bytes)});
     check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDefault, stream(device.index)), "a copy");
     // To the host the copy has to have arrived; from it, the source may go away as soon as this returns.

@@ -52,26 +52,29 @@ __device__ Running merge_block(Running mine, Running* scratch) {
 }
 
 // A block a row. The first pass finds the row's maximum and sum and keeps as much of the row in shared memory as fits;
-// the second writes softmax - target over the logits. Rows start on 16 bytes.
+// the second writes softmax - target to `grads`, which may be the logits themselves. Rows start on 16 bytes.
 template <class T, bool kGradient>
 __global__ void __launch_bounds__(kThreads)
-    loss_rows(T* logits, std::int64_t stride, int vocab, const std::int32_t* targets, float smoothing, float* losses) {
+    loss_rows(const float* logits, T* grads, std::int64_t stride, std::int64_t grad_stride, int vocab,
+              const std::int32_t* targets, float smoothing, float* losses) {
   extern __shared__ __align__(16) unsigned char memory[];
-  T* kept = reinterpret_cast<T*>(memory);
+  float* kept = reinterpret_cast<float*>(memory);
   __shared__ Running scratch[32];
   __shared__ float sums[32];
-  constexpr int kPack = Pack<T>::kSize;
+  constexpr int kPack = 4;
   constexpr int kKeptPacks = kGradient ? static_cast<int>(kKept / 16) : 0;
   const std::int64_t row = blockIdx.x;
-  T* z = logits + row * stride;
+  const float* z = logits + row * stride;
+  T* out = grads + row * grad_stride;
   const int target = targets[row];
   const int packs = vocab / kPack;
+  const int tail = packs * kPack + threadIdx.x;
 
   if (target < 0) {  // -1: not trained on; -2: a label outside the vocabulary
     if (threadIdx.x == 0) losses[row] = target == -1 ? 0.0F : NAN;
     if constexpr (kGradient) {
-      for (int i = threadIdx.x; i < packs; i += kThreads) store_pack(z + i * kPack, Pack<T>{});
-      for (int i = packs * kPack + threadIdx.x; i < vocab; i += kThreads) z[i] = from_float<T>(0.0F);
+      for (int i = threadIdx.x; i < packs; i += kThreads) store_pack(out + i * kPack, Pack<T, kPack>{});
+      for (int i = tail; i < vocab; i += kThreads) out[i] = from_float<T>(0.0F);
     }
     return;
   }
@@ -85,24 +88,24 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kUnroll = 4;
   int i = threadIdx.x;
   for (; i + (kUnroll - 1) * kThreads < packs; i += kUnroll * kThreads) {
-    Pack<T> pack[kUnroll];
+    Pack<float> pack[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) pack[u] = load_pack(z + (i + u * kThreads) * kPack);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       if (i + u * kThreads < kKeptPacks) store_pack(kept + (i + u * kThreads) * kPack, pack[u]);
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) take(to_float(pack[u][j]));
+      for (int j = 0; j < kPack; ++j) take(pack[u][j]);
     }
   }
   for (; i < packs; i += kThreads) {
-    const Pack<T> pack = load_pack(z + i * kPack);
+    const Pack<float> pack = load_pack(z + i * kPack);
     if (i < kKeptPacks) store_pack(kept + i * kPack, pack);
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) take(to_float(pack[j]));
+    for (int j = 0; j < kPack; ++j) take(pack[j]);
   }
-  for (int j = packs * kPack + threadIdx.x; j < vocab; j += kThreads) take(to_float(z[j]));
-  const float at_target = to_float(z[target]);  // before anybody writes
+  for (int j = tail; j < vocab; j += kThreads) take(z[j]);
+  const float at_target = z[target];  // before anybody writes
   const Running all = merge_block(mine, scratch);
   if (smoothing != 0) total = block_sum<kThreads>(total, sums);
   if (threadIdx.x == 0) {
@@ -116,13 +119,15 @@ __global__ void __launch_bounds__(kThreads)
       const float p = __expf(value - all.top) * inverse - spread;
       return from_float<T>(column == target ? p - (1 - smoothing) : p);
     };
+#pragma unroll 4
     for (int k = threadIdx.x; k < packs; k += kThreads) {
-      Pack<T> pack = k < kKeptPacks ? load_pack(kept + k * kPack) : load_pack(z + k * kPack);
+      const Pack<float> pack = k < kKeptPacks ? load_pack(kept + k * kPack) : load_pack(z + k * kPack);
+      Pack<T, kPack> slopes;
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) pack[j] = slope(to_float(pack[j]), k * kPack + j);
-      store_pack(z + k * kPack, pack);
+      for (int j = 0; j < kPack; ++j) slopes[j] = slope(pack[j], k * kPack + j);
+      store_pack(out + k * kPack, slopes);
     }
-    for (int j = packs * kPack + threadIdx.x; j < vocab; j += kThreads) z[j] = slope(to_float(z[j]), j);
+    for (int j = tail; j < vocab; j += kThreads) out[j] = slope(z[j], j);
   }
 }
 
@@ -148,9 +153,9 @@ __global__ void map_labels(const I* labels, std::int64_t count, std::int64_t voc
   targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
 }
 
-// Tokens a chunk: at most half a GiB of logits, in pieces of one size.
+// Tokens a chunk: at most a GiB of logits and their gradients, in pieces of one size.
 std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
-  constexpr std::int64_t kBudget = std::int64_t{512} << 20;
+  constexpr std::int64_t kBudget = std::int64_t{1} << 30;
   const std::int64_t most = std::max<std::int64_t>(kBudget / row_bytes, 128);
   const std::int64_t pieces = (tokens + most - 1) / most;
   const std::int64_t each = (tokens + pieces - 1) / pieces;
@@ -172,35 +177,39 @@ Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const 
     return nullptr;
   }
   const Tensor inputs = x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : x.contiguous();
-  const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
-  const std::int64_t stride = (vocab * element + 127) / 128 * 128 / element;  // every row on a line of its own
-  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : chunk_for(tokens, stride * element));
-  const Tensor buffer = Tensor::empty({limit, stride}, x.dtype(), x.device());
-  const Tensor losses = token_losses.defined() ? token_losses : Tensor::empty({tokens}, DType::f32, x.device());
   const bool gradients = dx.defined() || dweight.defined();
+  const bool in_place = x.dtype() == DType::f32;
+  const std::int64_t stride = (vocab + 63) / 64 * 64;  // every row on a line of its own
+  const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
+  const std::int64_t limit =
+      std::min(tokens, chunk > 0 ? chunk : chunk_for(tokens, stride * (in_place ? 4 : 4 + element)));
+  const Tensor buffer = Tensor::empty({limit, stride}, DType::f32, x.device());
+  Tensor grad_buffer;
+  if (gradients) grad_buffer = in_place ? buffer : Tensor::empty({limit, stride}, x.dtype(), x.device());
+  const Tensor losses = token_losses.defined() ? token_losses : Tensor::empty({tokens}, DType::f32, x.device());
   for (std::int64_t start = 0; start < tokens; start += limit) {
     const std::int64_t count = std::min(limit, tokens - start);
-    const Tensor logits = buffer.slice(0, 0, count).slice(1, 0, vocab);
+    const auto cut = [&](const Tensor& t) { return t.slice(0, 0, count).slice(1, 0, vocab); };
+    const Tensor logits = cut(buffer);
+    const Tensor dlogits = gradients ? cut(grad_buffer) : Tensor();
     const Tensor rows = inputs.slice(0, start, count);
     gemm(rows, weight.transpose(0, 1), logits);
     visit_narrow(x.dtype(), [&](auto tag) {
       using T = decltype(tag);
-      const double bytes = static_cast<double>(count * vocab * element);
-      const auto run = [&](auto kernel, std::size_t shared, double passes) {
-        launch({"cross-entropy", passes * bytes}, kernel,
-               {.grid = {static_cast<unsigned>(count)}, .block = {kThreads}, .shared = shared}, pointer<T>(logits),
-               stride, static_cast<int>(vocab), pointer<std::int32_t>(labels) + start,
+      const auto run = [&](auto kernel, std::size_t shared, std::int64_t bytes) {
+        launch({"cross-entropy", static_cast<double>(count * vocab * bytes)}, kernel,
+               {.grid = {static_cast<unsigned>(count)}, .block = {kThreads}, .shared = shared}, pointer<float>(logits),
+               pointer<T>(dlogits), stride, stride, static_cast<int>(vocab), pointer<std::int32_t>(labels) + start,
                static_cast<float>(label_smoothing), pointer<float>(losses) + start);
       };
       if (gradients) {
-        const auto row_bytes = static_cast<std::size_t>(stride * element);
-        run(loss_rows<T, true>, std::min(kKept, row_bytes), 2);
+        run(loss_rows<T, true>, std::min(kKept, static_cast<std::size_t>(stride) * 4), 4 + element);
       } else {
-        run(loss_rows<T, false>, 0, 1);
+        run(loss_rows<T, false>, 0, 4);
       }
     });
-    if (dx.defined()) gemm(logits, weight, dx.slice(0, start, count));
-    if (dweight.defined()) gemm(logits.transpose(0, 1), rows, dweight, 1.0, 1.0);
+    if (dx.defined()) gemm(dlogits, weight, dx.slice(0, start, count));
+    if (dweight.defined()) gemm(dlogits.transpose(0, 1), rows, dweight, 1.0, 1.0);
   }
   launch({"loss", 4.0 * static_cast<double>(tokens)}, sum_losses, {.grid = {1}, .block = {kThreads}},
          pointer<float>(losses), tokens, pointer<float>(loss));
