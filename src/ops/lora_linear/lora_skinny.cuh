@@ -74,27 +74,31 @@ constexpr int kPitch = R + 8;
 template <int kRows, class T>
 __device__ inline void start_tile(T* tile, const T* from, std::int64_t stride, int row, int rows, int column,
                                   int columns) {
-  static_assert(kRows * (kTile / 8) % kThreads == 0);
+  constexpr int kStep = kThreads / (kTile / 8);  // rows of one copy by all threads: 16, so all have the same swizzle
+  static_assert(kRows % kStep == 0 && kStep % 8 == 0);
+  const int r = static_cast<int>(threadIdx.x) / (kTile / 8);
+  const int chunk = static_cast<int>(threadIdx.x) % (kTile / 8);
+  T* const to = tile + tile_offset(r, chunk);
+  const T* source = from + (row + r) * stride + column + chunk * 8;
+  const int left = column + chunk * 8 < columns ? rows - row - r : 0;
 #pragma unroll
-  for (int i = 0; i < kRows * (kTile / 8) / kThreads; ++i) {
-    const int id = static_cast<int>(threadIdx.x) + i * kThreads;
-    const int r = id / (kTile / 8);
-    const int chunk = id % (kTile / 8);
-    const bool inside = row + r < rows && column + chunk * 8 < columns;
-    copy_async16(tile + tile_offset(r, chunk), inside ? from + (row + r) * stride + column + chunk * 8 : from,
-                 inside ? 16 : 0);
+  for (int i = 0; i < kRows; i += kStep) {
+    copy_async16(to + i * kTile, source, i < left ? 16 : 0);
+    source += kStep * stride;
   }
 }
 
 /// Starts copying kRows rows of a matrix [rows, R]; zeros beyond `rows`.
 template <int kRows, int R, class T>
 __device__ inline void start_narrow(T* to, const T* from, std::int64_t stride, int row, int rows) {
-  for (int id = static_cast<int>(threadIdx.x); id < kRows * (R / 8); id += kThreads) {
+  constexpr int kCopies = kRows * (R / 8);
+#pragma unroll
+  for (int i = 0; i < kCopies; i += kThreads) {
+    const int id = i + static_cast<int>(threadIdx.x);
+    if (kCopies % kThreads != 0 && id >= kCopies) break;
     const int r = id / (R / 8);
     const int chunk = id % (R / 8);
-    const bool inside = row + r < rows;
-    copy_async16(to + r * kPitch<R> + chunk * 8, inside ? from + (row + r) * stride + chunk * 8 : from,
-                 inside ? 16 : 0);
+    copy_async16(to + r * kPitch<R> + chunk * 8, from + (row + r) * stride + chunk * 8, row + r < rows ? 16 : 0);
   }
 }
 
