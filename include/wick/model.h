@@ -57,6 +57,8 @@ struct ModelConfig {
   /// Reads config.json and, where it is there, generation_config.json. Error(io), Error(format) naming file and key,
   /// Error(unsupported) naming an architecture or option that this library does not compute exactly.
   static ModelConfig from_folder(const std::filesystem::path& folder);
+  /// The same of a config.json alone.
+  static ModelConfig from_file(const std::filesystem::path& config);
 
   /// Parameters of the model, tied ones once.
   std::int64_t parameter_count() const;
@@ -105,6 +107,8 @@ class Decoder {
   /// Reads a Hugging Face folder. Weights whose dtype is already the computation's stay mapped where their layout
   /// allows it. Error(format) naming a tensor that is missing, unexpected or of another shape than the config says.
   static Decoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
+  /// A model of any shape with random weights (norms: ones), made on its device: for measurements.
+  static Decoder random(const ModelConfig& config, const LoadOptions& options, std::uint64_t seed = 0);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();

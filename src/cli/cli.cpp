@@ -58,6 +58,11 @@ void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
       ->capture_default_str();
 }
 
+LoraLayout lora_layout(const std::string& name, Device device) {
+  if (name == "auto") return device.type == DeviceType::cpu ? LoraLayout::separate : LoraLayout::bordered;
+  return name == "bordered" ? LoraLayout::bordered : LoraLayout::separate;
+}
+
 LoadedModel load_model(const ModelOptions& options) {
   const Device device = device_from_string(options.device);
   LoadedModel loaded{Decoder::load(options.model, {.dtype = dtype_from_string(options.dtype), .device = device}),

@@ -42,9 +42,10 @@ const Adapter::Entry* Adapter::find(std::string_view module) const noexcept {
 }
 
 void Adapter::zero_grad() const {
+  gradients_.fill(0);  // one pass over all of them
   for (const Entry& entry : entries_) {
-    entry.a.zero_grad();
-    entry.b.zero_grad();
+    entry.a.forget_gradient();
+    entry.b.forget_gradient();
   }
 }
 

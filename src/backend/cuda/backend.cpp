@@ -2,6 +2,7 @@
 
 #include "backend/cuda/arena.h"
 #include "backend/cuda/gemm.h"
+#include "backend/cuda/graph.h"
 #include "backend/cuda/runtime.h"
 #include "core/fail.h"
 
@@ -39,6 +40,17 @@ class CudaBackend final : public Primitives {
 
   void synchronize(Device device) override { check(cudaStreamSynchronize(stream(device.index)), "waiting"); }
 
+  std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
+    return cuda::record(device, work);
+  }
+  void trim(Device device) override { current_arena(device.index).trim(); }
+  Memory memory(Device device) override {
+    (void)stream(device.index);
+    Memory memory;
+    check(cudaMemGetInfo(&memory.free, &memory.total), "asking for its memory");
+    return memory;
+  }
+
   void copy(const Tensor& from, const Tensor& to) override {
     if (!on_host(from) && !on_host(to)) {
       if (from.device() != to.device()) fail(ErrorCode::unsupported, "a copy between two CUDA devices");
@@ -46,6 +58,9 @@ class CudaBackend final : public Primitives {
     }
     const std::size_t bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
     const Device device = on_host(from) ? to.device() : from.device();
+    if ((on_host(to) || on_host(from)) && capturing(device.index)) {
+      fail(ErrorCode::unsupported, "a recording cannot wait for a copy from or to the host");
+    }
     const WorkScope scope({"copy", 2.0 * static_cast<double>(bytes)});
     check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDefault, stream(device.index)), "a copy");
     // To the host the copy has to have arrived; from it, the source may go away as soon as this returns.

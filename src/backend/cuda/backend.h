@@ -18,6 +18,7 @@ class Primitives : public Backend {
   void add_rows(const Tensor& dy, const Tensor& indices, const Tensor& dx) override;
   void gather_columns(const Tensor& x, const Tensor& indices, const Tensor& y) override;
   void scatter_columns(const Tensor& dy, const Tensor& indices, const Tensor& dx) override;
+  void fill_uniform(const Tensor& t, double low, double high, const Stream& stream, std::uint64_t first_block) override;
   void dropout(const Tensor& x, const Dropout& options, const Tensor& y) override;
 
  protected:

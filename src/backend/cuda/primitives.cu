@@ -279,6 +279,29 @@ struct ScatterColumns {
 };
 
 template <class T>
+struct FillUniform {
+  T* y;
+  std::int64_t count;
+  float start, width;
+  uint2 key;
+  std::uint32_t index, purpose;
+  std::uint64_t first_block;
+  __device__ void operator()(std::int64_t i) const {
+    const std::uint64_t block = first_block + static_cast<std::uint64_t>(i);
+    const uint4 words =
+        philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), index, purpose}, key);
+    const std::uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (i * 4 + j < count) {
+        const float unit = static_cast<float>(w[j] >> 8) * 0x1p-24F;
+        y[i * 4 + j] = convert<T>(__fadd_rn(start, __fmul_rn(width, unit)));
+      }
+    }
+  }
+};
+
+template <class T>
 struct DropOut {
   const T* x;
   T* y;
@@ -446,6 +469,17 @@ void Primitives::scatter_columns(const Tensor& dy, const Tensor& indices, const 
     using T = decltype(tag);
     for_each("scatter columns", dense.numel(), 2 * bytes_of(dense),
              ScatterColumns<T>{pointer<T>(dense), pointer<std::int32_t>(indices), pointer<T>(dx), dx.size(1)});
+  });
+}
+
+void Primitives::fill_uniform(const Tensor& t, double low, double high, const Stream& stream,
+                              std::uint64_t first_block) {
+  const uint2 key = {static_cast<std::uint32_t>(stream.seed), static_cast<std::uint32_t>(stream.seed >> 32)};
+  visit_floating(t.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    for_each("fill", (t.numel() + 3) / 4, bytes_of(t),
+             FillUniform<T>{pointer<T>(t), t.numel(), static_cast<float>(low), static_cast<float>(high - low), key,
+                            stream.index, stream.purpose, first_block});
   });
 }
 

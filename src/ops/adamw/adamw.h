@@ -10,8 +10,14 @@ using AdamWStep = Declined(const Tensor& parameters, const Tensor& gradients, co
 /// norm (f64, shape []) = the Euclidean norm of a flat dense f32 buffer.
 using GradientNorm = Declined(const Tensor& gradients, const Tensor& norm);
 
+/// As clipped_adamw_step().
+using ClippedAdamWStep = Declined(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
+                                  const Tensor& exp_avg_sq, const AdamWOptions& options, double max_grad_norm,
+                                  const Tensor& schedule, const Tensor& norm);
+
 extern Kernels<AdamWStep> adamw_step_kernels;
 extern Kernels<GradientNorm> gradient_norm_kernels;
+extern Kernels<ClippedAdamWStep> clipped_adamw_step_kernels;
 
 AdamWStep adamw_step_cpu;
 GradientNorm gradient_norm_cpu;
