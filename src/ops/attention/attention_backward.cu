@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
       const float* from = of_lse ? in.lse + partner_head * in.lse_row
                                  : in.delta + static_cast<std::int64_t>(partner_head) * p.tokens;
       const bool there = row < count;
-      copy_async4(partner_rows + stage * 2 * kPartners + static_cast<int>(threadIdx.x),
+      copy_async4(shared_address(partner_rows + stage * 2 * kPartners + static_cast<int>(threadIdx.x)),
                   from + (there ? first_partner + at + row : 0), there ? 4 : 0);
     }
   };
@@ -130,6 +130,12 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * Shape::kWarpRows;
   const int count = tile.count - warp_row;  // of this warp's rows, 0 or less where there are none
   const Meeting warp_meets(p, s, kSide, tile.first + warp_row, ::min(count, Shape::kWarpRows));
+  const unsigned a1_rows = left_fragment<kDim>(a1, warp_row);
+  const unsigned a2_rows = left_fragment<kDim>(a2, warp_row);
+  const unsigned b1_columns = right_fragment<kDim>(b1, 0);
+  const unsigned b2_columns = right_fragment<kDim>(b2, 0);
+  const unsigned b1_rows = left_fragment<kDim>(b1, 0);
+  const unsigned b2_rows = left_fragment<kDim>(b2, 0);
   const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
   float lse[kAtoms][2];  // of the own rows, negative and in powers of two
   float delta[kAtoms][2];
@@ -150,8 +156,6 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
     wait_copies();
     __syncthreads();  // this step's tiles are here, and nobody reads the step before's
     if (step + 1 < steps) fetch(step + 1);
-    const T* const t1 = b1 + step % 2 * kPartners * kDim;
-    const T* const t2 = b2 + step % 2 * kPartners * kDim;
     const float* const column_lse = partner_rows + step % 2 * 2 * kPartners;
     const float* const column_delta = column_lse + kPartners;
     const int tile_at = meets.begin() + step % tiles * kPartners;
@@ -161,8 +165,9 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
       if (warp_meets.never(at, kColumns)) continue;
       Accumulators<kAtoms, kColumns> w;
       Accumulators<kAtoms, kColumns> d;
-      multiply_rows<kDim, kColumns, kAtoms>(w, a1, warp_row, t1, from);
-      multiply_rows<kDim, kColumns, kAtoms>(d, a2, warp_row, t2, from);
+      const auto place = static_cast<unsigned>((step % 2 * kPartners + from) * kDim * sizeof(T));
+      multiply_rows<T, kDim, kColumns, kAtoms>(w, a1_rows, b1_columns + place);
+      multiply_rows<T, kDim, kColumns, kAtoms>(d, a2_rows, b2_columns + place);
 #pragma unroll
       for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll
@@ -197,8 +202,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
           }
         });
       }
-      if constexpr (kKeysOwn) add_product<kDim, kColumns, kAtoms>(sum2, w, t2, from);
-      add_product<kDim, kColumns, kAtoms>(sum1, d, t1, from);
+      if constexpr (kKeysOwn) add_product<T, kDim, kColumns, kAtoms>(sum2, w, b2_rows + place);
+      add_product<T, kDim, kColumns, kAtoms>(sum1, d, b1_rows + place);
     }
   }
 

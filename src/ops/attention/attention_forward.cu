@@ -114,6 +114,9 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * Shape::kWarpRows;
   const int count = tile.count - warp_row;  // of this warp's rows, 0 or less where there are none
   const Meeting warp_sees(p, s, Side::queries, tile.first + warp_row, ::min(count, Shape::kWarpRows));
+  const unsigned query_rows = left_fragment<kDim>(queries, warp_row);
+  const unsigned key_rows = right_fragment<kDim>(keys, 0);
+  const unsigned value_rows = left_fragment<kDim>(values, 0);
   const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
   Accumulators<kAtoms, kDim> sums;
   clear<kAtoms, kDim>(sums);
@@ -126,7 +129,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
     const int at = sees.begin() + step * kKeys;
     if (warp_sees.never(at, kKeys)) continue;
     Accumulators<kAtoms, kKeys> scores;
-    multiply_rows<kDim, kKeys, kAtoms>(scores, queries, warp_row, keys + stage, 0);
+    multiply_rows<T, kDim, kKeys, kAtoms>(scores, query_rows, key_rows + static_cast<unsigned>(stage * sizeof(T)));
     if (!warp_sees.always(at, kKeys)) {
       each_row<kAtoms>([&](int a, int h, int row) {
         const Range range = partners(p, s, Side::queries, tile.first + warp_row + row);
@@ -141,7 +144,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
       });
     }
     softmax.update(scores, sums, scale_log2);
-    add_product<kDim, kKeys, kAtoms>(sums, scores, values + stage, 0);
+    add_product<T, kDim, kKeys, kAtoms>(sums, scores, value_rows + static_cast<unsigned>(stage * sizeof(T)));
   }
 
   // A warp's rows of the query tile are read by it alone: y leaves through them.

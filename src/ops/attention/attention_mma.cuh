@@ -9,23 +9,24 @@ namespace wick::cuda {
 
 /// The block's dynamic shared memory.
 __device__ inline unsigned char* shared_memory() {
-  extern __shared__ __align__(128) unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];
   return memory;
 }
 
+/// A place in it, as the instructions below name it.
 __device__ inline unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
 /// Starts a copy of `bytes` (0 to 16) bytes and of zeros up to 16; nothing is read when it is 0.
-__device__ inline void copy_async16(void* to_shared, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from),
+__device__ inline void copy_async16(unsigned to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(bytes)
                : "memory");
 }
 /// The same of 4 bytes.
-__device__ inline void copy_async4(void* to_shared, const void* from, int bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(bytes)
+__device__ inline void copy_async4(unsigned to, const void* from, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
 }
 /// Waits for all copies that this thread has started; the other threads' need a barrier after it.
@@ -33,17 +34,17 @@ __device__ inline void wait_copies() { asm volatile("cp.async.wait_all;" ::: "me
 
 /// Four 8 x 8 matrices: lane i names row i % 8 of matrix i / 8. Matrix m goes to registers[m]: lane i gets its elements
 /// 2 (i % 4) and 2 (i % 4) + 1 of row i / 4.
-__device__ inline void load_matrices(unsigned (&registers)[4], const void* row) {
+__device__ inline void load_matrices(unsigned (&registers)[4], unsigned row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
 /// The same with each matrix transposed.
-__device__ inline void load_matrices_transposed(unsigned (&registers)[4], const void* row) {
+__device__ inline void load_matrices_transposed(unsigned (&registers)[4], unsigned row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
 // Tiles of 16-bit rows in shared memory and products of them on tensor cores. A tile is [rows, kDim], kDim 64 or more;
-// the 16-byte chunks of row r are permuted by r % 8, so that eight rows of one column of chunks lie in eight different
-// groups of banks. What a row lacks to kDim is zeros.
+// chunk c of 16 bytes of row r lies at c ^ (r % 8), so that eight rows of one column of chunks lie in eight different groups
+// of banks. What a row lacks to kDim is zeros. Tiles start on 1024 bytes.
 
 #include "ops/attention/attention_cuda.cuh"
 #include "ops/attention/attention_mma.cuh"
@@ -21,23 +21,33 @@ template <int kDim, int kRows, int kThreads, class T>
 __device__ inline void copy_rows(T* tile, const T* from, std::int64_t row_stride, int count, int head_dim,
                                  bool vectors) {
   constexpr int kChunks = kDim / kChunk;
-  static_assert(kRows * kChunks % kThreads == 0);
+  constexpr int kStepRows = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0 && kRows % kStepRows == 0);
+  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+  const int first = static_cast<int>(threadIdx.x) / kChunks;
+  const int elements = ::min(::max(head_dim - chunk * kChunk, 0), kChunk);
+  const int bytes = elements * static_cast<int>(sizeof(T));
+  const T* source = from + first * row_stride + chunk * kChunk;
+  if (vectors && count >= kRows) {
 #pragma unroll
-  for (int step = 0; step < kRows * kChunks / kThreads; ++step) {
-    const int i = step * kThreads + static_cast<int>(threadIdx.x);
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
+    for (int step = 0; step < kRows / kStepRows; ++step) {
+      copy_async16(shared_address(chunk_at<kDim>(tile, first + step * kStepRows, chunk)), source, bytes);
+      source += kStepRows * row_stride;
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int row = first; row < kRows; row += kStepRows) {
     T* to = chunk_at<kDim>(tile, row, chunk);
-    const int elements = row < count ? ::min(::max(head_dim - chunk * kChunk, 0), kChunk) : 0;
-    const T* source = elements > 0 ? from + row * row_stride + chunk * kChunk : from;
     if (vectors) {
-      copy_async16(to, source, elements * static_cast<int>(sizeof(T)));
+      copy_async16(shared_address(to), row < count ? source : from, row < count ? bytes : 0);
     } else {
       Pack<T> pack;
 #pragma unroll
-      for (int e = 0; e < kChunk; ++e) pack[e] = e < elements ? source[e] : from_float<T>(0.0F);
+      for (int e = 0; e < kChunk; ++e) pack[e] = row < count && e < elements ? source[e] : from_float<T>(0.0F);
       store_pack(to, pack);
     }
+    source += kStepRows * row_stride;
   }
 }
 
@@ -108,22 +118,36 @@ __device__ inline void clear(Accumulators<kAtoms, kColumns>& c) {
   }
 }
 
-/// c = a bᵀ over kDim: rows of tile a from a_row on, by rows of tile b from b_row on.
-template <int kDim, int kColumns, int kAtoms, class T>
-__device__ inline void multiply_rows(Accumulators<kAtoms, kColumns>& c, const T* a, int a_row, const T* b, int b_row) {
+/// Where a lane reads fragments of 16 rows by 16 columns, the first of them at row `row`: as the left operand of a
+/// product or, transposed, as the right one. next_fragment() is those of the columns from 16 k on; 16 rows further down
+/// they are 16 * kDim elements away.
+template <int kDim, class T>
+__device__ inline unsigned left_fragment(const T* tile, int row) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  return shared_address(chunk_at<kDim>(tile, row + lane % 16, lane / 16));
+}
+/// The same where the rows are the columns of the right operand.
+template <int kDim, class T>
+__device__ inline unsigned right_fragment(const T* tile, int row) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return shared_address(chunk_at<kDim>(tile, row + lane % 8 + lane / 16 * 8, lane / 8 % 2));
+}
+__device__ inline unsigned next_fragment(unsigned fragment, int k) { return fragment ^ static_cast<unsigned>(32 * k); }
+
+/// c = a bᵀ over kDim of two tiles, from the rows of a left and of a right fragment on.
+template <class T, int kDim, int kColumns, int kAtoms>
+__device__ inline void multiply_rows(Accumulators<kAtoms, kColumns>& c, unsigned a, unsigned b) {
+  constexpr unsigned kBlock = 16 * kDim * sizeof(T);
   clear<kAtoms, kColumns>(c);
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
     unsigned left[kAtoms][4];
 #pragma unroll
-    for (int m = 0; m < kAtoms; ++m) {
-      load_matrices(left[m], chunk_at<kDim>(a, a_row + 16 * m + lane % 16, 2 * k + lane / 16));
-    }
+    for (int m = 0; m < kAtoms; ++m) load_matrices(left[m], next_fragment(a, k) + m * kBlock);
 #pragma unroll
     for (int n = 0; n < kColumns / 16; ++n) {
       unsigned right[4];
-      load_matrices(right, chunk_at<kDim>(b, b_row + 16 * n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+      load_matrices(right, next_fragment(b, k) + n * kBlock);
 #pragma unroll
       for (int m = 0; m < kAtoms; ++m) {
         multiply_add<T>(c[m][2 * n], left[m], right[0], right[1]);
@@ -133,11 +157,10 @@ __device__ inline void multiply_rows(Accumulators<kAtoms, kColumns>& c, const T*
   }
 }
 
-/// c += w b: accumulators, rounded to T, by rows of tile b from b_row on.
-template <int kDim, int kColumns, int kAtoms, class T>
-__device__ inline void add_product(Accumulators<kAtoms, kDim>& c, const Accumulators<kAtoms, kColumns>& w, const T* b,
-                                   int b_row) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+/// c += w b: accumulators, rounded to T, by the rows of a tile from those of a left fragment on.
+template <class T, int kDim, int kColumns, int kAtoms>
+__device__ inline void add_product(Accumulators<kAtoms, kDim>& c, const Accumulators<kAtoms, kColumns>& w, unsigned b) {
+  constexpr unsigned kBlock = 16 * kDim * sizeof(T);
 #pragma unroll
   for (int k = 0; k < kColumns / 16; ++k) {
     unsigned left[kAtoms][4];
@@ -151,7 +174,7 @@ __device__ inline void add_product(Accumulators<kAtoms, kDim>& c, const Accumula
 #pragma unroll
     for (int n = 0; n < kDim / 16; ++n) {
       unsigned right[4];
-      load_matrices_transposed(right, chunk_at<kDim>(b, b_row + 16 * k + lane % 16, 2 * n + lane / 16));
+      load_matrices_transposed(right, next_fragment(b, n) + k * kBlock);
 #pragma unroll
       for (int m = 0; m < kAtoms; ++m) {
         multiply_add<T>(c[m][2 * n], left[m], right[0], right[1]);
