@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "backend/cuda/backend.h"
+#include "backend/cuda/philox.cuh"
 #include "backend/cuda/strided.cuh"
 
 namespace wick::cuda {
@@ -120,23 +121,6 @@ __global__ void reduce_dim_short(const T* x, T* y, Walk<1> outputs, std::int64_t
     if constexpr (op == Reduction::max) value = term > value ? term : value;
   }
   y[i] = convert<T>(value);
-}
-
-// Philox 4x32-10, as core/rng.cpp.
-__device__ uint4 philox(uint4 c, uint2 key) {
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    if (round > 0) {
-      key.x += 0x9E3779B9U;
-      key.y += 0xBB67AE85U;
-    }
-    const std::uint32_t high0 = __umulhi(0xD2511F53U, c.x);
-    const std::uint32_t low0 = 0xD2511F53U * c.x;
-    const std::uint32_t high1 = __umulhi(0xCD9E8D57U, c.z);
-    const std::uint32_t low1 = 0xCD9E8D57U * c.z;
-    c = {high1 ^ c.y ^ key.x, low1, high0 ^ c.w ^ key.y, low0};
-  }
-  return c;
 }
 
 // What one thread does, by operation.

@@ -1,7 +1,6 @@
 #include "ops/adamw/adamw.h"
 #include "ops/op.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -9,7 +8,7 @@ namespace wick {
 
 Kernels<AdamWStep> adamw_step_kernels{{adamw_step_cpu}};
 Kernels<GradientNorm> gradient_norm_kernels{{gradient_norm_cpu}};
-Kernels<ClippedAdamWStep> clipped_adamw_step_kernels;
+Kernels<ClippedAdamWStep> clipped_adamw_step_kernels{{clipped_adamw_step_cpu}};
 
 namespace {
 
@@ -52,10 +51,6 @@ void check_flat(const char* op, const char* what, const Tensor& t, std::int64_t 
     fail(ErrorCode::invalid_argument, "[{}] {} is {}, expected a dense f32 [{}]", op, what, describe(t), length);
   }
 }
-
-}  // namespace
-
-namespace {
 
 void check_step(const char* op, const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
                 const Tensor& exp_avg_sq, const AdamWOptions& options) {
@@ -120,8 +115,7 @@ void clipped_adamw_step(const Tensor& parameters, const Tensor& gradients, const
   const std::vector<double> now = schedule.to_vector<double>();
   AdamWOptions with_rate = options;
   with_rate.learning_rate = now[0];
-  const double scale = max_grad_norm > 0 ? std::min(1.0, max_grad_norm / (found + 1e-6)) : 1.0;
-  composite(parameters, gradients, exp_avg, exp_avg_sq, with_rate, {now[1], now[2]}, scale);
+  composite(parameters, gradients, exp_avg, exp_avg_sq, with_rate, {now[1], now[2]}, clip_factor(found, max_grad_norm));
 }
 
 double gradient_norm(const Tensor& gradients) {

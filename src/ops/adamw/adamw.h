@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "ops/kernel_table.h"
 
 namespace wick {
@@ -21,5 +23,11 @@ extern Kernels<ClippedAdamWStep> clipped_adamw_step_kernels;
 
 AdamWStep adamw_step_cpu;
 GradientNorm gradient_norm_cpu;
+ClippedAdamWStep clipped_adamw_step_cpu;
+
+/// What a gradient of this norm is multiplied by, as torch.nn.utils.clip_grad_norm_ does it; max_grad_norm 0: off.
+inline double clip_factor(double norm, double max_grad_norm) {
+  return max_grad_norm > 0 ? std::min(1.0, max_grad_norm / (norm + 1e-6)) : 1.0;
+}
 
 }  // namespace wick

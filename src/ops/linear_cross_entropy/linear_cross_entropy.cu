@@ -2,7 +2,9 @@
 // that leaves the gradient in their place.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
+#include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
 #include "backend/gemm.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
@@ -10,126 +12,228 @@
 namespace wick::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
-constexpr std::size_t kKept = 192 * 1024;  // bytes of a row that stay in shared memory between the passes
+constexpr int kPack = 4;  // logits that are read as one
+constexpr int kHeldThreads = 512;
+constexpr int kTwiceThreads = 1024;
 
-// Running maximum and, relative to it, sum of exponentials of a row (Milakov & Gimelshein 2018).
-struct Running {
-  float top = -INFINITY;
-  float sum = 0.0F;
-
-  __device__ void add(float z) {
-    if (z <= top) {
-      sum += __expf(z - top);
-    } else {
-      sum = sum * __expf(top - z) + 1.0F;  // also for NaN, which stays; -inf - -inf cannot come here
-      top = z;
-    }
-  }
-  __device__ void merge(float other_top, float other_sum) {
-    const float highest = fmaxf(top, other_top);
-    if (highest == -INFINITY) return;
-    sum = sum * __expf(top - highest) + other_sum * __expf(other_top - highest);
-    top = highest;
-  }
+// The logits of a chunk of tokens, a row each, and where the gradient goes: over the logits, at the start of its row.
+struct Rows {
+  float* logits;
+  std::int64_t stride;  // of floats; every row starts on 16 bytes and holds whole packs
+  int vocab;
+  int packs;                    // in a row; the last one may reach beyond the vocabulary
+  const std::int32_t* targets;  // -1: not trained on; -2: a label outside the vocabulary
+  float* losses;
+  float smoothing;
+  bool gradient;
 };
 
-__device__ Running merge_block(Running mine, Running* scratch) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    mine.merge(__shfl_xor_sync(0xffffffffU, mine.top, offset), __shfl_xor_sync(0xffffffffU, mine.sum, offset));
-  }
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = mine;
-  __syncthreads();
-  Running all = scratch[threadIdx.x % 32];
-  static_assert(kThreads == 1024, "a warp holds one entry for each warp");
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    all.merge(__shfl_xor_sync(0xffffffffU, all.top, offset), __shfl_xor_sync(0xffffffffU, all.sum, offset));
-  }
-  return all;
+// What a part of a row says about its sum of exponentials.
+struct Part {
+  float top;    // the largest logit
+  float sum;    // of e^(logit - top)
+  float total;  // of the logits, for smoothing
+};
+
+// For gradients of 16 bits the approximate exponential loses nothing that they could hold.
+template <class T>
+__device__ inline float exponential(float x) {
+  return std::is_same_v<T, float> ? expf(x) : __expf(x);
 }
 
-// A block a row. The first pass finds the row's maximum and sum and keeps as much of the row in shared memory as fits;
-// the second writes softmax - target to `grads`, which may be the logits themselves. Rows start on 16 bytes.
-template <class T, bool kGradient>
-__global__ void __launch_bounds__(kThreads)
-    loss_rows(const float* logits, T* grads, std::int64_t stride, std::int64_t grad_stride, int vocab,
-              const std::int32_t* targets, float smoothing, float* losses) {
-  extern __shared__ __align__(16) unsigned char memory[];
-  float* kept = reinterpret_cast<float*>(memory);
-  __shared__ Running scratch[32];
-  __shared__ float sums[32];
-  constexpr int kPack = 4;
-  constexpr int kKeptPacks = kGradient ? static_cast<int>(kKept / 16) : 0;
-  const std::int64_t row = blockIdx.x;
-  const float* z = logits + row * stride;
-  T* out = grads + row * grad_stride;
-  const int target = targets[row];
-  const int packs = vocab / kPack;
-  const int tail = packs * kPack + threadIdx.x;
+// A row without logits, or whose logits are all -inf, has its exponentials relative to 0.
+__device__ inline float finite_top(float top) { return top == -INFINITY ? 0.0F : top; }
 
-  if (target < 0) {  // -1: not trained on; -2: a label outside the vocabulary
-    if (threadIdx.x == 0) losses[row] = target == -1 ? 0.0F : NAN;
-    if constexpr (kGradient) {
-      for (int i = threadIdx.x; i < packs; i += kThreads) store_pack(out + i * kPack, Pack<T, kPack>{});
-      for (int i = tail; i < vocab; i += kThreads) out[i] = from_float<T>(0.0F);
-    }
-    return;
+__device__ inline float loss_of(const Rows& rows, const Part& row, float at_target) {
+  const float below = row.top - row.total / static_cast<float>(rows.vocab);  // mean of top - logit
+  return logf(row.sum) + (1 - rows.smoothing) * (row.top - at_target) +
+         (rows.smoothing != 0 ? rows.smoothing * below : 0.0F);
+}
+
+// Softmax - target of the pack at `column`, from e^(logit - something) and what makes probabilities of it.
+template <class T>
+__device__ inline void store_slopes(const Rows& rows, T* out, const float (&exponentials)[kPack], float factor,
+                                    int column, int target) {
+  const float spread = rows.smoothing / static_cast<float>(rows.vocab);
+  Pack<T, kPack> slopes;
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) {
+    const float p = exponentials[e] * factor - spread;
+    slopes[e] = from_float<T>(column + e == target ? p - (1 - rows.smoothing) : p);
   }
+  store_pack(out + column, slopes);
+}
 
-  Running mine;
-  float total = 0.0F;  // of the logits, for smoothing
-  const auto take = [&](float value) {
-    mine.add(value);
-    total += value;
+// A row that is not trained on, or whose label is none: nothing is read.
+template <class T, int kThreads>
+__device__ inline void leave_out(const Rows& rows, T* out, int row, int begin, int end) {
+  const float value = rows.targets[row] == -1 ? 0.0F : NAN;
+  if (begin == 0 && threadIdx.x == 0) rows.losses[row] = value;
+  if (!rows.gradient) return;
+  Pack<T, kPack> pack;
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) pack[e] = from_float<T>(value);
+  for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads) store_pack(out + i * kPack, pack);
+}
+
+// A cluster a row. Each of its blocks holds its part of the row in registers, so the logits are read once and may be
+// overwritten as soon as all blocks know the whole row's sum.
+template <class T, int kPacks>
+__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, int packs_per_block) {
+  __shared__ float scratch[kHeldThreads / 32];
+  __shared__ Part shared_part;
+  wait_for_previous();
+  allow_next();
+  const unsigned blocks = cluster_blocks();
+  const int row = static_cast<int>(blockIdx.x / blocks);
+  const int begin = static_cast<int>(cluster_rank()) * packs_per_block;
+  const int end = min(begin + packs_per_block, rows.packs);
+  float* logits = rows.logits + row * rows.stride;
+  T* out = reinterpret_cast<T*>(logits);
+  const int target = rows.targets[row];
+  if (target < 0) return leave_out<T, kHeldThreads>(rows, out, row, begin, end);
+
+  const bool speaks = begin == 0 && threadIdx.x == 0;
+  const float at_target = speaks ? logits[target] : 0.0F;  // before anybody writes
+  float z[kPacks][kPack];
+  Part mine{-INFINITY, 0.0F, 0.0F};
+  const int first = begin + static_cast<int>(threadIdx.x);
+  const int packs = end - first;                   // of this thread: those below, in steps of kHeldThreads
+  const int columns = rows.vocab - first * kPack;  // likewise
+  const float* from = logits + first * kPack;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (p * kHeldThreads >= packs) {
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) z[p][e] = -INFINITY;
+      continue;
+    }
+    const Pack<float> pack = load_pack(from + p * kHeldThreads * kPack);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
+  }
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (p * kHeldThreads >= packs) break;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      if (p * kHeldThreads * kPack + e >= columns) {
+        z[p][e] = -INFINITY;
+      } else {
+        mine.total += z[p][e];
+      }
+      mine.top = fmaxf(mine.top, z[p][e]);
+    }
+  }
+  mine.top = block_max<kHeldThreads>(mine.top, scratch);
+  if (rows.smoothing != 0) mine.total = block_sum<kHeldThreads>(mine.total, scratch);
+  const float reference = finite_top(mine.top);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      z[p][e] = exponential<T>(z[p][e] - reference);
+      mine.sum += z[p][e];
+    }
+  }
+  mine.sum = block_sum<kHeldThreads>(mine.sum, scratch);
+
+  if (threadIdx.x == 0) shared_part = mine;
+  cluster_sync();
+  Part whole{-INFINITY, 0.0F, 0.0F};
+  for (unsigned b = 0; b < blocks; ++b) whole.top = fmaxf(whole.top, in_block(&shared_part, b)->top);
+  for (unsigned b = 0; b < blocks; ++b) {
+    const Part part = *in_block(&shared_part, b);
+    whole.sum += part.sum * expf(part.top - whole.top);
+    whole.total += part.total;
+  }
+  cluster_arrive();  // the parts of others are read
+  if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
+  if (rows.gradient) {
+    const float factor = expf(mine.top - whole.top) / whole.sum;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (p * kHeldThreads < packs) {
+        store_slopes(rows, out, z[p], factor, (first + p * kHeldThreads) * kPack, target);
+      }
+    }
+  }
+  cluster_wait();
+}
+
+// A block a row, which is read twice: for devices without clusters and vocabularies that no cluster can hold.
+template <class T>
+__global__ void __launch_bounds__(kTwiceThreads) loss_rows_twice(Rows rows) {
+  __shared__ float scratch[kTwiceThreads / 32];
+  wait_for_previous();
+  allow_next();
+  const int row = static_cast<int>(blockIdx.x);
+  float* logits = rows.logits + row * rows.stride;
+  T* out = reinterpret_cast<T*>(logits);
+  const int target = rows.targets[row];
+  if (target < 0) return leave_out<T, kTwiceThreads>(rows, out, row, 0, rows.packs);
+
+  const float at_target = logits[target];
+  const auto load = [&](int i, float(&z)[kPack]) {
+    const Pack<float> pack = load_pack(logits + i * kPack);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) z[e] = i * kPack + e < rows.vocab ? pack[e] : -INFINITY;
   };
-  constexpr int kUnroll = 4;
-  int i = threadIdx.x;
-  for (; i + (kUnroll - 1) * kThreads < packs; i += kUnroll * kThreads) {
-    Pack<float> pack[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) pack[u] = load_pack(z + (i + u * kThreads) * kPack);
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (i + u * kThreads < kKeptPacks) store_pack(kept + (i + u * kThreads) * kPack, pack[u]);
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) take(pack[u][j]);
-    }
-  }
-  for (; i < packs; i += kThreads) {
-    const Pack<float> pack = load_pack(z + i * kPack);
-    if (i < kKeptPacks) store_pack(kept + i * kPack, pack);
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) take(pack[j]);
-  }
-  for (int j = tail; j < vocab; j += kThreads) take(z[j]);
-  const float at_target = z[target];  // before anybody writes
-  const Running all = merge_block(mine, scratch);
-  if (smoothing != 0) total = block_sum<kThreads>(total, sums);
-  if (threadIdx.x == 0) {
-    const float below = all.top - total / static_cast<float>(vocab);  // mean of top - z
-    losses[row] = logf(all.sum) + (1 - smoothing) * (all.top - at_target) + (smoothing != 0 ? smoothing * below : 0.0F);
-  }
-  if constexpr (kGradient) {
-    const float inverse = 1.0F / all.sum;
-    const float spread = smoothing / static_cast<float>(vocab);
-    const auto slope = [&](float value, int column) {
-      const float p = __expf(value - all.top) * inverse - spread;
-      return from_float<T>(column == target ? p - (1 - smoothing) : p);
-    };
+  Part part{-INFINITY, 0.0F, 0.0F};  // as it grows (Milakov & Gimelshein 2018)
 #pragma unroll 4
-    for (int k = threadIdx.x; k < packs; k += kThreads) {
-      const Pack<float> pack = k < kKeptPacks ? load_pack(kept + k * kPack) : load_pack(z + k * kPack);
-      Pack<T, kPack> slopes;
+  for (int i = static_cast<int>(threadIdx.x); i < rows.packs; i += kTwiceThreads) {
+    float z[kPack];
+    load(i, z);
+    const float top = fmaxf(fmaxf(part.top, fmaxf(z[0], z[1])), fmaxf(z[2], z[3]));
+    const float reference = finite_top(top);
+    part.sum *= expf(part.top - reference);
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) slopes[j] = slope(pack[j], k * kPack + j);
-      store_pack(out + k * kPack, slopes);
+    for (int e = 0; e < kPack; ++e) {
+      part.sum += expf(z[e] - reference);
+      if (i * kPack + e < rows.vocab) part.total += z[e];
     }
-    for (int j = tail; j < vocab; j += kThreads) out[j] = slope(z[j], j);
+    part.top = top;
+  }
+  const float top = block_max<kTwiceThreads>(part.top, scratch);
+  part.sum = block_sum<kTwiceThreads>(part.sum * expf(finite_top(part.top) - finite_top(top)), scratch);
+  part.total = block_sum<kTwiceThreads>(part.total, scratch);
+  part.top = top;
+  if (threadIdx.x == 0) rows.losses[row] = loss_of(rows, part, at_target);
+  if (!rows.gradient) return;
+  const float factor = 1.0F / part.sum;
+  for (int start = 0; start < rows.packs; start += kTwiceThreads) {
+    const int i = start + static_cast<int>(threadIdx.x);
+    float z[kPack];
+    if (i < rows.packs) load(i, z);
+    __syncthreads();  // what is written now lies where the logits so far were, which all have read
+    if (i >= rows.packs) continue;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) z[e] = expf(z[e] - part.top);
+    store_slopes(rows, out, z, factor, i * kPack, target);
   }
 }
+
+// The fewest blocks in whose registers a row fits.
+template <class T>
+void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
+  const bool clusters = info(device.index).major >= 9;
+  for (unsigned blocks = 1; clusters && blocks <= kMaxCluster; blocks *= 2) {
+    const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
+    const auto run = [&](auto kernel) {
+      launch(work, kernel,
+             {.grid = static_cast<unsigned>(count) * blocks, .block = kHeldThreads, .overlap = true, .cluster = blocks},
+             rows, per_block);
+    };
+    if (per_block <= 8 * kHeldThreads) return run(loss_rows_held<T, 8>);
+    if (blocks < kMaxCluster) continue;
+    if (per_block <= 10 * kHeldThreads) return run(loss_rows_held<T, 10>);
+    if (per_block <= 16 * kHeldThreads) return run(loss_rows_held<T, 16>);
+  }
+  launch(work, loss_rows_twice<T>, {.grid = static_cast<unsigned>(count), .block = kTwiceThreads, .overlap = true},
+         rows);
+}
+
+constexpr int kThreads = 1024;
 
 // In a fixed order, in double.
 __global__ void sum_losses(const float* losses, std::int64_t count, float* total) {
@@ -153,15 +257,18 @@ __global__ void map_labels(const I* labels, std::int64_t count, std::int64_t voc
   targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
 }
 
-// Tokens a chunk: at most a GiB of logits and their gradients, in pieces of one size.
+// Tokens a chunk, in pieces of one size. At 151,936 words 1,024 rows are enough for the GEMMs, and 594 MiB.
 std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
-  constexpr std::int64_t kBudget = std::int64_t{1} << 30;
+  constexpr std::int64_t kBudget = std::int64_t{640} << 20;
   const std::int64_t most = std::max<std::int64_t>(kBudget / row_bytes, 128);
   const std::int64_t pieces = (tokens + most - 1) / most;
   const std::int64_t each = (tokens + pieces - 1) / pieces;
   return std::min(tokens, (each + 127) / 128 * 128);
 }
 
+// Logits are float32 whatever the model's type: beside the GEMMs the wider rows cost little, and the loss keeps the
+// digits that the accumulators had. Their gradient, of the model's type, takes their place. Rows that are not trained
+// on go through the GEMMs too, so that the work does not depend on labels, which only the device knows.
 Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const Tensor& labels, double label_smoothing,
                                    std::int64_t chunk, const Tensor& loss, const Tensor& token_losses, const Tensor& dx,
                                    const Tensor& dweight) {
@@ -171,43 +278,38 @@ Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const 
   if (!rows_dense && !columns_dense) return "a weight with neither stride 1";
   const std::int64_t tokens = x.size(0);
   const std::int64_t vocab = weight.size(0);
+  if (vocab >= std::int64_t{1} << 30) return "2^30 words and more";
   if (dweight.defined()) dweight.fill(0);
   if (tokens == 0) {
     loss.fill(0);
     return nullptr;
   }
   const Tensor inputs = x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : x.contiguous();
-  const bool gradients = dx.defined() || dweight.defined();
-  const bool in_place = x.dtype() == DType::f32;
+  const bool gradient = dx.defined() || dweight.defined();
   const std::int64_t stride = (vocab + 63) / 64 * 64;  // every row on a line of its own
+  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : chunk_for(tokens, stride * 4));
   const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
-  const std::int64_t limit =
-      std::min(tokens, chunk > 0 ? chunk : chunk_for(tokens, stride * (in_place ? 4 : 4 + element)));
   const Tensor buffer = Tensor::empty({limit, stride}, DType::f32, x.device());
-  Tensor grad_buffer;
-  if (gradients) grad_buffer = in_place ? buffer : Tensor::empty({limit, stride}, x.dtype(), x.device());
+  const Tensor slopes = Tensor::view_of(buffer.storage(), 0, {limit, stride * 4 / element}, x.dtype());
   const Tensor losses = token_losses.defined() ? token_losses : Tensor::empty({tokens}, DType::f32, x.device());
   for (std::int64_t start = 0; start < tokens; start += limit) {
     const std::int64_t count = std::min(limit, tokens - start);
     const auto cut = [&](const Tensor& t) { return t.slice(0, 0, count).slice(1, 0, vocab); };
     const Tensor logits = cut(buffer);
-    const Tensor dlogits = gradients ? cut(grad_buffer) : Tensor();
+    const Tensor dlogits = cut(slopes);
     const Tensor rows = inputs.slice(0, start, count);
     gemm(rows, weight.transpose(0, 1), logits);
-    visit_narrow(x.dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      const auto run = [&](auto kernel, std::size_t shared, std::int64_t bytes) {
-        launch({"cross-entropy", static_cast<double>(count * vocab * bytes)}, kernel,
-               {.grid = {static_cast<unsigned>(count)}, .block = {kThreads}, .shared = shared}, pointer<float>(logits),
-               pointer<T>(dlogits), stride, stride, static_cast<int>(vocab), pointer<std::int32_t>(labels) + start,
-               static_cast<float>(label_smoothing), pointer<float>(losses) + start);
-      };
-      if (gradients) {
-        run(loss_rows<T, true>, std::min(kKept, static_cast<std::size_t>(stride) * 4), 4 + element);
-      } else {
-        run(loss_rows<T, false>, 0, 4);
-      }
-    });
+    const Work work{.name = "cross-entropy",
+                    .bytes = static_cast<double>(count * vocab * (4 + (gradient ? element : 0)))};
+    const Rows row_work{.logits = pointer<float>(logits),
+                        .stride = stride,
+                        .vocab = static_cast<int>(vocab),
+                        .packs = static_cast<int>((vocab + kPack - 1) / kPack),
+                        .targets = pointer<std::int32_t>(labels) + start,
+                        .losses = pointer<float>(losses) + start,
+                        .smoothing = static_cast<float>(label_smoothing),
+                        .gradient = gradient};
+    visit_narrow(x.dtype(), [&](auto tag) { launch_loss<decltype(tag)>(work, row_work, count, x.device()); });
     if (dx.defined()) gemm(dlogits, weight, dx.slice(0, start, count));
     if (dweight.defined()) gemm(dlogits.transpose(0, 1), rows, dweight, 1.0, 1.0);
   }
