@@ -1,6 +1,6 @@
 #pragma once
 
-// Tensor core products of 16-bit types (sm_80 and up), the copies that feed them, and clusters of blocks (sm_90).
+// Tensor core products of 16-bit types (sm_80 and up) and the copies that feed them.
 
 #include "backend/cuda/kernels.cuh"
 
@@ -80,57 +80,5 @@ __device__ inline uint4 stream16(const void* from, bool valid) {
       : "l"(__cvta_generic_to_global(from)), "r"(static_cast<unsigned>(valid)));
   return v;
 }
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-
-/// This block's number in its cluster, and how many blocks it has.
-__device__ inline int cluster_rank() {
-  int rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ inline int cluster_size() {
-  int size;
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-  return size;
-}
-
-/// The barrier of a cluster; every thread of every block takes part. What was written before is seen after it, also in
-/// another block's shared memory.
-__device__ inline void cluster_barrier() {
-  __syncwarp();
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/// What lies at the same place in the shared memory of block `rank` of the cluster.
-__device__ inline float load_from_block(const float* here, int rank) {
-  float value;
-  asm volatile(
-      "{\n"
-      "  .reg .b32 there;\n"
-      "  mapa.shared::cluster.u32 there, %1, %2;\n"
-      "  ld.shared::cluster.f32 %0, [there];\n"
-      "}"
-      : "=f"(value)
-      : "r"(shared_address(here)), "r"(rank)
-      : "memory");
-  return value;
-}
-__device__ inline float4 load_from_block(const float4* here, int rank) {
-  float4 v;
-  asm volatile(
-      "{\n"
-      "  .reg .b32 there;\n"
-      "  mapa.shared::cluster.u32 there, %4, %5;\n"
-      "  ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n"
-      "}"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(shared_address(here)), "r"(rank)
-      : "memory");
-  return v;
-}
-
-#endif
 
 }  // namespace wick::cuda

@@ -11,6 +11,7 @@
 //
 // All sums are made in a fixed order.
 
+#include "backend/cuda/cluster.cuh"
 #include "backend/cuda/mma.cuh"
 
 namespace wick::cuda::skinny {
@@ -20,7 +21,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 16 * kWarps;  // columns of a tile: outer's 16 for each warp
 constexpr int kSlab = 16 * kWarps;  // rows of project's tiles: out's 16 for each warp
 constexpr int kOuterRows = 64;      // rows of outer's tiles
-constexpr int kCluster = 8;
+constexpr int kCluster = kMaxCluster;
 constexpr int kMaxRank = 64;
 constexpr int kMaxBlocks = 8;
 
@@ -196,8 +197,8 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
 
-  const int rank = cluster_rank();
-  const int blocks = cluster_size();
+  const int rank = static_cast<int>(cluster_rank());
+  const int blocks = static_cast<int>(cluster_blocks());
   const int range = static_cast<int>(blockIdx.x) / blocks;
   const int first_row = range * p.slabs * kSlab;
   const int slabs = min(p.slabs, (p.rows - first_row + kSlab - 1) / kSlab);
@@ -307,7 +308,7 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
       *reinterpret_cast<float2*>(to + 8 * R) = {sums[s][j][2], sums[s][j][3]};
     }
   }
-  cluster_barrier();
+  cluster_sync();
   const int rows = min(slabs * kSlab, p.rows - first_row);
   const int share = (rows + blocks - 1) / blocks;
   const int from = min(rank * share, rows);
@@ -320,7 +321,7 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
 #pragma unroll
     for (int q = 0; q < kCluster; ++q) {
       if (q >= blocks) break;
-      const float4 part = load_from_block(here, q);
+      const float4 part = *in_block(here, static_cast<unsigned>(q));
       sum.x += part.x;
       sum.y += part.y;
       sum.z += part.z;
@@ -333,7 +334,7 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
     pack[3] = from_float<T>(sum.w);
     store_pack(p.out + (first_row + row) * p.out_stride + r, pack);
   }
-  cluster_barrier();  // nobody leaves while its shared memory is read
+  cluster_sync();  // nobody leaves while its shared memory is read
 #endif
 }
 
@@ -357,8 +358,8 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
 
-  const int rank = cluster_rank();
-  const int blocks = cluster_size();
+  const int rank = static_cast<int>(cluster_rank());
+  const int blocks = static_cast<int>(cluster_blocks());
   const int begin = static_cast<int>(blockIdx.x) / blocks * p.cluster_columns;
   const int end = min(begin + p.cluster_columns, p.columns);
   const int first_row = min(rank * p.block_rows, p.rows);
@@ -421,7 +422,7 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
     to[8] = sums[j][2];
     to[Shape::kSumPitch + 8] = sums[j][3];
   }
-  cluster_barrier();
+  cluster_sync();
   const int share = (end - begin + blocks - 1) / blocks;
   const int from = min(rank * share, end - begin);
   const int mine = min(share, end - begin - from);
@@ -432,7 +433,7 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
 #pragma unroll
     for (int q = 0; q < kCluster; ++q) {
       if (q >= blocks) break;
-      sum += load_from_block(exchange + r * Shape::kSumPitch + column, q);
+      sum += *in_block(exchange + r * Shape::kSumPitch + column, static_cast<unsigned>(q));
     }
     for (int i = 0; i < p.siblings.count; ++i) {
       const Siblings::Block& block = p.siblings.blocks[i];
@@ -440,7 +441,7 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
       block.da[(r - block.rank_begin) * block.da_stride + begin + column] = sum;
     }
   }
-  cluster_barrier();  // nobody leaves while its shared memory is read
+  cluster_sync();  // nobody leaves while its shared memory is read
 #endif
 }
 
