@@ -22,6 +22,11 @@ __device__ inline void copy_async16(void* to_shared, const void* from, int bytes
                "r"(bytes)
                : "memory");
 }
+/// The same of 4 bytes.
+__device__ inline void copy_async4(void* to_shared, const void* from, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(bytes)
+               : "memory");
+}
 /// Closes a group: the copies that this thread has started since the last one.
 __device__ inline void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most the last kPending groups are under way; the other threads' copies need a barrier after it.
@@ -30,20 +35,45 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+/// Waits for all that this thread has started, in groups or not.
+__device__ inline void wait_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 /// Four 8 x 8 matrices: lane i names row i % 8 of matrix i / 8. Matrix m goes to registers[m]: lane i gets its elements
 /// 2 (i % 4) and 2 (i % 4) + 1 of row i / 4.
-__device__ inline void load_matrices(unsigned (&registers)[4], const void* row) {
+__device__ inline void load_matrices(unsigned (&registers)[4], unsigned row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
+__device__ inline void load_matrices(unsigned (&registers)[4], const void* row) {
+  load_matrices(registers, shared_address(row));
+}
 /// The same with each matrix transposed.
-__device__ inline void load_matrices_transposed(unsigned (&registers)[4], const void* row) {
+__device__ inline void load_matrices_transposed(unsigned (&registers)[4], unsigned row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
+}
+__device__ inline void load_matrices_transposed(unsigned (&registers)[4], const void* row) {
+  load_matrices_transposed(registers, shared_address(row));
+}
+
+/// Two floats rounded to T, `low` in the lower half.
+template <class T>
+__device__ inline unsigned pack_pair(float low, float high);
+template <>
+__device__ inline unsigned pack_pair<__nv_bfloat16>(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+template <>
+__device__ inline unsigned pack_pair<__half>(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 
 /// c [16, 8] += a [16, 16] b [16, 8], accumulated in f32. Of lane i: c[0], c[1] are columns 2 (i % 4) and the next of
@@ -64,6 +94,13 @@ __device__ inline void multiply_add<__half>(float (&c)[4], const unsigned (&a)[4
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// 2^x to 2 ulp; 0 for -inf and for results below the normal numbers.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 /// 16 bytes of global memory that are read once and that nobody writes meanwhile: L1 is left to what is read again.

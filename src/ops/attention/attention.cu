@@ -89,25 +89,6 @@ Declined declined(const Tensor& q) {
   return q.size(2) > kMaxHeadDim ? "a head dimension over 256" : nullptr;
 }
 
-Declined forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout, const Tensor& y,
-                 const Tensor& lse) {
-  if (const Declined reason = declined(q)) return reason;
-  if (q.numel() == 0) return nullptr;
-  if (q.size(0) < layout.query_offsets.numel()) return attention_forward_decode(q, k, v, layout, y, lse);
-  if (q.dtype() == DType::f32) return attention_forward_generic(q, k, v, layout, y, lse);
-  return attention_forward_tensor_cores(q, k, v, layout, y, lse);
-}
-
-Declined backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
-                  const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
-                  const Tensor& dv) {
-  if (const Declined reason = declined(q)) return reason;
-  if (q.dtype() == DType::f32 || q.size(2) > 128) {
-    return attention_backward_generic(dy, q, k, v, y, lse, layout, dq, dk, dv);
-  }
-  return attention_backward_tensor_cores(dy, q, k, v, y, lse, layout, dq, dk, dv);
-}
-
 }  // namespace
 
 Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p) {
@@ -120,17 +101,36 @@ Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem
                                .head_dim = p.head_dim,
                                .vectors = vectors_in({&dy, &y})};
     const double elements = static_cast<double>(p.heads) * p.tokens * p.head_dim;
-    launch({"attention delta", 2 * elements * sizeof(T), 2 * elements}, delta_kernel<T>,
-           {.grid = dim3(blocks_for(p.tokens, kDeltaRows), static_cast<unsigned>(p.heads)),
-            .block = dim3(kDeltaThreads)},
-           in);
+    launch(
+        {"attention delta", 2 * elements * sizeof(T), 2 * elements}, delta_kernel<T>,
+        {.grid = dim3(blocks_for(p.tokens, kDeltaRows), static_cast<unsigned>(p.heads)), .block = dim3(kDeltaThreads)},
+        in);
   });
   return delta;
 }
 
+Declined attention_forward_own(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
+                               const Tensor& y, const Tensor& lse) {
+  if (const Declined reason = declined(q)) return reason;
+  if (q.numel() == 0) return nullptr;
+  if (q.size(0) < layout.query_offsets.numel()) return attention_forward_decode(q, k, v, layout, y, lse);
+  if (q.dtype() == DType::f32) return attention_forward_generic(q, k, v, layout, y, lse);
+  return attention_forward_tensor_cores(q, k, v, layout, y, lse);
+}
+
+Declined attention_backward_own(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                                const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
+                                const Tensor& dv) {
+  if (const Declined reason = declined(q)) return reason;
+  if (q.dtype() == DType::f32 || q.size(2) > 128) {
+    return attention_backward_generic(dy, q, k, v, y, lse, layout, dq, dk, dv);
+  }
+  return attention_backward_tensor_cores(dy, q, k, v, y, lse, layout, dq, dk, dv);
+}
+
 void register_attention() {
-  attention_forward.on(DeviceType::cuda) = forward;
-  attention_backward.on(DeviceType::cuda) = backward;
+  attention_forward.on(DeviceType::cuda) = attention_forward_own;
+  attention_backward.on(DeviceType::cuda) = attention_backward_own;
 }
 
 }  // namespace wick::cuda

@@ -1,6 +1,6 @@
 // The gradient of attention in bf16 and f16 on tensor cores, in the manner of FlashAttention-2 (Dao 2023), without
-// atomics: one kernel, run once over tiles of keys for dk and dv and once over tiles of queries for dq. A block holds the
-// rows of its own side and walks over those of the other that they have to do with:
+// atomics: one kernel, run once over tiles of keys for dk and dv and once over tiles of queries for dq. A block holds
+// the rows of its own side and walks over those of the other that they have to do with:
 //
 //   own side   a1 a2   b1 b2     s = a1 b1ᵀ, t = a2 b2ᵀ, w = 2^(s - lse), d = w (t - delta)
 //   keys       k  v    q  dy     dk += d q    dv += w dy
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
   const int head_begin = kKeysOwn ? head * p.group() + p.group() * part / in.splits : head / p.group();
   const int head_count = kKeysOwn ? head * p.group() + p.group() * (part + 1) / in.splits - head_begin : 1;
 
-  T* const a1 = reinterpret_cast<T*>(shared_memory());
+  T* const a1 = reinterpret_cast<T*>(tile_memory());
   T* const a2 = a1 + Shape::kRows * kDim;
   T* const b1 = a2 + Shape::kRows * kDim;  // two tiles
   T* const b2 = b1 + 2 * kPartners * kDim;
@@ -112,10 +112,10 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
       static_assert(Shape::kThreads == 2 * kPartners);
       const int row = static_cast<int>(threadIdx.x) % kPartners;
       const bool of_lse = static_cast<int>(threadIdx.x) < kPartners;
-      const float* from = of_lse ? in.lse + partner_head * in.lse_row
-                                 : in.delta + static_cast<std::int64_t>(partner_head) * p.tokens;
+      const float* from =
+          of_lse ? in.lse + partner_head * in.lse_row : in.delta + static_cast<std::int64_t>(partner_head) * p.tokens;
       const bool there = row < count;
-      copy_async4(shared_address(partner_rows + stage * 2 * kPartners + static_cast<int>(threadIdx.x)),
+      copy_async4(partner_rows + stage * 2 * kPartners + static_cast<int>(threadIdx.x),
                   from + (there ? first_partner + at + row : 0), there ? 4 : 0);
     }
   };
@@ -148,12 +148,12 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
     });
   }
 
-  Accumulators<kAtoms, kDim> sum1;  // dk or dq
+  Accumulators<kAtoms, kDim> sum1;                 // dk or dq
   Accumulators<kAtoms, kKeysOwn ? kDim : 8> sum2;  // dv
   clear<kAtoms, kDim>(sum1);
   clear<kAtoms, kKeysOwn ? kDim : 8>(sum2);
   for (int step = 0; step < steps; ++step) {
-    wait_copies();
+    wait_all_copies();
     __syncthreads();  // this step's tiles are here, and nobody reads the step before's
     if (step + 1 < steps) fetch(step + 1);
     const float* const column_lse = partner_rows + step % 2 * 2 * kPartners;

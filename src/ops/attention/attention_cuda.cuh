@@ -8,7 +8,7 @@
 #include <numbers>
 
 #include "backend/cuda/kernels.cuh"
-#include "ops/attention/attention.h"
+#include "ops/attention/attention_cuda.h"
 
 namespace wick::cuda {
 
@@ -54,12 +54,6 @@ AttentionProblem attention_problem(const Tensor& q, const Tensor& k, const Atten
 /// lengths only the device knows.
 double attention_flops(const AttentionProblem& p, int products);
 
-// The kernels by what they are made for. All need a floating dtype but f64, head_dim <= kMaxHeadDim and some elements.
-AttentionForward attention_forward_tensor_cores;    ///< bf16, f16
-AttentionForward attention_forward_generic;         ///< f32
-AttentionForward attention_forward_decode;          ///< right for all, made for few queries with long caches
-AttentionBackward attention_backward_tensor_cores;  ///< bf16, f16; head_dim <= 128
-AttentionBackward attention_backward_generic;       ///< f32, and head dims over 128
 /// delta [heads, tokens] f32 = the sum of dy * y over each row.
 Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p);
 

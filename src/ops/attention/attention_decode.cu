@@ -33,8 +33,8 @@ struct DecodeArguments {
   float* parts;  // [units, splits, part_floats]
 };
 
-// A part is the softmax over some keys for the heads of a block: per head `width` sums of weighted values, not divided by
-// anything, then the heads' highest scores (in powers of two), then their sums of weights.
+// A part is the softmax over some keys for the heads of a block: per head `width` sums of weighted values, not divided
+// by anything, then the heads' highest scores (in powers of two), then their sums of weights.
 template <int kHeads>
 __host__ __device__ constexpr int part_floats(int width) {
   return kHeads * (width + 2);
@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const DecodeArguments<
   const int first_head = kv_head * p.group() + chunk * kHeads;
   const int head_count = ::min(kHeads, p.group() - chunk * kHeads);
 
-  const int sequence = last_begun(
-      p.sequences, [&](int i) { return boundary(p.query_offsets, p.sequences, p.tokens, i) <= token; });
+  const int sequence =
+      last_begun(p.sequences, [&](int i) { return boundary(p.query_offsets, p.sequences, p.tokens, i) <= token; });
   const Sequence s = sequence_of(p, sequence, Side::queries);
   const int row = token - s.first_query;
   const Meeting sees(p, s, Side::queries, row, row >= 0 && row < s.queries ? 1 : 0);
@@ -296,7 +296,9 @@ Declined attention_forward_decode(const Tensor& q, const Tensor& k, const Tensor
                                 .y = by_heads<T>(y),
                                 .lse = pointer<float>(lse),
                                 .lse_row = lse.defined() ? lse.stride(0) : 0,
-                                .lanes = q.size(2) <= 64 ? 8 : q.size(2) <= 128 ? 16 : 32,
+                                .lanes = q.size(2) <= 64    ? 8
+                                         : q.size(2) <= 128 ? 16
+                                                            : 32,
                                 .chunks = 1,
                                 .splits = 1,
                                 .parts = nullptr};

@@ -1,6 +1,6 @@
-// Attention of bf16 and f16 on tensor cores (FlashAttention-2, Dao 2023): a block holds a tile of queries and walks over
-// the keys they see, two tiles of keys and values in flight, the softmax kept as a running maximum and sum. Scores never
-// leave registers: their accumulators are the left operand of the product with the values.
+// Attention of bf16 and f16 on tensor cores (FlashAttention-2, Dao 2023): a block holds a tile of queries and walks
+// over the keys they see, two tiles of keys and values in flight, the softmax kept as a running maximum and sum. Scores
+// never leave registers: their accumulators are the left operand of the product with the values.
 
 #include "ops/attention/attention_tile.cuh"
 
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
   const Sequence& s = tile.sequence;
   const int kv_head = head / p.group();
 
-  T* const queries = reinterpret_cast<T*>(shared_memory());
+  T* const queries = reinterpret_cast<T*>(tile_memory());
   T* const keys = queries + Shape::kQueries * kDim;  // two tiles
   T* const values = keys + 2 * kKeys * kDim;
   const Meeting sees(p, s, Side::queries, tile.first, tile.count);
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
   clear<kAtoms, kDim>(sums);
   Softmax<Shape> softmax;
   for (int step = 0; step < steps; ++step) {
-    wait_copies();
+    wait_all_copies();
     __syncthreads();  // this step's tiles are here, and nobody reads the step before's
     if (step + 1 < steps) fetch(step + 1);
     const int stage = step % 2 * kKeys * kDim;
@@ -150,9 +150,8 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
   // A warp's rows of the query tile are read by it alone: y leaves through them.
   each_row<kAtoms>([&](int a, int h, int) { softmax.total[a][h] = quad_sum(softmax.total[a][h]); });
   __syncwarp();
-  stage_rows<kDim, kAtoms>(queries, warp_row, sums, [&](int a, int h) {
-    return softmax.total[a][h] == 0 ? 0.0F : 1.0F / softmax.total[a][h];
-  });
+  stage_rows<kDim, kAtoms>(queries, warp_row, sums,
+                           [&](int a, int h) { return softmax.total[a][h] == 0 ? 0.0F : 1.0F / softmax.total[a][h]; });
   __syncwarp();
   const int first = s.first_query + tile.first + warp_row;
   store_rows<kDim, Shape::kWarpRows>(queries, warp_row, in.y.at(first, head), in.y.row, count, p.head_dim, p.vectors);
@@ -175,9 +174,10 @@ Declined forward(const ForwardArguments<T>& arguments) {
   in.slots = static_cast<int>(slots);
   const double rows = static_cast<double>(p.heads) * p.tokens + static_cast<double>(p.kv_heads) * p.key_tokens;
   const Work work{"attention forward", rows * 2 * p.head_dim * sizeof(T), attention_flops(p, 2)};
-  launch(work, forward_kernel<T, kDim>,
-         {.grid = dim3(static_cast<unsigned>(slots * p.heads)), .block = dim3(Shape::kThreads), .shared = Shape::kShared},
-         in);
+  launch(
+      work, forward_kernel<T, kDim>,
+      {.grid = dim3(static_cast<unsigned>(slots * p.heads)), .block = dim3(Shape::kThreads), .shared = Shape::kShared},
+      in);
   return nullptr;
 }
 

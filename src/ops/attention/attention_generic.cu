@@ -33,8 +33,8 @@ struct GenericArguments {
 template <int kHeadDim>
 struct GenericShape {
   static constexpr int kDim = kHeadDim;
-  static constexpr int kForward = kDim <= 128 ? 64 : 32;   // queries, and keys, of a tile
-  static constexpr int kBackward = kDim <= 64 ? 64 : 32;   // rows of both sides
+  static constexpr int kForward = kDim <= 128 ? 64 : 32;  // queries, and keys, of a tile
+  static constexpr int kBackward = kDim <= 64 ? 64 : 32;  // rows of both sides
   template <int kRows>
   static constexpr std::size_t shared(int row_tiles) {
     return sizeof(float) * static_cast<std::size_t>(row_tiles * kRows * kPitch<kDim> + kRows * kPitch<kRows>);
@@ -323,8 +323,8 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const GenericArgu
 
 // kernel over the tiles of one side.
 template <class T>
-Declined launch_tiles(const Work& work, void (*kernel)(GenericArguments<T>), GenericArguments<T> in, Side side, int rows,
-                      std::size_t shared) {
+Declined launch_tiles(const Work& work, void (*kernel)(GenericArguments<T>), GenericArguments<T> in, Side side,
+                      int rows, std::size_t shared) {
   const AttentionProblem& p = in.problem;
   const std::int64_t slots = tile_slots(p, side, rows);
   const std::int64_t blocks = slots * (side == Side::queries ? p.heads : p.kv_heads);
@@ -355,8 +355,8 @@ Declined backward(const GenericArguments<T>& in) {
   const double key_bytes = row_bytes * p.kv_heads * p.key_tokens;
   if (in.dk.data != nullptr || in.dv.data != nullptr) {
     const Work work{"attention backward dk dv", 2 * query_bytes + 4 * key_bytes, attention_flops(p, 4)};
-    const Declined reason = launch_tiles<T>(work, backward_kernel<T, kDim, Side::keys>, in, Side::keys,
-                                            Shape::kBackward, kShared);
+    const Declined reason =
+        launch_tiles<T>(work, backward_kernel<T, kDim, Side::keys>, in, Side::keys, Shape::kBackward, kShared);
     if (reason != nullptr) return reason;
   }
   if (in.dq.data == nullptr) return nullptr;

@@ -1,15 +1,21 @@
 #pragma once
 
 // Tiles of 16-bit rows in shared memory and products of them on tensor cores. A tile is [rows, kDim], kDim 64 or more;
-// chunk c of 16 bytes of row r lies at c ^ (r % 8), so that eight rows of one column of chunks lie in eight different groups
-// of banks. What a row lacks to kDim is zeros. Tiles start on 1024 bytes.
+// chunk c of 16 bytes of row r lies at c ^ (r % 8), so that eight rows of one column of chunks lie in eight different
+// groups of banks. What a row lacks to kDim is zeros. Tiles start on 1024 bytes.
 
+#include "backend/cuda/mma.cuh"
 #include "ops/attention/attention_cuda.cuh"
-#include "ops/attention/attention_mma.cuh"
 
 namespace wick::cuda {
 
 inline constexpr int kChunk = 8;  // elements of 16 bytes
+
+/// The block's dynamic shared memory, aligned as tiles are.
+__device__ inline unsigned char* tile_memory() {
+  extern __shared__ __align__(1024) unsigned char tiles[];
+  return tiles;
+}
 
 template <int kDim, class T>
 __device__ inline T* chunk_at(T* tile, int row, int chunk) {
@@ -31,7 +37,7 @@ __device__ inline void copy_rows(T* tile, const T* from, std::int64_t row_stride
   if (vectors && count >= kRows) {
 #pragma unroll
     for (int step = 0; step < kRows / kStepRows; ++step) {
-      copy_async16(shared_address(chunk_at<kDim>(tile, first + step * kStepRows, chunk)), source, bytes);
+      copy_async16(chunk_at<kDim>(tile, first + step * kStepRows, chunk), source, bytes);
       source += kStepRows * row_stride;
     }
     return;
@@ -40,7 +46,7 @@ __device__ inline void copy_rows(T* tile, const T* from, std::int64_t row_stride
   for (int row = first; row < kRows; row += kStepRows) {
     T* to = chunk_at<kDim>(tile, row, chunk);
     if (vectors) {
-      copy_async16(shared_address(to), row < count ? source : from, row < count ? bytes : 0);
+      copy_async16(to, row < count ? source : from, row < count ? bytes : 0);
     } else {
       Pack<T> pack;
 #pragma unroll

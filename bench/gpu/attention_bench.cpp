@@ -1,0 +1,394 @@
+// Our attention kernels on a GPU: held to a float64 reference, then timed.
+//
+//   attention_bench [check|time]
+//
+// Checked is the largest error over the largest reference value of y, lse and all gradients, and that a second run
+// gives the same bytes. Timed are forward and backward at the shapes of three models (operations counted: 4 d for each
+// pair of a query head and a key it sees in forward, 10 d in backward), and decoding from recorded graphs that go round
+// as many caches as exceed the L2 cache several times (bytes counted: keys and values up to the length).
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+
+#include "gpu/timing.h"
+#include "ops/attention/attention_cuda.h"
+
+namespace wick::bench {
+namespace {
+
+// All bytes 0xff: NaN in every dtype, so that an element that nobody wrote shows.
+Tensor unwritten(const Shape& shape, DType dtype, Device device) {
+  const Tensor host = Tensor::empty(shape, dtype);
+  if (host.numel() > 0) std::memset(host.raw(), 0xff, host.storage()->bytes());
+  return host.to(device);
+}
+
+Tensor offsets(const std::vector<std::int32_t>& values, Device device) {
+  return Tensor::from(values, {static_cast<std::int64_t>(values.size())}).to(device);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Checks
+
+enum class Layout { dense, fused, odd };  // fused: views of one projection; odd: rows that no vector load can read
+
+struct Case {
+  std::string name;
+  std::int64_t tokens;
+  std::int64_t key_tokens;
+  std::int64_t heads;
+  std::int64_t kv_heads;
+  std::int64_t d;
+  std::vector<std::int32_t> query_offsets;
+  std::vector<std::int32_t> key_offsets;
+  bool causal = true;
+  std::int64_t window = 0;
+  Layout layout = Layout::dense;
+  float size = 1;  // of q and k
+};
+
+struct Inputs {
+  Tensor q, k, v, dy;  // on the host, rounded to the dtype
+
+  Inputs(const Case& c, DType dtype) {
+    std::mt19937 generator(7);
+    const auto draw = [&](std::int64_t tokens, std::int64_t heads, float size) {
+      std::normal_distribution<float> gauss(0.0F, size);
+      std::vector<float> values(static_cast<std::size_t>(tokens * heads * c.d));
+      for (float& value : values) value = gauss(generator);
+      return Tensor::from(values, {tokens, heads, c.d}).to(dtype);
+    };
+    q = draw(c.tokens, c.heads, c.size);
+    k = draw(c.key_tokens, c.kv_heads, c.size);
+    v = draw(c.key_tokens, c.kv_heads, 1);
+    dy = draw(c.tokens, c.heads, 1);
+  }
+};
+
+// [tokens, heads, d] in f64.
+struct Rows {
+  std::vector<double> values;
+  std::int64_t heads, d;
+
+  explicit Rows(const Tensor& t) : values(t.to(DType::f64).to_vector<double>()), heads(t.size(1)), d(t.size(2)) {}
+  double* at(std::int64_t token, std::int64_t head) { return values.data() + (token * heads + head) * d; }
+  Rows zeros() const {
+    Rows r = *this;
+    r.values.assign(values.size(), 0.0);
+    return r;
+  }
+};
+
+struct Reference {
+  Rows y, dq, dk, dv;
+  std::vector<double> lse;
+};
+
+Reference reference(const Case& c, const Inputs& in, double scale) {
+  Rows q(in.q), k(in.k), v(in.v), dy(in.dy);
+  Reference r{q.zeros(), q.zeros(), k.zeros(), k.zeros(), {}};
+  r.lse.assign(static_cast<std::size_t>(c.heads * c.tokens), -std::numeric_limits<double>::infinity());
+  const auto dot = [&](const double* a, const double* b) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < c.d; ++i) sum += a[i] * b[i];
+    return sum;
+  };
+  const auto add = [&](double* to, double factor, const double* from) {
+    for (std::int64_t i = 0; i < c.d; ++i) to[i] += factor * from[i];
+  };
+  const auto one_query = [&](std::int64_t head, std::int64_t token, std::int64_t begin, std::int64_t end) {
+    const std::int64_t kv_head = head / (c.heads / c.kv_heads);
+    std::vector<double> weights;
+    for (std::int64_t key = begin; key < end; ++key) {
+      weights.push_back(scale * dot(q.at(token, head), k.at(key, kv_head)));
+    }
+    const double highest = *std::max_element(weights.begin(), weights.end());
+    double total = 0;
+    for (double& weight : weights) total += weight = std::exp(weight - highest);
+    r.lse[static_cast<std::size_t>(head * c.tokens + token)] = highest + std::log(total);
+    double* y = r.y.at(token, head);
+    for (std::int64_t key = begin; key < end; ++key) {
+      add(y, weights[static_cast<std::size_t>(key - begin)] /= total, v.at(key, kv_head));
+    }
+    const double delta = dot(y, dy.at(token, head));
+    for (std::int64_t key = begin; key < end; ++key) {
+      const double weight = weights[static_cast<std::size_t>(key - begin)];
+      const double slope = scale * weight * (dot(dy.at(token, head), v.at(key, kv_head)) - delta);
+      add(r.dq.at(token, head), slope, k.at(key, kv_head));
+      add(r.dk.at(key, kv_head), slope, q.at(token, head));
+      add(r.dv.at(key, kv_head), weight, dy.at(token, head));
+    }
+  };
+  for (std::size_t s = 0; s + 1 < c.query_offsets.size(); ++s) {
+    const std::int64_t queries = c.query_offsets[s + 1] - c.query_offsets[s];
+    const std::int64_t keys = c.key_offsets[s + 1] - c.key_offsets[s];
+    for (std::int64_t i = 0; i < queries; ++i) {
+      const std::int64_t position = i + keys - queries;
+      const std::int64_t begin = c.window > 0 ? std::max<std::int64_t>(0, position - c.window + 1) : 0;
+      const std::int64_t end = c.causal ? std::min(keys, position + 1) : keys;
+      if (end <= begin) continue;
+      const std::int64_t first = c.key_offsets[s];
+      for (std::int64_t h = 0; h < c.heads; ++h) one_query(h, c.query_offsets[s] + i, first + begin, first + end);
+    }
+  }
+  return r;
+}
+
+// Where q, k and v lie, or their gradients.
+std::vector<Tensor> places(const Case& c, DType dtype, Device device) {
+  if (c.layout == Layout::fused) {
+    const Tensor whole = unwritten({c.tokens, c.heads + 2 * c.kv_heads, c.d}, dtype, device);
+    return {whole.slice(1, 0, c.heads), whole.slice(1, c.heads, c.kv_heads),
+            whole.slice(1, c.heads + c.kv_heads, c.kv_heads)};
+  }
+  const std::int64_t spare = c.layout == Layout::odd ? 3 : 0;
+  const auto place = [&](std::int64_t tokens, std::int64_t heads) {
+    return unwritten({tokens, heads, c.d + spare}, dtype, device).slice(2, spare / 2, c.d);
+  };
+  return {place(c.tokens, c.heads), place(c.key_tokens, c.kv_heads), place(c.key_tokens, c.kv_heads)};
+}
+
+struct Results {
+  Tensor y, lse, dq, dk, dv;
+};
+
+Results run(const Case& c, const Inputs& in, double scale, Device device) {
+  const std::vector<Tensor> inputs = places(c, in.q.dtype(), device);
+  inputs[0].copy_from(in.q);
+  inputs[1].copy_from(in.k);
+  inputs[2].copy_from(in.v);
+  const std::vector<Tensor> grads = places(c, in.q.dtype(), device);
+  const AttentionLayout layout{.scale = static_cast<float>(scale),
+                               .causal = c.causal,
+                               .window = c.window,
+                               .query_offsets = offsets(c.query_offsets, device),
+                               .key_offsets = offsets(c.key_offsets, device)};
+  const Results r{unwritten(in.q.shape(), in.q.dtype(), device), unwritten({c.heads, c.tokens}, DType::f32, device),
+                  grads[0], grads[1], grads[2]};
+  Declined reason = cuda::attention_forward_own(inputs[0], inputs[1], inputs[2], layout, r.y, r.lse);
+  if (reason == nullptr) {
+    reason = cuda::attention_backward_own(in.dy.to(device), inputs[0], inputs[1], inputs[2], r.y, r.lse, layout, r.dq,
+                                          r.dk, r.dv);
+  }
+  if (reason != nullptr) std::printf("  declined: %s\n", reason);
+  return r;
+}
+
+std::vector<double> values(const Tensor& t) {
+  return t.contiguous().to(Device::cpu()).to(DType::f64).to_vector<double>();
+}
+
+// The largest difference over the largest expected value; infinite where only one of two values is a number.
+double error(const std::vector<double>& found, const std::vector<double>& expected) {
+  double difference = 0;
+  double size = 1e-30;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (std::isfinite(expected[i])) size = std::max(size, std::abs(expected[i]));
+    if (found[i] == expected[i]) continue;
+    if (!std::isfinite(found[i]) || !std::isfinite(expected[i])) return std::numeric_limits<double>::infinity();
+    difference = std::max(difference, std::abs(found[i] - expected[i]));
+  }
+  return difference / size;
+}
+
+bool check(const Case& c, DType dtype, Device device) {
+  const Inputs in(c, dtype);
+  const double scale = 1 / std::sqrt(static_cast<double>(c.d));
+  const Reference expected = reference(c, in, scale);
+  const Results first = run(c, in, scale, device);
+  const Results second = run(c, in, scale, device);
+  const bool wide = dtype == DType::f32;
+  const struct {
+    const char* name;
+    const Tensor& found;
+    const Tensor& again;
+    const std::vector<double>& expected;
+    double tolerance;
+  } all[] = {{"y", first.y, second.y, expected.y.values, wide ? 1e-5 : 1e-2},
+             {"lse", first.lse, second.lse, expected.lse, 1e-5},
+             {"dq", first.dq, second.dq, expected.dq.values, wide ? 1e-4 : 2e-2},
+             {"dk", first.dk, second.dk, expected.dk.values, wide ? 1e-4 : 2e-2},
+             {"dv", first.dv, second.dv, expected.dv.values, wide ? 1e-4 : 2e-2}};
+  bool good = true;
+  std::printf("%-36s %-4s", c.name.c_str(), std::string(to_string(dtype)).c_str());
+  for (const auto& [name, found, again, wanted, tolerance] : all) {
+    const std::vector<double> result = values(found);
+    const double size = error(result, wanted);
+    const bool same = error(values(again), result) == 0;
+    good = good && size <= tolerance && same;
+    std::printf("  %s %.1e%s", name, size, same ? "" : " (varies)");
+  }
+  std::printf("%s\n", good ? "" : "  FAILED");
+  return good;
+}
+
+// Offsets that no host has checked must not make a kernel leave its tensors (run this under compute-sanitizer); what it
+// writes inside is of no account.
+void run_garbage(DType dtype, Device device) {
+  constexpr std::int32_t kLow = std::numeric_limits<std::int32_t>::min();
+  constexpr std::int32_t kHigh = std::numeric_limits<std::int32_t>::max();
+  const std::vector<std::vector<std::int32_t>> all = {
+      {0, 500, 20, 40}, {-7, 3, 1000000000, 40}, {40, 30, 20, 0}, {kHigh, kLow, kHigh, kLow}};
+  for (const std::int64_t heads : {1, 4}) {
+    for (const std::int64_t tokens : {3, 40}) {
+      for (const auto& queries : all) {
+        for (const auto& keys : all) {
+          const Case c{"garbage", tokens, 150, heads, 1, 64, queries, keys};
+          (void)values(run(c, Inputs(c, dtype), 0.1, device).dk);
+        }
+      }
+    }
+  }
+  std::printf("%-36s %-4s  ran\n", "garbage offsets", std::string(to_string(dtype)).c_str());
+}
+
+int run_checks(Device device) {
+  const std::vector<std::int32_t> packed = {0, 70, 70, 71, 300};
+  const std::vector<Case> cases = {
+      {"causal, 4/2 heads of 64", 300, 300, 4, 2, 64, {0, 300}, {0, 300}},
+      {"causal, 8/2 heads of 128", 260, 260, 8, 2, 128, {0, 260}, {0, 260}},
+      {"causal, 2/1 heads of 256", 200, 200, 2, 1, 256, {0, 200}, {0, 200}},
+      {"causal, 14/2 heads of 64", 140, 140, 14, 2, 64, {0, 140}, {0, 140}},
+      {"exact tiles", 256, 256, 2, 1, 64, {0, 256}, {0, 256}},
+      {"bidirectional, heads of 128", 150, 150, 2, 2, 128, {0, 150}, {0, 150}, false},
+      {"heads of 80", 150, 150, 2, 1, 80, {0, 150}, {0, 150}},
+      {"heads of 7", 150, 150, 2, 1, 7, {0, 150}, {0, 150}},
+      {"heads of 1", 70, 70, 1, 1, 1, {0, 70}, {0, 70}},
+      {"heads of 200", 90, 90, 2, 1, 200, {0, 90}, {0, 90}},
+      {"window 100", 400, 400, 2, 1, 64, {0, 400}, {0, 400}, true, 100},
+      {"window 2", 100, 100, 1, 1, 64, {0, 100}, {0, 100}, true, 2},
+      {"window 70, heads of 128", 300, 300, 4, 1, 128, {0, 300}, {0, 300}, true, 70},
+      {"packed with empty sequences", 300, 300, 4, 2, 64, packed, packed},
+      {"packed, window 33", 300, 300, 2, 1, 128, packed, packed, true, 33},
+      {"packed, bidirectional", 300, 300, 2, 1, 64, packed, packed, false},
+      {"packed, rows left over", 320, 340, 4, 2, 64, packed, packed},
+      {"few queries of a cache", 50, 500, 4, 1, 64, {0, 20, 50}, {0, 200, 450}},
+      {"few queries of a cache, window 90", 50, 500, 4, 1, 128, {0, 20, 50}, {0, 200, 450}, true, 90},
+      {"more queries than keys", 300, 120, 2, 1, 64, {0, 200, 300}, {0, 70, 120}},
+      {"no keys", 70, 0, 2, 1, 64, {0, 70}, {0, 0}, false},
+      {"fused projection", 200, 200, 6, 2, 64, {0, 200}, {0, 200}, true, 0, Layout::fused},
+      {"fused projection, heads of 128", 130, 130, 4, 2, 128, {0, 130}, {0, 130}, true, 0, Layout::fused},
+      {"odd strides", 150, 150, 2, 1, 64, {0, 150}, {0, 150}, true, 0, Layout::odd},
+      {"large scores", 150, 150, 2, 1, 64, {0, 150}, {0, 150}, true, 0, Layout::dense, 4},
+      {"decode, 8/2 heads of 64", 1, 1000, 8, 2, 64, {0, 1}, {0, 1000}},
+      {"decode, part of a cache", 1, 1000, 14, 2, 64, {0, 1}, {0, 333}},
+      {"decode, heads of 128", 1, 700, 8, 2, 128, {0, 1}, {0, 700}},
+      {"decode, heads of 256", 1, 400, 2, 1, 256, {0, 1}, {0, 400}},
+      {"decode, heads of 7", 1, 300, 3, 1, 7, {0, 1}, {0, 300}},
+      {"decode, 20/1 heads, window 150", 1, 600, 20, 1, 64, {0, 1}, {0, 600}, true, 150},
+      {"decode, three sequences", 3, 700, 4, 2, 64, {0, 1, 2, 3}, {0, 100, 101, 650}},
+      {"decode, none and two queries", 3, 400, 4, 2, 64, {0, 2, 2, 3}, {0, 100, 101, 400}},
+      {"decode, no keys", 1, 400, 4, 2, 64, {0, 1}, {0, 0}},
+      {"decode, odd strides", 1, 300, 4, 2, 128, {0, 1}, {0, 300}, true, 0, Layout::odd},
+  };
+  int failed = 0;
+  for (const Case& c : cases) {
+    for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) failed += check(c, dtype, device) ? 0 : 1;
+  }
+  for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(dtype, device);
+  std::printf("%d of %zu failed\n\n", failed, 3 * cases.size());
+  return failed;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Times
+
+struct Model {
+  const char* name;
+  std::int64_t heads, kv_heads, d;
+};
+
+void time_training(const Model& m, std::int64_t sequences, std::int64_t length, DType dtype, Device device) {
+  const std::int64_t tokens = sequences * length;
+  std::vector<std::int32_t> boundaries;
+  for (std::int64_t s = 0; s <= sequences; ++s) boundaries.push_back(static_cast<std::int32_t>(s * length));
+  const auto of_queries = [&] { return random({tokens, m.heads, m.d}, dtype, device); };
+  const auto of_keys = [&] { return random({tokens, m.kv_heads, m.d}, dtype, device); };
+  const Tensor q = of_queries(), dy = of_queries(), y = of_queries(), dq = of_queries();
+  const Tensor k = of_keys(), v = of_keys(), dk = of_keys(), dv = of_keys();
+  const Tensor lse = Tensor::empty({m.heads, tokens}, DType::f32, device);
+  const Tensor at = offsets(boundaries, device);
+  const AttentionLayout layout{.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(m.d))),
+                               .causal = true,
+                               .window = 0,
+                               .query_offsets = at,
+                               .key_offsets = at};
+  const std::vector<Spread> times =
+      time_in_turn(device, {{[&] { (void)cuda::attention_forward_own(q, k, v, layout, y, lse); }}, {[&] {
+                              (void)cuda::attention_backward_own(dy, q, k, v, y, lse, layout, dq, dk, dv);
+                            }}},
+                   5, dtype == DType::f32 ? 3 : 20);
+  const auto pairs = static_cast<double>(m.heads * sequences * length * (length + 1) / 2);
+  const auto rate = [&](double operations, const Spread& time) {
+    return operations * pairs * static_cast<double>(m.d) / time.median / 1e6;
+  };
+  std::printf("%-13s %2d/%d heads of %3d, %d x %4d, %-4s", m.name, static_cast<int>(m.heads),
+              static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(sequences),
+              static_cast<int>(length), std::string(to_string(dtype)).c_str());
+  std::printf("  forward %8.1f us (%.1f to %.1f), %5.1f TFLOP/s", times[0].median, times[0].low, times[0].high,
+              rate(4, times[0]));
+  std::printf("  backward %8.1f us (%.1f to %.1f), %5.1f TFLOP/s\n", times[1].median, times[1].low, times[1].high,
+              rate(10, times[1]));
+}
+
+void time_decoding(const Model& m, std::int64_t length, Device device) {
+  constexpr std::int64_t kCapacity = 8192;
+  const auto bytes = static_cast<double>(2 * length * m.kv_heads * m.d * 2);
+  const int caches = std::min(64, static_cast<int>(4.0 * static_cast<double>(cuda::info().l2_bytes) / bytes) + 4);
+  std::vector<Tensor> keys, values;
+  for (int i = 0; i < caches; ++i) {
+    keys.push_back(random({kCapacity, m.kv_heads, m.d}, DType::bf16, device));
+    values.push_back(random({kCapacity, m.kv_heads, m.d}, DType::bf16, device));
+  }
+  const Tensor q = random({1, m.heads, m.d}, DType::bf16, device);
+  const Tensor y = Tensor::empty(q.shape(), DType::bf16, device);
+  const AttentionLayout layout{.scale = 0.1F,
+                               .causal = true,
+                               .window = 0,
+                               .query_offsets = offsets({0, 1}, device),
+                               .key_offsets = offsets({0, static_cast<std::int32_t>(length)}, device)};
+  const auto round = [&] {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      (void)cuda::attention_forward_own(q, keys[i], values[i], layout, y, Tensor());
+    }
+  };
+  const Spread time = time_in_turn(device, {{round}}, 5, 10)[0];
+  std::printf("%-13s %2d/%d heads of %3d, decode at %4d of %d  %6.2f us (%.2f to %.2f), %7.1f GB/s\n", m.name,
+              static_cast<int>(m.heads), static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(length),
+              static_cast<int>(kCapacity), time.median / caches, time.low / caches, time.high / caches,
+              bytes * caches / time.median / 1e3);
+}
+
+void run_times(Device device) {
+  const Model qwen{"Qwen2.5-0.5B", 14, 2, 64};
+  const Model llama_1b{"Llama-3.2-1B", 32, 8, 64};
+  const Model llama_8b{"Llama-3.1-8B", 32, 8, 128};
+  time_training(qwen, 4, 2048, DType::bf16, device);
+  time_training(llama_1b, 4, 2048, DType::bf16, device);
+  time_training(llama_8b, 2, 2048, DType::bf16, device);
+  time_training(llama_1b, 1, 8192, DType::bf16, device);
+  time_training(llama_8b, 1, 8192, DType::bf16, device);
+  time_training(qwen, 1, 2048, DType::f32, device);
+  for (const std::int64_t length : {256, 2048, 8192}) {
+    for (const Model& m : {qwen, llama_1b, llama_8b}) time_decoding(m, length, device);
+  }
+}
+
+}  // namespace
+}  // namespace wick::bench
+
+int main(int count, char** arguments) {
+  const std::string what = count > 1 ? arguments[1] : "";
+  int failed = 0;
+  try {
+    const wick::Device device = wick::bench::gpu();
+    if (what != "time") failed = wick::bench::run_checks(device);
+    if (what != "check") wick::bench::run_times(device);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+  return failed > 0 ? 1 : 0;
+}

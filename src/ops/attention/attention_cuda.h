@@ -1,0 +1,19 @@
+#pragma once
+
+#include "ops/attention/attention.h"
+
+namespace wick::cuda {
+
+/// Our own kernels, by what they are made for; all decline f64 and head dims over 256. They read offsets on the device
+/// and keep inside their tensors whatever these say. Queries and keys after the last sequence's end belong to none:
+/// their y and gradients are 0, their lse is -inf.
+AttentionForward attention_forward_own;    ///< chooses among those below
+AttentionBackward attention_backward_own;  ///< likewise
+
+AttentionForward attention_forward_tensor_cores;    ///< bf16, f16
+AttentionForward attention_forward_generic;         ///< f32
+AttentionForward attention_forward_decode;          ///< few queries with long caches; right for all
+AttentionBackward attention_backward_tensor_cores;  ///< bf16, f16; head dims to 128
+AttentionBackward attention_backward_generic;       ///< f32, and head dims over 128
+
+}  // namespace wick::cuda
