@@ -90,7 +90,7 @@ enum class GeluKind { exact, tanh };
 /// x * Phi(x), Phi by erf or by the tanh approximation. Hendrycks & Gimpel 2016.
 Tensor gelu(const Tensor& x, GeluKind kind);
 
-/// y = x weightᵀ + bias. x [..., k], weight [n, k], bias [n] (may be undefined) -> [..., n].
+/// y = x weightᵀ + bias, rounded once. x [..., k], weight [n, k], bias [n] (may be undefined) -> [..., n].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
 /// x with each element kept with probability 1 - p and then divided by 1 - p. The mask is a pure function of seed,

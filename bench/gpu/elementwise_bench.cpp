@@ -5,6 +5,7 @@
 //
 // Timed is a call into memory that lies ready; sets of inputs and outputs that together pass the L2 cache take turns,
 // so everything comes from memory. Bytes are each input once and each output once.
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +15,7 @@
 
 #include "backend/gemm.h"
 #include "generate/device_sampler.h"
-#include "gpu/kernel_timing.h"
+#include "gpu/timing.h"
 #include "ops/adamw/adamw.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gelu/gelu.h"
@@ -34,10 +35,83 @@ struct Options {
   int repeats = 21;
 };
 
+/// The time of one call of `run(set)`, all sets in turn in one recording. Give it sets that together pass the cache.
+Spread time_sets(int sets, int repeats, const std::function<void(std::size_t)>& run) {
+  const auto all = [&] {
+    for (int set = 0; set < sets; ++set) run(static_cast<std::size_t>(set));
+  };
+  const Spread times = time_in_turn(kDevice, {{.run = all}}, repeats, 1)[0];
+  return {times.median / sets, times.low / sets, times.high / sets};
+}
+
+/// The time that the kernels named `name` take together in one call of `run`, from events around each.
+class KernelTimes {
+ public:
+  KernelTimes(std::string name, std::function<void()> run) : name_(std::move(name)), run_(std::move(run)) {
+    for (auto& pair : events_) {
+      for (cudaEvent_t& event : pair) cuda::check(cudaEventCreate(&event), "an event");
+    }
+  }
+  ~KernelTimes() {
+    cuda::profile_hooks() = {};
+    for (const auto& pair : events_) {
+      for (const cudaEvent_t event : pair) (void)cudaEventDestroy(event);
+    }
+  }
+  KernelTimes(const KernelTimes&) = delete;
+  KernelTimes& operator=(const KernelTimes&) = delete;
+
+  Spread measure(int repeats) {
+    run_();
+    current_ = this;
+    cuda::profile_hooks() = {[](const cuda::Work& work) { current_->begin(work.name); }, [] { current_->end(); }};
+    std::vector<double> times;
+    for (int repeat = 0; repeat < repeats; ++repeat) {
+      count_ = 0;
+      run_();
+      double total = 0;
+      for (std::size_t i = 0; i < count_; ++i) {
+        cuda::check(cudaEventSynchronize(events_[i][1]), "waiting");
+        float milliseconds = 0;
+        cuda::check(cudaEventElapsedTime(&milliseconds, events_[i][0], events_[i][1]), "a time");
+        total += 1e3 * static_cast<double>(milliseconds);
+      }
+      times.push_back(total);
+    }
+    cuda::profile_hooks() = {};
+    return spread(std::move(times));
+  }
+
+ private:
+  void begin(const char* name) {
+    inside_ = name_ == name && count_ < events_.size();
+    if (inside_) cuda::check(cudaEventRecord(events_[count_][0], cuda::stream()), "an event");
+  }
+  void end() {
+    if (inside_) cuda::check(cudaEventRecord(events_[count_++][1], cuda::stream()), "an event");
+    inside_ = false;
+  }
+
+  static inline KernelTimes* current_ = nullptr;
+  std::string name_;
+  std::function<void()> run_;
+  std::array<std::array<cudaEvent_t, 2>, 256> events_{};
+  std::size_t count_ = 0;
+  bool inside_ = false;
+};
+
+/// GB/s that a copy reads and writes together: what other bandwidths are a share of.
+double copy_bandwidth(int repeats) {
+  constexpr std::int64_t kBytes = std::int64_t{1} << 30;
+  const Tensor from = Tensor::zeros({kBytes / 4}, DType::f32, kDevice);
+  const Tensor to = Tensor::empty({kBytes / 4}, DType::f32, kDevice);
+  return 2e-3 * static_cast<double>(kBytes) / time_sets(1, repeats, [&](std::size_t) { to.copy_from(from); }).median;
+}
+
 class Report {
  public:
   explicit Report(const Options& options) : options_(options) {
-    copy_ = copy_bandwidth(std::size_t{1} << 30, options.repeats);
+    copy_ = copy_bandwidth(options.repeats);
     if (options_.json) {
       std::printf("{\"device\": \"%s\", \"copy_gb_per_s\": %.1f, \"rows\": [", cuda::info().name.c_str(), copy_);
     } else {
@@ -55,7 +129,7 @@ class Report {
   int repeats() const { return options_.repeats; }
 
   /// bytes 0: no bandwidth to speak of.
-  void row(const std::string& name, const Times& times, double bytes) {
+  void row(const std::string& name, const Spread& times, double bytes) {
     const double bandwidth = 1e-3 * bytes / times.median;
     if (options_.json) {
       std::printf("%s\n  {\"name\": \"%s\", \"us\": %.3f, \"fastest_us\": %.3f, \"slowest_us\": %.3f",
@@ -76,14 +150,6 @@ class Report {
   double copy_ = 0;
   bool first_ = true;
 };
-
-// Uniform in [-limit, limit], each call others.
-Tensor random(const Shape& shape, DType dtype, double limit = 1.7320508) {
-  static std::uint32_t index = 0;
-  const Tensor t = Tensor::empty(shape, DType::f32, kDevice);
-  backend(kDevice).fill_uniform(t, -limit, limit, {.seed = 1, .index = index++, .purpose = 0}, 0);
-  return t.to(dtype);
-}
 
 Tensor random_ids(std::int64_t count, std::int64_t limit) {
   std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
@@ -117,25 +183,25 @@ void swiglu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtyp
   const int sets = sets_for(6 * matrix);
   std::vector<Tensor> both, y, dy, dboth;
   for (int s = 0; s < sets; ++s) {
-    both.push_back(random({tokens, 2 * n}, dtype));
+    both.push_back(random({tokens, 2 * n}, dtype, kDevice));
     dboth.push_back(Tensor::empty({tokens, 2 * n}, dtype, kDevice));
     y.push_back(Tensor::empty({tokens, n}, dtype, kDevice));
-    dy.push_back(random({tokens, n}, dtype));
+    dy.push_back(random({tokens, n}, dtype, kDevice));
   }
   const auto half = [n](const Tensor& t, int which) { return t.slice(1, which * n, n); };
   const auto& forward = swiglu_forward.on(DeviceType::cuda);
   const auto& backward = swiglu_backward.on(DeviceType::cuda);
+  report.row(shape_name("swiglu", {tokens, n}, dtype),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) { require(forward(half(both[s], 0), half(both[s], 1), y[s])); }),
+             3 * matrix);
   report.row(
-      shape_name("swiglu", {tokens, n}, dtype),
-      time_recorded(sets, report.repeats(), [&](int s) { require(forward(half(both[s], 0), half(both[s], 1), y[s])); }),
-      3 * matrix);
-  report.row(shape_name("swiglu backward", {tokens, n}, dtype),
-             time_recorded(sets, report.repeats(),
-                           [&](int s) {
-                             require(backward(dy[s], half(both[s], 0), half(both[s], 1), half(dboth[s], 0),
-                                              half(dboth[s], 1)));
-                           }),
-             5 * matrix);
+      shape_name("swiglu backward", {tokens, n}, dtype),
+      time_sets(sets, report.repeats(),
+                [&](std::size_t s) {
+                  require(backward(dy[s], half(both[s], 0), half(both[s], 1), half(dboth[s], 0), half(dboth[s], 1)));
+                }),
+      5 * matrix);
 }
 
 void gelu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtype) {
@@ -143,58 +209,59 @@ void gelu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtype)
   const int sets = sets_for(3 * matrix);
   std::vector<Tensor> x, y, dy;
   for (int s = 0; s < sets; ++s) {
-    x.push_back(random({tokens, n}, dtype));
+    x.push_back(random({tokens, n}, dtype, kDevice));
     y.push_back(Tensor::empty({tokens, n}, dtype, kDevice));
-    dy.push_back(random({tokens, n}, dtype));
+    dy.push_back(random({tokens, n}, dtype, kDevice));
   }
   for (const GeluKind kind : {GeluKind::exact, GeluKind::tanh}) {
     const std::string name = kind == GeluKind::exact ? "gelu exact" : "gelu tanh";
     report.row(shape_name(name.c_str(), {tokens, n}, dtype),
-               time_recorded(sets, report.repeats(),
-                             [&](int s) { require(gelu_forward.on(DeviceType::cuda)(x[s], kind, y[s])); }),
+               time_sets(sets, report.repeats(),
+                         [&](std::size_t s) { require(gelu_forward.on(DeviceType::cuda)(x[s], kind, y[s])); }),
                2 * matrix);
     report.row(shape_name((name + " backward").c_str(), {tokens, n}, dtype),
-               time_recorded(sets, report.repeats(),
-                             [&](int s) { require(gelu_backward.on(DeviceType::cuda)(dy[s], x[s], kind, y[s])); }),
+               time_sets(sets, report.repeats(),
+                         [&](std::size_t s) { require(gelu_backward.on(DeviceType::cuda)(dy[s], x[s], kind, y[s])); }),
                3 * matrix);
   }
 }
 
 void rope_rows(Report& report, std::int64_t tokens, std::int64_t heads, std::int64_t d, DType dtype) {
-  const Tensor cos = random({tokens, d / 2}, DType::f32);
-  const Tensor sin = random({tokens, d / 2}, DType::f32);
+  const Tensor cos = random({tokens, d / 2}, DType::f32, kDevice);
+  const Tensor sin = random({tokens, d / 2}, DType::f32, kDevice);
   const Tensor positions = random_ids(tokens, tokens);
   const double matrix = static_cast<double>(tokens * heads * d) * static_cast<double>(size_of(dtype));
   const int sets = sets_for(2 * matrix);
   std::vector<Tensor> x, y;
   for (int s = 0; s < sets; ++s) {
-    x.push_back(random({tokens, heads, d}, dtype));
+    x.push_back(random({tokens, heads, d}, dtype, kDevice));
     y.push_back(Tensor::empty({tokens, heads, d}, dtype, kDevice));
   }
-  report.row(
-      shape_name("rope", {tokens, heads, d}, dtype),
-      time_recorded(sets, report.repeats(),
-                    [&](int s) { require(rope_rotate.on(DeviceType::cuda)(x[s], cos, sin, positions, false, y[s])); }),
-      2 * matrix + 2 * bytes_of(cos));
+  report.row(shape_name("rope", {tokens, heads, d}, dtype),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) {
+                         require(rope_rotate.on(DeviceType::cuda)(x[s], cos, sin, positions, false, y[s]));
+                       }),
+             2 * matrix + 2 * bytes_of(cos));
 }
 
 void embedding_rows(Report& report, std::int64_t vocab, std::int64_t d, std::int64_t tokens, DType dtype) {
-  const Tensor table = random({vocab, d}, dtype);
+  const Tensor table = random({vocab, d}, dtype, kDevice);
   const Tensor dtable = Tensor::zeros({vocab, d}, dtype, kDevice);
   const double matrix = static_cast<double>(tokens * d) * static_cast<double>(size_of(dtype));
   const int sets = sets_for(2 * matrix);
   std::vector<Tensor> ids, y;
   for (int s = 0; s < sets; ++s) {
     ids.push_back(random_ids(tokens, vocab));
-    y.push_back(random({tokens, d}, dtype));
+    y.push_back(random({tokens, d}, dtype, kDevice));
   }
   report.row(shape_name("embedding backward", {tokens, d}, dtype) + " of " + std::to_string(vocab),
-             time_recorded(sets, report.repeats(),
-                           [&](int s) { require(embedding_backward.on(DeviceType::cuda)(y[s], ids[s], dtable)); }),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) { require(embedding_backward.on(DeviceType::cuda)(y[s], ids[s], dtable)); }),
              2 * matrix);
   report.row(shape_name("embedding", {tokens, d}, dtype) + " of " + std::to_string(vocab),
-             time_recorded(sets, report.repeats(),
-                           [&](int s) { require(embedding_forward.on(DeviceType::cuda)(table, ids[s], y[s])); }),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) { require(embedding_forward.on(DeviceType::cuda)(table, ids[s], y[s])); }),
              2 * matrix);
 }
 
@@ -206,37 +273,37 @@ void adamw_rows(Report& report, std::int64_t count) {
   };
   std::vector<Set> all;
   for (int s = 0; s < sets; ++s) {
-    all.push_back({random({count}, DType::f32), random({count}, DType::f32), random({count}, DType::f32, 0.1),
-                   Tensor::full({count}, 0.5, DType::f32, kDevice)});
+    all.push_back({random({count}, DType::f32, kDevice), random({count}, DType::f32, kDevice),
+                   random({count}, DType::f32, kDevice, 0.1), Tensor::full({count}, 0.5, DType::f32, kDevice)});
   }
   const Tensor norm = Tensor::zeros({1}, DType::f64, kDevice);
   const Tensor schedule = Tensor::from(std::vector<double>{1e-4, 0.4, 0.1}, {3}).to(kDevice);
   const std::string size = " of " + std::to_string(count) + " f32";
   report.row("gradient norm" + size,
-             time_recorded(sets, report.repeats(),
-                           [&](int s) { require(gradient_norm_kernels.on(DeviceType::cuda)(all[s].g, norm)); }),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) { require(gradient_norm_kernels.on(DeviceType::cuda)(all[s].g, norm)); }),
              buffer);
   report.row("adamw" + size,
-             time_recorded(sets, report.repeats(),
-                           [&](int s) {
-                             const Set& set = all[s];
-                             require(adamw_step_kernels.on(DeviceType::cuda)(set.p, set.g, set.m, set.v, {}, 10, 1.0));
-                           }),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) {
+                         const Set& set = all[s];
+                         require(adamw_step_kernels.on(DeviceType::cuda)(set.p, set.g, set.m, set.v, {}, 10, 1.0));
+                       }),
              7 * buffer);
   report.row("clipped adamw" + size,
-             time_recorded(sets, report.repeats(),
-                           [&](int s) {
-                             const Set& set = all[s];
-                             require(clipped_adamw_step_kernels.on(DeviceType::cuda)(set.p, set.g, set.m, set.v, {},
-                                                                                     1.0, schedule, norm));
-                           }),
+             time_sets(sets, report.repeats(),
+                       [&](std::size_t s) {
+                         const Set& set = all[s];
+                         require(clipped_adamw_step_kernels.on(DeviceType::cuda)(set.p, set.g, set.m, set.v, {}, 1.0,
+                                                                                 schedule, norm));
+                       }),
              8 * buffer);
 }
 
 // The whole op, its kernel alone, and its GEMMs alone: what is between them is the price of the loss.
 void cross_entropy_rows(Report& report, std::int64_t tokens, std::int64_t k, std::int64_t vocab, DType dtype) {
-  const Tensor x = random({tokens, k}, dtype);
-  const Tensor weight = random({vocab, k}, dtype, 0.05);
+  const Tensor x = random({tokens, k}, dtype, kDevice);
+  const Tensor weight = random({vocab, k}, dtype, kDevice, 0.05);
   const Tensor labels = random_ids(tokens, vocab);
   const Tensor loss = Tensor::empty({}, DType::f32, kDevice);
   const Tensor dx = Tensor::empty({tokens, k}, dtype, kDevice);
@@ -245,12 +312,12 @@ void cross_entropy_rows(Report& report, std::int64_t tokens, std::int64_t k, std
                                                               Tensor()));
   };
   const std::string size = shape_name("", {tokens, k, vocab}, dtype);
-  report.row("cross-entropy with dx" + size, time_recorded(1, report.repeats(), [&](int) { run(dx); }), 0);
-  report.row("cross-entropy alone" + size, time_recorded(1, report.repeats(), [&](int) { run(Tensor()); }), 0);
+  report.row("cross-entropy with dx" + size, time_sets(1, report.repeats(), [&](std::size_t) { run(dx); }), 0);
+  report.row("cross-entropy alone" + size, time_sets(1, report.repeats(), [&](std::size_t) { run(Tensor()); }), 0);
   const double logits = static_cast<double>(tokens * vocab);
-  report.row("  its kernel, with dx", time_kernels("cross-entropy", report.repeats(), [&] { run(dx); }),
+  report.row("  its kernel, with dx", KernelTimes("cross-entropy", [&] { run(dx); }).measure(report.repeats()),
              logits * (4 + static_cast<double>(size_of(dtype))));
-  report.row("  its kernel, alone", time_kernels("cross-entropy", report.repeats(), [&] { run(Tensor()); }),
+  report.row("  its kernel, alone", KernelTimes("cross-entropy", [&] { run(Tensor()); }).measure(report.repeats()),
              logits * 4);
   const std::int64_t rows = 1024;
   const Tensor chunk = Tensor::empty({rows, vocab}, DType::f32, kDevice);
@@ -262,19 +329,19 @@ void cross_entropy_rows(Report& report, std::int64_t tokens, std::int64_t k, std
       if (backward) gemm(slopes, weight, dx.slice(0, start, rows));
     }
   };
-  report.row("  its GEMMs x W, 1024 rows each", time_recorded(1, report.repeats(), [&](int) { gemms(true, false); }),
-             0);
+  report.row("  its GEMMs x W, 1024 rows each",
+             time_sets(1, report.repeats(), [&](std::size_t) { gemms(true, false); }), 0);
   slopes.fill(1e-3);
-  report.row("  its GEMMs dlogits W", time_recorded(1, report.repeats(), [&](int) { gemms(false, true); }), 0);
+  report.row("  its GEMMs dlogits W", time_sets(1, report.repeats(), [&](std::size_t) { gemms(false, true); }), 0);
 }
 
 void sampling_rows(Report& report, std::int64_t vocab) {
-  const Tensor logits = random({vocab}, DType::f32, 8);
+  const Tensor logits = random({vocab}, DType::f32, kDevice, 8);
   const Tensor id = Tensor::empty({1}, DType::i32, kDevice);
   const auto row = [&](const char* name, const SamplingOptions& options) {
     DeviceSampler sampler(options, 1, vocab, std::vector<std::int32_t>{1, 2, 3}, kDevice);
     report.row("sampling " + std::string(name) + ", " + std::to_string(vocab) + " words",
-               time_recorded(16, report.repeats(), [&](int) { sampler.next(logits, id); }), 0);
+               time_sets(16, report.repeats(), [&](std::size_t) { sampler.next(logits, id); }), 0);
   };
   row("greedy", {});
   row("greedy with penalty", {.repetition_penalty = 1.1});
