@@ -4,6 +4,7 @@ JOBS ?= $(shell nproc)
 PRESET ?= release
 BUILD := build/$(PRESET)
 PREFIX ?= /usr/local
+MIN_TIME ?= 0.1
 SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h')
 
 .PHONY: all build setup test test-asan demo bench format format-check install bundle clean help
@@ -15,7 +16,7 @@ help:
 	@echo "make demo          adapt a small model to a book; under 3 minutes on 2 cores"
 	@echo "make test          build and run every test"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "make bench         time every op, fused and composite; FILTER=rms_norm for some of them"
+	@echo "make bench         time every op, fused and composite, in some minutes; FILTER=rms_norm for some"
 	@echo "make format        format the sources; make format-check only looks"
 	@echo "make install       program, library, headers and CMake package into PREFIX (/usr/local)"
 	@echo "make bundle        build/bundle: the program with all its libraries, for any Debian 12"
@@ -40,7 +41,7 @@ demo: build
 
 bench: build
 	@mkdir -p build/bench
-	@$(BUILD)/bin/op_bench --benchmark_filter='$(FILTER)' --benchmark_min_time=0.2 \
+	@$(BUILD)/bin/op_bench --benchmark_filter='$(FILTER)' --benchmark_min_time=$(MIN_TIME) \
 	  --benchmark_out=build/bench/ops.json
 
 format: setup

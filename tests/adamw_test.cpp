@@ -86,6 +86,50 @@ TEST_P(AdamW, NormOfAGradient) {
   EXPECT_TRUE(std::isnan(gradient_norm(Tensor::full({3}, std::nan(""), DType::f32))));
 }
 
+// What a recorded step does with numbers that lie on the device is what the host does with its own.
+TEST_P(AdamW, ClippedStepIsNormAndStep) {
+  const FusedScope fused(GetParam());
+  for (const double max_grad_norm : {0.0, 1.0, 1000.0}) {
+    const State one;
+    const State two;
+    const Tensor norm = Tensor::zeros({1}, DType::f64);
+    for (std::int64_t step = 1; step <= 5; ++step) {
+      AdamWOptions options = kOptions;
+      options.learning_rate = 0.01 / static_cast<double>(step);
+      const auto exponent = static_cast<double>(step);
+      const std::vector<double> schedule = {options.learning_rate, 1 - std::pow(options.beta1, exponent),
+                                            1 - std::pow(options.beta2, exponent)};
+      const Tensor g = gradient_of(step);
+      clipped_adamw_step(one.parameters, g, one.exp_avg, one.exp_avg_sq, kOptions, max_grad_norm,
+                         Tensor::from(schedule, {3}), norm);
+      const double found = gradient_norm(g);
+      EXPECT_EQ(norm.item(), found);
+      const double clip = max_grad_norm > 0 ? std::min(1.0, max_grad_norm / (found + 1e-6)) : 1.0;
+      adamw_step(two.parameters, g, two.exp_avg, two.exp_avg_sq, options, step, clip);
+    }
+    EXPECT_EQ(one.parameters.to_vector<float>(), two.parameters.to_vector<float>());
+    EXPECT_EQ(one.exp_avg.to_vector<float>(), two.exp_avg.to_vector<float>());
+    EXPECT_EQ(one.exp_avg_sq.to_vector<float>(), two.exp_avg_sq.to_vector<float>());
+  }
+}
+
+TEST_P(AdamW, ANormThatIsNotFiniteChangesNothing) {
+  const FusedScope fused(GetParam());
+  const Tensor schedule = Tensor::from(std::vector<double>{0.01, 0.1, 0.05}, {3});
+  for (const double bad : {std::nan(""), HUGE_VAL}) {
+    const State s;
+    const State before;
+    const Tensor g = gradient_of(1);
+    g.data<float>()[7] = static_cast<float>(bad);
+    const Tensor norm = Tensor::zeros({1}, DType::f64);
+    clipped_adamw_step(s.parameters, g, s.exp_avg, s.exp_avg_sq, kOptions, 1.0, schedule, norm);
+    EXPECT_FALSE(std::isfinite(norm.item()));
+    EXPECT_EQ(s.parameters.to_vector<float>(), before.parameters.to_vector<float>());
+    EXPECT_EQ(s.exp_avg.to_vector<float>(), before.exp_avg.to_vector<float>());
+    EXPECT_EQ(s.exp_avg_sq.to_vector<float>(), before.exp_avg_sq.to_vector<float>());
+  }
+}
+
 TEST_P(AdamW, RefusesWhatMakesNoSense) {
   const FusedScope fused(GetParam());
   const State s;
@@ -96,6 +140,15 @@ TEST_P(AdamW, RefusesWhatMakesNoSense) {
   EXPECT_THROW(adamw_step(s.parameters, g, s.exp_avg, s.exp_avg_sq, {.beta1 = 1}, 1), Error);
   EXPECT_THROW(adamw_step(s.parameters, g, s.exp_avg, s.exp_avg_sq, {.learning_rate = -1}, 1), Error);
   EXPECT_THROW(gradient_norm(Tensor()), Error);
+  const auto clipped = [&](const Tensor& schedule, const Tensor& norm, double max_grad_norm) {
+    clipped_adamw_step(s.parameters, g, s.exp_avg, s.exp_avg_sq, kOptions, max_grad_norm, schedule, norm);
+  };
+  const Tensor three = Tensor::full({3}, 0.5, DType::f64);
+  const Tensor one = Tensor::zeros({1}, DType::f64);
+  EXPECT_THROW(clipped(one, one, 1.0), Error);
+  EXPECT_THROW(clipped(three.to(DType::f32), one, 1.0), Error);
+  EXPECT_THROW(clipped(three, three, 1.0), Error);
+  EXPECT_THROW(clipped(three, one, -1.0), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, AdamW, ::testing::Bool(),

@@ -129,6 +129,11 @@ TEST(ChatTemplate, RepairsBytesThatAreNotUtf8) {
   EXPECT_THROW(ChatTemplate::parse("a\xff", "t.jinja"), Error);
 }
 
+TEST(ChatTemplate, TojsonEscapesAsPythonDoes) {
+  EXPECT_EQ(render("{{ '\x7f \u00e9\U0001f600'|tojson(ensure_ascii=true) }}"), R"("\u007f \u00e9\ud83d\ude00")");
+  EXPECT_EQ(render("{{ '\x7f \u00e9'|tojson(ensure_ascii=false) }}"), "\"\x7f \u00e9\"");
+}
+
 TEST(ChatTemplate, TojsonKeepsTheOrderOfAMessage) {
   const ChatTemplate chat = ChatTemplate::parse("{{ messages[0]|tojson }}", "t.jinja");
   EXPECT_EQ(chat.render(std::vector<ChatMessage>{{"user", "hi"}}), R"({"role": "user", "content": "hi"})");

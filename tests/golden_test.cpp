@@ -1,5 +1,5 @@
 // The reference answers in tests/data/golden (made with transformers and PEFT, see its README), with fused kernels and
-// with composites, in float32 on the CPU.
+// with composites, in float32, on the CPU or the device of WICK_TEST_DEVICE.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -66,7 +66,7 @@ class GoldenTest : public ::testing::TestWithParam<Golden> {
  protected:
   FusedScope fused_{GetParam().fused};
   fs::path folder_ = folder(GetParam().name);
-  Decoder model_ = Decoder::load(model_folder(GetParam().name));
+  Decoder model_ = Decoder::load(model_folder(GetParam().name), {.device = test_device()});
 };
 
 TEST_P(GoldenTest, Logits) {
@@ -93,13 +93,13 @@ class GoldenTraining : public ::testing::TestWithParam<std::tuple<Golden, const 
   fs::path folder_ = folder(golden().name);
   fs::path run_ = folder_ / std::get<1>(GetParam());
   FusedScope fused_{golden().fused};
-  Decoder model_ = Decoder::load(model_folder(golden().name));
+  Decoder model_ = Decoder::load(model_folder(golden().name), {.device = test_device()});
   Dataset data_ =
       Dataset::from_file(folder_ / "rows.jsonl", {.vocab_size = model_.config().vocab_size, .eos_token_ids = {}});
 
   std::shared_ptr<const Adapter> attach(const char* which) {
     const std::vector<ModuleInfo>& modules = model_.linear_modules();
-    const auto adapter = std::make_shared<const Adapter>(load_adapter(run_ / which, modules), modules);
+    const auto adapter = std::make_shared<const Adapter>(load_adapter(run_ / which, modules), modules, test_device());
     model_.attach(adapter, std::get<2>(GetParam()));
     return adapter;
   }
@@ -129,8 +129,9 @@ TEST_P(GoldenTraining, GradientsOfTheFirstStep) {
     const auto adapter = attach("adapter-start");
     const Batch batch = BatchStream(data_, {.batch_size = 4, .pack = pack, .shuffle = false}).next();
     Tape tape;
-    const Tensor loss = linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels);
-    tape.backward(loss, Tensor::full({}, 1.0 / static_cast<double>(batch.trained_tokens), DType::f32));
+    const Tensor loss =
+        linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels.to(test_device()));
+    tape.backward(loss, Tensor::full({}, 1.0 / static_cast<double>(batch.trained_tokens), DType::f32, test_device()));
     adapter->require_gradients();
     expect_gradients(*adapter, expected);
   }

@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-#include "wick/error.h"
+#include "expect_error.h"
 
 namespace wick::test {
 
@@ -58,21 +58,6 @@ inline std::string list(const std::filesystem::path& folder) {
   std::string out;
   for (const auto& name : names) out += (out.empty() ? "" : " ") + name;
   return out;
-}
-
-/// `run` must throw a wick::Error of this code whose one-line message contains `part`.
-template <class F>
-void expect_error(ErrorCode code, std::string_view part, F&& run) {
-  try {
-    run();
-    ADD_FAILURE() << "nothing thrown, expected: " << part;
-  } catch (const Error& error) {
-    const std::string_view message = error.what();
-    EXPECT_EQ(to_string(error.code()), to_string(code)) << message;
-    EXPECT_NE(message.find(part), std::string_view::npos) << "message: " << message << "\nexpected: " << part;
-    EXPECT_EQ(message.find('\n'), std::string_view::npos) << message;
-    EXPECT_LT(message.size(), 1000U);
-  }
 }
 
 inline std::string_view text(std::span<const std::byte> bytes) {

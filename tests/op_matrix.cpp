@@ -1,9 +1,16 @@
 #include "op_matrix.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 namespace wick::testing {
+
+Device test_device() {
+  const char* name = std::getenv("WICK_TEST_DEVICE");
+  return name == nullptr ? Device::cpu() : device_from_string(name);
+}
+
 namespace {
 
 bool floating(const SampleInput& input) {
@@ -14,13 +21,13 @@ Tensor strided_copy(const Tensor& t) {
   if (t.rank() == 0 || t.numel() == 0) return t;
   Tensor view;
   if (t.rank() == 2 && t.size(0) % 2 == 1) {
-    view = Tensor::full({t.size(1), t.size(0)}, 99.0, t.dtype()).transpose(0, 1);
+    view = Tensor::full({t.size(1), t.size(0)}, 99.0, t.dtype(), t.device()).transpose(0, 1);
   } else if (t.rank() >= 2) {
     Shape shape = t.shape();  // rows that lie further apart than they are long
     shape[-1] += 3;
-    view = Tensor::full(shape, 99.0, t.dtype()).slice(-1, 2, t.size(-1));
+    view = Tensor::full(shape, 99.0, t.dtype(), t.device()).slice(-1, 2, t.size(-1));
   } else {
-    view = Tensor::full({t.size(0), 2}, 99.0, t.dtype()).select(1, 1);
+    view = Tensor::full({t.size(0), 2}, 99.0, t.dtype(), t.device()).select(1, 1);
   }
   view.copy_from(t);
   return view;
@@ -57,7 +64,7 @@ std::vector<Tensor> draw_inputs(const OpSample& sample, DType dtype, unsigned se
 }
 
 std::vector<Tensor> convert_inputs(const OpSample& sample, const std::vector<Tensor>& inputs, DType dtype,
-                                   Layout layout) {
+                                   Layout layout, Device device) {
   std::vector<Tensor> converted;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const SampleInput& spec = sample.inputs[i];
@@ -65,6 +72,7 @@ std::vector<Tensor> convert_inputs(const OpSample& sample, const std::vector<Ten
     if (floating(spec)) {
       t = t.to(spec.kind == SampleInput::Kind::table && dtype != DType::f64 ? DType::f32 : dtype);
     }
+    t = t.to(device);
     converted.push_back(layout == Layout::strided ? strided_copy(t) : t);
   }
   return converted;
@@ -94,7 +102,8 @@ RunResult run_sample(const OpSample& sample, const std::vector<Tensor>& inputs, 
   RunResult result;
   result.outputs = sample.run(leaves);
   std::vector<Tensor> cast_seeds;
-  for (std::size_t i = 0; i < seeds.size(); ++i) cast_seeds.push_back(seeds[i].to(result.outputs[i].dtype()));
+  for (std::size_t i = 0; i < seeds.size(); ++i)
+    cast_seeds.push_back(seeds[i].to(result.outputs[i].dtype()).to(result.outputs[i].device()));
   if (sample.gradients) tape.backward(result.outputs, cast_seeds);
   for (const Tensor& leaf : leaves) result.grads.push_back(leaf.needs_grad() ? leaf.slot()->grad : Tensor());
   return result;

@@ -68,7 +68,7 @@ TEST_P(OpMatrix, MatchesTheF64CompositeInEveryDTypeAndLayout) {
         const FusedScope scope(fused);
         SCOPED_TRACE(std::string(to_string(dtype)) + (layout == Layout::dense ? " dense" : " strided") +
                      (fused ? " fused" : " composite"));
-        const RunResult found = run_sample(sample, convert_inputs(sample, drawn, dtype, layout), seeds);
+        const RunResult found = run_sample(sample, convert_inputs(sample, drawn, dtype, layout, test_device()), seeds);
         ASSERT_EQ(found.outputs.size(), expected.outputs.size());
         for (std::size_t i = 0; i < found.outputs.size(); ++i) {
           EXPECT_LE(relative_error(found.outputs[i], expected.outputs[i]), tolerance(dtype).forward) << "output " << i;

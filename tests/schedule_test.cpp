@@ -5,9 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string_view>
 #include <vector>
 
-#include "wick/error.h"
+#include "expect_error.h"
 
 namespace wick {
 namespace {
@@ -58,14 +59,8 @@ TEST(Schedule, NamesRoundTrip) {
   for (const char* name : {"constant", "linear", "cosine"}) EXPECT_EQ(to_string(schedule_from_string(name)), name);
 }
 
-void expect_refused(const ScheduleOptions& options, const std::string& part) {
-  try {
-    const Schedule schedule(options);
-    FAIL() << "accepted, expected '" << part << "'";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
+void expect_refused(const ScheduleOptions& options, std::string_view part) {
+  test::expect_refused(part, [&] { const Schedule schedule(options); });
 }
 
 TEST(Schedule, RefusesWhatMakesNoSense) {

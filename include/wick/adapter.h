@@ -22,7 +22,7 @@ class Adapter {
 
   /// Copies the factors, in the order of `modules`. Errors as resolve_targets(), and Error(invalid_argument) when
   /// `weights` and its config do not name the same modules with the same shapes.
-  Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modules);
+  Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modules, Device device = Device::cpu());
 
   const LoraConfig& config() const noexcept { return config_; }
   const std::vector<Entry>& entries() const noexcept { return entries_; }
@@ -35,7 +35,7 @@ class Adapter {
   /// Error(invalid_argument) naming the first factor that received no gradient since zero_grad().
   void require_gradients() const;
 
-  /// A copy of the factors, for save_adapter().
+  /// A copy of the factors on the host, for save_adapter().
   AdapterWeights weights() const;
 
  private:

@@ -34,6 +34,7 @@ class Parameter {
   const Tensor& grad() const { return slot_->grad; }
   bool received_gradient() const { return slot_->received; }
   void zero_grad() const;
+  void forget_gradient() const { slot_->received = false; }  ///< zero_grad() where the buffer was cleared already
 
  private:
   Tensor value_;

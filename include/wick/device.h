@@ -22,6 +22,9 @@ struct Device {
 };
 
 std::string to_string(Device device);  ///< "cpu", "cuda:0"
+/// "cpu", "cuda", "cuda:1", or "auto": CUDA where this program and machine have it, else the CPU. Error(unsupported)
+/// for any other name, or for a device that is not here, saying why.
+Device device_from_string(std::string_view name);
 
 /// Bytes held by tensors on a device, now and at most since reset_peak_memory().
 struct MemoryStats {

@@ -57,6 +57,8 @@ struct ModelConfig {
   /// Reads config.json and, where it is there, generation_config.json. Error(io), Error(format) naming file and key,
   /// Error(unsupported) naming an architecture or option that this library does not compute exactly.
   static ModelConfig from_folder(const std::filesystem::path& folder);
+  /// The same of a config.json alone.
+  static ModelConfig from_file(const std::filesystem::path& config);
 
   /// Parameters of the model, tied ones once.
   std::int64_t parameter_count() const;
@@ -73,6 +75,7 @@ struct TokenBatch {
 
   static TokenBatch single(std::span<const std::int32_t> ids, std::int64_t first_position = 0);
   static TokenBatch packed(std::span<const std::vector<std::int32_t>> sequences);
+  TokenBatch to(Device device) const { return {ids.to(device), positions.to(device), offsets.to(device)}; }
   std::int64_t tokens() const { return ids.size(0); }
 };
 
@@ -95,6 +98,7 @@ class KvCache {
 
 struct LoadOptions {
   DType dtype = DType::f32;  ///< of the computation, f32 or bf16, whatever the files hold (f64 for reference answers)
+  Device device = Device::cpu();
 };
 
 /// A decoder-only language model: Llama, Qwen2, Qwen3 or Mistral.
@@ -103,15 +107,19 @@ class Decoder {
   /// Reads a Hugging Face folder. Weights whose dtype is already the computation's stay mapped where their layout
   /// allows it. Error(format) naming a tensor that is missing, unexpected or of another shape than the config says.
   static Decoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
+  /// A model of any shape with random weights (norms: ones), made on its device: for measurements.
+  static Decoder random(const ModelConfig& config, const LoadOptions& options, std::uint64_t seed = 0);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();
 
   const ModelConfig& config() const noexcept;
   DType dtype() const noexcept;
+  Device device() const noexcept;
 
-  /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch. With a cache the batch is one
-  /// sequence that continues it. Error(invalid_argument) for ids outside the vocabulary or a full cache.
+  /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch, which may still be on the host. With
+  /// a cache the batch is one sequence that continues it. Error(invalid_argument) for ids outside the vocabulary or a
+  /// full cache.
   Tensor forward(const TokenBatch& batch, KvCache* cache = nullptr) const;
   /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy.
   const Tensor& head() const noexcept;

@@ -90,7 +90,7 @@ enum class GeluKind { exact, tanh };
 /// x * Phi(x), Phi by erf or by the tanh approximation. Hendrycks & Gimpel 2016.
 Tensor gelu(const Tensor& x, GeluKind kind);
 
-/// y = x weightᵀ + bias. x [..., k], weight [n, k], bias [n] (may be undefined) -> [..., n].
+/// y = x weightᵀ + bias, rounded once. x [..., k], weight [n, k], bias [n] (may be undefined) -> [..., n].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
 /// x with each element kept with probability 1 - p and then divided by 1 - p. The mask is a pure function of seed,
@@ -216,6 +216,14 @@ void adamw_step(const Tensor& parameters, const Tensor& gradients, const Tensor&
 
 /// The Euclidean norm of a flat f32 buffer, summed in a fixed order in float64.
 double gradient_norm(const Tensor& gradients);
+
+/// gradient_norm() and adamw_step() in one, for a step that is recorded once and replayed: what changes from step to
+/// step lies where the buffers lie, and nothing waits for a device. schedule f64 [3]: the learning rate (`options` has
+/// none) and the bias corrections 1 - beta1^step and 1 - beta2^step. norm f64 [1] receives the gradient's norm; above
+/// `max_grad_norm` (0: off) the gradient is scaled down to it, and where it is not finite nothing else is written.
+void clipped_adamw_step(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
+                        const Tensor& exp_avg_sq, const AdamWOptions& options, double max_grad_norm,
+                        const Tensor& schedule, const Tensor& norm);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Fused kernels on and off.

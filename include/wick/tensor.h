@@ -19,7 +19,8 @@ struct GradSlot;
 /// A block of memory on a device. It owns what it holds: heap memory, or whatever `owner` keeps alive (a mapped file).
 class Storage {
  public:
-  /// Uninitialised memory aligned to 64 bytes. Error(out_of_memory) with the size.
+  /// Uninitialised memory aligned to 64 bytes. Error(out_of_memory) with the size, Error(unsupported) for a device that
+  /// this program or machine does not have.
   static std::shared_ptr<Storage> allocate(std::size_t bytes, Device device);
   /// Foreign memory, kept alive by `owner` (null: it outlives every use); never written to when `writable` is false.
   static std::shared_ptr<Storage> wrap(std::byte* data, std::size_t bytes, std::shared_ptr<const void> owner,
@@ -49,6 +50,7 @@ class Storage {
   std::int64_t border_ = 0;
   bool border_claimed_ = false;
   bool allocated_ = false;  // by this library: freed with it
+  void* handle_ = nullptr;  // the accelerator's, of what it allocated
 };
 
 /// A typed, strided view of a Storage; copying a Tensor copies the handle. Shapes are row-major by default, strides
@@ -98,12 +100,12 @@ class Tensor {
     return reinterpret_cast<T*>(raw());
   }
   std::byte* raw() const noexcept { return storage_->data() + static_cast<std::size_t>(offset_) * size_of(dtype_); }
-  /// The only element of a one-element tensor, as double.
+  /// The only element of a one-element tensor, as double. Waits for the device.
   double item() const;
   /// The elements in row-major order, copied to the host. T must match dtype().
   template <class T>
   std::vector<T> to_vector() const {
-    const Tensor dense = contiguous();
+    const Tensor dense = contiguous().to(Device::cpu());
     return std::vector<T>(dense.data<T>(), dense.data<T>() + numel());
   }
 
@@ -120,8 +122,10 @@ class Tensor {
 
   Tensor contiguous() const;                   ///< itself when it is already, else a dense copy
   Tensor to(DType dtype) const;                ///< itself when it already is, else a converted dense copy
+  Tensor to(Device device) const;              ///< itself when it is there already, else a dense copy
   Tensor clone() const;                        ///< a dense copy
-  void copy_from(const Tensor& source) const;  ///< same shape; converts the dtype
+  void copy_from(const Tensor& source) const;  ///< same shape; converts the dtype, crosses devices
+  void fill(double value) const;
 
   /// Autograd's handle: null when no trainable parameter leads here (see autograd.h).
   const std::shared_ptr<GradSlot>& slot() const noexcept { return slot_; }

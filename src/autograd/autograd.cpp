@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/backend.h"
 #include "core/dispatch.h"
 #include "core/fail.h"
 #include "core/strided.h"
@@ -13,6 +14,7 @@ namespace {
 thread_local Tape* active_tape = nullptr;
 
 void add_into(const Tensor& source, const Tensor& target) {
+  if (Backend* device = accelerator(target)) return device->add_into(source, target);
   visit_floating(source.dtype(), [&](auto s) {
     visit_floating(target.dtype(), [&](auto t) {
       using From = decltype(s);
@@ -61,10 +63,7 @@ Parameter::Parameter(std::string name, Tensor value, Tensor grad)
 }
 
 void Parameter::zero_grad() const {
-  visit_floating(slot_->grad.dtype(), [&](auto tag) {
-    using T = decltype(tag);
-    std::fill_n(slot_->grad.data<T>(), slot_->grad.numel(), T{});
-  });
+  slot_->grad.fill(0);
   slot_->received = false;
 }
 
@@ -112,7 +111,7 @@ void Tape::backward(const Tensor& loss, const Tensor& seed) {
   if (!loss.slot()->leaf && std::none_of(nodes_.rbegin(), nodes_.rend(), made_here)) {
     fail(ErrorCode::invalid_argument, "[backward] the loss was not recorded here, or its recording is used up");
   }
-  const Tensor seeds[] = {seed.defined() ? seed : Tensor::full(loss.shape(), 1.0, loss.dtype())};
+  const Tensor seeds[] = {seed.defined() ? seed : Tensor::full(loss.shape(), 1.0, loss.dtype(), loss.device())};
   backward(std::span(&loss, 1), seeds);
 }
 

@@ -1,12 +1,26 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
 
 #include "ops/primitive/functions.h"
 #include "wick/ops.h"
 #include "wick/tensor.h"
 
 namespace wick {
+
+/// Work of a device recorded once, to be run again as one launch on the same memory: every tensor that it read or wrote
+/// has to stay where it is.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;  ///< queued on the device's stream
+  /// Memory kept for the tensors that were made while recording.
+  virtual std::size_t reserved_bytes() const = 0;
+};
 
 /// What an accelerator brings so that tensors can live on it and every composite runs there: memory, copies and the
 /// primitive operations. Work is queued in order on one stream a device; only copies to the host wait. The CPU has no
@@ -15,6 +29,9 @@ namespace wick {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  /// Why there is no such device on this machine; empty when it is there.
+  virtual std::string missing(Device device) const = 0;
 
   struct Block {
     std::byte* data = nullptr;
@@ -25,6 +42,16 @@ class Backend {
   virtual void release(Block block, Device device) noexcept = 0;
   /// Waits until everything queued has run. Error(device) if any of it failed.
   virtual void synchronize(Device device) = 0;
+
+  /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
+  virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
+  /// Gives cached memory that nobody uses back to the driver.
+  virtual void trim(Device device) = 0;
+  struct Memory {
+    std::size_t total = 0;
+    std::size_t free = 0;  ///< by the driver's count
+  };
+  virtual Memory memory(Device device) = 0;
 
   /// `to` = `from`, of one shape; any strides, converts the dtype. Either may be on the host, then both are dense and
   /// of one dtype.
@@ -44,11 +71,24 @@ class Backend {
   virtual void add_rows(const Tensor& dy, const Tensor& indices, const Tensor& dx) = 0;  ///< dx[indices[i]] += dy[i]
   virtual void gather_columns(const Tensor& x, const Tensor& indices, const Tensor& y) = 0;
   virtual void scatter_columns(const Tensor& dy, const Tensor& indices, const Tensor& dx) = 0;
+  /// One of the streams of core/rng.h.
+  struct Stream {
+    std::uint64_t seed;
+    std::uint32_t index;
+    std::uint32_t purpose;
+  };
+  virtual void fill_uniform(const Tensor& t, double low, double high, const Stream& stream,
+                            std::uint64_t first_block) = 0;  ///< dense t; the numbers that the CPU makes
   virtual void dropout(const Tensor& x, const Dropout& options, const Tensor& y) = 0;
 };
 
 /// The backend of a device. Error(unsupported) for the CPU, a device that is not built in, or none of its kind here.
 Backend& backend(Device device);
+
+/// The backend of a tensor's device; null on the CPU.
+inline Backend* accelerator(const Tensor& t) {
+  return t.device().type == DeviceType::cpu ? nullptr : &backend(t.device());
+}
 
 /// CUDA's, or null when it is not built into this program. Its kernels are registered on the first call.
 Backend* cuda_backend();

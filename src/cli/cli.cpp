@@ -54,13 +54,22 @@ void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
   verb.add_option("--dtype", dtype, "dtype of the computation")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  verb.add_option("--device", device, "cpu, cuda (cuda:1, ...), or auto: a GPU where there is one")
+      ->capture_default_str();
+}
+
+LoraLayout lora_layout(const std::string& name, Device device) {
+  if (name == "auto") return device.type == DeviceType::cpu ? LoraLayout::separate : LoraLayout::bordered;
+  return name == "bordered" ? LoraLayout::bordered : LoraLayout::separate;
 }
 
 LoadedModel load_model(const ModelOptions& options) {
-  LoadedModel loaded{Decoder::load(options.model, {.dtype = dtype_from_string(options.dtype)}), nullptr};
+  const Device device = device_from_string(options.device);
+  LoadedModel loaded{Decoder::load(options.model, {.dtype = dtype_from_string(options.dtype), .device = device}),
+                     nullptr};
   if (!options.adapter_path.empty()) {
     const std::vector<ModuleInfo>& modules = loaded.decoder.linear_modules();
-    loaded.adapter = std::make_shared<const Adapter>(load_adapter(options.adapter_path, modules), modules);
+    loaded.adapter = std::make_shared<const Adapter>(load_adapter(options.adapter_path, modules), modules, device);
     loaded.decoder.attach(loaded.adapter);
   }
   return loaded;

@@ -36,16 +36,21 @@ void add_fuse(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_info(CLI::App& app);
 void add_devices(CLI::App& app);
+void add_bench(CLI::App& app);
 
 /// Options that several verbs share.
 struct ModelOptions {
   std::string model;
   std::string adapter_path;
   std::string dtype = "f32";
+  std::string device = "auto";
 
-  /// --model (required), --adapter-path, --dtype
+  /// --model (required), --adapter-path, --dtype, --device
   void add_to(CLI::App& verb, bool with_adapter = true);
 };
+
+/// "auto" is bordered on an accelerator, where one GEMM beats three, and separate on a CPU, which packs its weights.
+LoraLayout lora_layout(const std::string& name, Device device);
 
 struct LoadedModel {
   Decoder decoder;

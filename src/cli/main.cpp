@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   wick::cli::add_tokenize(app);
   wick::cli::add_info(app);
   wick::cli::add_devices(app);
+  wick::cli::add_bench(app);
   wick::set_fallback_listener([](const std::string& message) { wick::cli::print_note("note: " + message); });
   try {
     app.parse(argc, argv);

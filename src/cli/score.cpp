@@ -38,7 +38,7 @@ std::vector<std::vector<TokenId>> read_sequences(const Options& options) {
 std::vector<float> log_probabilities(const Decoder& model, const Tensor& hidden, std::span<const TokenId> ids) {
   const auto count = static_cast<std::int64_t>(ids.size()) - 1;
   if (count < 1) return {};
-  const Tensor targets = Tensor::from(ids.subspan(1), {count});
+  const Tensor targets = Tensor::from(ids.subspan(1), {count}).to(model.device());
   return token_log_probs(hidden.slice(0, 0, count), model.head(), targets).to_vector<float>();
 }
 
@@ -61,7 +61,7 @@ void run(const Options& options) {
     const std::vector<TokenId>& ids = sequences[i];
     const Tensor hidden = loaded.decoder.forward(TokenBatch::single(ids));
     if (!options.logits.empty())
-      entries.push_back(make_entry(fmt::format("logits.{}", i), loaded.decoder.logits(hidden)));
+      entries.push_back(make_entry(fmt::format("logits.{}", i), loaded.decoder.logits(hidden).to(Device::cpu())));
     const std::vector<float> log_probs = log_probabilities(loaded.decoder, hidden, ids);
     double sum = 0;
     for (const float value : log_probs) sum += static_cast<double>(value);

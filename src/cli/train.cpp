@@ -23,7 +23,7 @@ struct Options {
   std::string target_modules = "q_proj,v_proj";
   bool rslora = false;
   std::string schedule = "constant";
-  std::string lora_layout = "separate";
+  std::string lora_layout = "auto";
   bool no_shuffle = false;
   bool no_pack = false;
   bool mask_prompt = false;
@@ -127,8 +127,9 @@ void run(Options o, const CLI::App& verb) {
                                              .tokenizer = tokenizer ? &*tokenizer : nullptr,
                                              .eos_token_ids = config.eos_token_ids,
                                              .mask_prompt = o.mask_prompt});
-  const auto adapter = std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules());
-  model.attach(adapter, o.lora_layout == "bordered" ? LoraLayout::bordered : LoraLayout::separate);
+  const auto adapter =
+      std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules(), model.device());
+  model.attach(adapter, lora_layout(o.lora_layout, model.device()));
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
@@ -208,8 +209,9 @@ void add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(lora);
   verb->add_flag("--rslora", o->rslora, "scale is alpha / sqrt(rank)")->group(lora);
-  verb->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")
-      ->check(CLI::IsMember({"separate", "bordered"}))
+  verb->add_option("--lora-layout", o->lora_layout,
+                   "how adapted weights are stored; auto: bordered on a GPU, separate on a CPU")
+      ->check(CLI::IsMember({"auto", "separate", "bordered"}))
       ->capture_default_str()
       ->group(lora);
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "backend/backend.h"
 #include "core/fail.h"
 #include "core/parallel.h"
 
@@ -48,8 +49,17 @@ std::uint64_t Rng::below(std::uint64_t limit) {
 
 void fill_uniform(const Tensor& tensor, double low, double high, std::uint64_t seed, RandomStream stream,
                   std::uint64_t first_block) {
-  if (tensor.dtype() != DType::f32 || !tensor.is_contiguous()) {
-    fail(ErrorCode::invalid_argument, "random numbers go into dense f32 tensors, not {}", describe(tensor));
+  if (!is_floating(tensor.dtype()) || !tensor.is_contiguous()) {
+    fail(ErrorCode::invalid_argument, "random numbers go into dense floating tensors, not {}", describe(tensor));
+  }
+  if (Backend* device = accelerator(tensor)) {
+    return device->fill_uniform(tensor, low, high, {seed, stream.index, static_cast<std::uint32_t>(stream.purpose)},
+                                first_block);
+  }
+  if (tensor.dtype() != DType::f32) {
+    const Tensor wide = Tensor::empty(tensor.shape(), DType::f32);
+    fill_uniform(wide, low, high, seed, stream, first_block);
+    return tensor.copy_from(wide);
   }
   float* out = tensor.data<float>();
   const std::int64_t count = tensor.numel();

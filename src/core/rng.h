@@ -73,8 +73,9 @@ void shuffle(std::span<T> items, Rng& rng) {
   for (std::size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[rng.below(i)]);
 }
 
-/// Fills a dense f32 tensor with uniform numbers from low to high (high only by rounding): element i from word i of the
-/// stream, counted from `first_block`. The same bytes on any number of threads.
+/// Fills a dense floating tensor (f32 on the CPU is filled in place, others are rounded from it) with uniform numbers
+/// from low to high (high only by rounding): element i from word i of the stream, counted from `first_block`. The same
+/// bytes on any number of threads.
 void fill_uniform(const Tensor& tensor, double low, double high, std::uint64_t seed, RandomStream stream,
                   std::uint64_t first_block = 0);
 

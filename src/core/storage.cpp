@@ -3,6 +3,7 @@
 #include <new>
 #include <utility>
 
+#include "backend/backend.h"
 #include "core/fail.h"
 #include "wick/tensor.h"
 
@@ -11,7 +12,7 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-// One counter per device type; the CUDA and Metal allocators will report through the same pair.
+// One pair of counters a device type.
 struct Counters {
   std::atomic<std::size_t> current{0};
   std::atomic<std::size_t> peak{0};
@@ -56,7 +57,12 @@ Storage::Storage(std::byte* data, std::size_t bytes, Device device, std::shared_
 
 std::shared_ptr<Storage> Storage::allocate(std::size_t bytes, Device device) {
   if (device.type != DeviceType::cpu) {
-    fail(ErrorCode::unsupported, "device {} is not built into this program", to_string(device));
+    const Backend::Block block = backend(device).allocate(bytes, device);
+    const std::shared_ptr<Storage> storage(new Storage(block.data, bytes, device, nullptr, true));
+    storage->allocated_ = true;
+    storage->handle_ = block.handle;
+    counters(device).add(bytes);
+    return storage;
   }
   const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   auto* data = static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded));
@@ -78,7 +84,11 @@ std::shared_ptr<Storage> Storage::wrap(std::byte* data, std::size_t bytes, std::
 Storage::~Storage() {
   if (!allocated_) return;
   counters(device_).current.fetch_sub(bytes_);
-  std::free(data_);
+  if (device_.type == DeviceType::cpu) {
+    std::free(data_);
+  } else {
+    backend(device_).release({data_, handle_}, device_);
+  }
 }
 
 }  // namespace wick

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/backend.h"
 #include "core/dispatch.h"
 #include "core/fail.h"
 #include "core/strided.h"
@@ -51,17 +52,29 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  std::memset(t.raw(), 0, t.storage_->bytes());
+  if (t.numel_ != 0) t.fill(0);
   return t;
 }
 
 Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  visit_any(dtype, [&](auto tag) {
-    using T = decltype(tag);
-    std::fill_n(t.data<T>(), t.numel(), convert<T>(value));
-  });
+  t.fill(value);
   return t;
+}
+
+void Tensor::fill(double value) const {
+  if (!defined()) fail_undefined();
+  if (!storage_->writable()) fail(ErrorCode::invalid_argument, "fill of a read-only tensor");
+  if (Backend* device = accelerator(*this)) return device->fill(*this, value);
+  visit_any(dtype_, [&](auto tag) {
+    using T = decltype(tag);
+    const T filled = convert<T>(value);
+    if (is_contiguous()) {
+      std::fill_n(data<T>(), numel_, filled);
+    } else {
+      for_each_strided<const T, T>(*this, *this, [filled](const T&, T& to) { to = filled; });
+    }
+  });
 }
 
 Tensor Tensor::from_bytes(std::span<const std::byte> bytes, const Shape& shape, DType dtype) {
@@ -124,6 +137,7 @@ void Tensor::check_dtype(DType wanted) const {
 
 double Tensor::item() const {
   if (numel_ != 1) fail(ErrorCode::invalid_argument, "item() of a tensor of shape {}", to_string(shape_));
+  if (accelerator(*this) != nullptr) return to(Device::cpu()).item();
   return visit_any(dtype_, [&](auto tag) { return convert<double>(*data<decltype(tag)>()); });
 }
 
@@ -283,6 +297,13 @@ Tensor Tensor::to(DType dtype) const {
   return t;
 }
 
+Tensor Tensor::to(Device device) const {
+  if (device == this->device()) return *this;
+  Tensor t = empty(shape_, dtype_, device);
+  t.copy_from(*this);
+  return t;
+}
+
 void Tensor::copy_from(const Tensor& source) const {
   if (!defined() || !source.defined()) fail_undefined();
   if (source.shape_ != shape_) {
@@ -290,6 +311,17 @@ void Tensor::copy_from(const Tensor& source) const {
   }
   if (!storage_->writable()) fail(ErrorCode::invalid_argument, "copy into a read-only tensor");
   if (numel_ == 0) return;
+  if (device() != source.device()) {
+    // Dense and of one dtype across; what has to be converted is converted where the narrower type crosses.
+    const bool early = size_of(dtype_) < size_of(source.dtype_);
+    const Tensor from = (early ? source.to(dtype_) : source).contiguous();
+    const bool direct = from.dtype_ == dtype_ && is_contiguous();
+    const Tensor arrived = direct ? *this : empty(shape_, from.dtype_, device());
+    backend(device().type == DeviceType::cpu ? from.device() : device()).copy(from, arrived);
+    if (!direct) copy_from(arrived);
+    return;
+  }
+  if (Backend* device = accelerator(*this)) return device->copy(source, *this);
   if (dtype_ == source.dtype_ && is_contiguous() && source.is_contiguous()) {
     std::memmove(raw(), source.raw(), static_cast<std::size_t>(numel_) * size_of(dtype_));
     return;

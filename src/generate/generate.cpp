@@ -28,7 +28,7 @@ Tensor next_logits(const Decoder& model, std::span<const std::int32_t> ids, std:
     hidden = model.forward(TokenBatch::single(part, cache.length()), &cache);
     ids = ids.subspan(part.size());
   }
-  return model.logits(hidden.slice(0, hidden.size(0) - 1, 1)).contiguous();
+  return model.logits(hidden.slice(0, hidden.size(0) - 1, 1)).contiguous().to(Device::cpu());
 }
 
 // Tokens to text: decoding, then stop strings.
@@ -104,7 +104,8 @@ GenerateResult generate(const Decoder& model, const Tokenizer* tokenizer, std::s
   if (limit == 0) return result;
   Sampler sampler(options.sampling, options.seed, config.vocab_size, prompt);
   TextStream text(tokenizer, options);
-  KvCache cache(config, result.prompt_tokens + limit - 1, model.dtype());  // the last token is never read
+  KvCache cache(config, result.prompt_tokens + limit - 1, model.dtype(),
+                model.device());  // the last token is never read
 
   auto start = std::chrono::steady_clock::now();
   Tensor logits = next_logits(model, prompt, static_cast<std::size_t>(options.prefill_chunk), cache);

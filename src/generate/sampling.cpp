@@ -107,6 +107,21 @@ std::int32_t sample(std::span<const float> logits, double u) {
   return static_cast<std::int32_t>(last);
 }
 
+std::int32_t choose(std::span<float> logits, const SamplingOptions& options, Rng& rng) {
+  const std::int32_t most_probable = argmax(logits);
+  if (options.temperature == 0) return most_probable;
+  if (options.temperature != 1) apply_temperature(logits, options.temperature);
+  if (options.top_k > 0) apply_top_k(logits, options.top_k);
+  if (options.top_p < 1) apply_top_p(logits, options.top_p);
+  if (options.min_p > 0) apply_min_p(logits, options.min_p);
+  return sample(logits, rng.uniform_double());
+}
+
+void check_prompt_token(std::int32_t token, std::int64_t vocab_size) {
+  if (token >= 0 && token < vocab_size) return;
+  fail(ErrorCode::invalid_argument, "token {} of the prompt is outside the vocabulary of {}", token, vocab_size);
+}
+
 void SamplingOptions::validate() const {
   const auto check = [](bool good, const char* name, double value, const char* expected) {
     if (!good) fail(ErrorCode::invalid_argument, "{} is {}, expected {}", name, value, expected);
@@ -121,14 +136,12 @@ void SamplingOptions::validate() const {
 
 Sampler::Sampler(const SamplingOptions& options, std::uint64_t seed, std::int64_t vocab_size,
                  std::span<const std::int32_t> prompt)
-    : options_(options), rng_(seed, {RandomPurpose::sampling, 0}) {
+    : options_(options), rng_(seed, kSamplingStream) {
   options_.validate();
   if (options_.repetition_penalty == 1) return;
   seen_.resize(static_cast<std::size_t>(vocab_size));
   for (const std::int32_t token : prompt) {
-    if (token < 0 || token >= vocab_size) {
-      fail(ErrorCode::invalid_argument, "token {} of the prompt is outside the vocabulary of {}", token, vocab_size);
-    }
+    check_prompt_token(token, vocab_size);
     note(token);
   }
 }
@@ -141,14 +154,7 @@ void Sampler::note(std::int32_t token) {
 
 std::int32_t Sampler::next(std::span<float> logits) {
   if (!tokens_.empty()) apply_repetition_penalty(logits, tokens_, options_.repetition_penalty);
-  std::int32_t token = argmax(logits);
-  if (options_.temperature > 0) {
-    if (options_.temperature != 1) apply_temperature(logits, options_.temperature);
-    if (options_.top_k > 0) apply_top_k(logits, options_.top_k);
-    if (options_.top_p < 1) apply_top_p(logits, options_.top_p);
-    if (options_.min_p > 0) apply_min_p(logits, options_.min_p);
-    token = sample(logits, rng_.uniform_double());
-  }
+  const std::int32_t token = choose(logits, options_, rng_);
   note(token);
   return token;
 }

@@ -27,6 +27,15 @@ std::int32_t argmax(std::span<const float> logits);
 /// order of their ids. Never one with logit -infinity.
 std::int32_t sample(std::span<const float> logits, double u);
 
+/// All of these as the options say, but for the repetition penalty. Takes one random number unless it is greedy.
+std::int32_t choose(std::span<float> logits, const SamplingOptions& options, Rng& rng);
+
+/// What a sequence's random numbers are taken from.
+inline constexpr RandomStream kSamplingStream = {RandomPurpose::sampling, 0};
+
+/// Error(invalid_argument) for a token outside the vocabulary.
+void check_prompt_token(std::int32_t token, std::int64_t vocab_size);
+
 /// Chooses the tokens of one sequence, one after the other.
 class Sampler {
  public:

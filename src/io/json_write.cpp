@@ -4,64 +4,17 @@
 
 #include "core/fail.h"
 #include "io/json.h"
+#include "io/json_string.h"
 #include "io/quote.h"
 
 namespace wick {
 namespace {
 
-// Appends the UTF-16 escapes of one code point: \u00e9, or a surrogate pair.
-void append_escape(std::string& out, std::uint32_t code_point) {
-  if (code_point >= 0x10000) {
-    append_escape(out, 0xd800 + ((code_point - 0x10000) >> 10));
-    code_point = 0xdc00 + ((code_point - 0x10000) & 0x3ffU);
-  }
-  fmt::format_to(std::back_inserter(out), "\\u{:04x}", code_point);
-}
-
 void append_string(std::string& out, std::string_view text) {
   if (const std::size_t valid = valid_utf8_prefix(text); valid != text.size()) {
     fail(ErrorCode::invalid_argument, "{} is not UTF-8 at byte {}, cannot be written as JSON", quote(text), valid);
   }
-  out += '"';
-  for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<std::uint8_t>(text[i]);
-    const std::size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    std::uint32_t code_point = length == 1 ? lead : lead & (0x7fU >> length);
-    for (std::size_t k = 1; k < length; ++k) {
-      code_point = (code_point << 6) | (static_cast<std::uint8_t>(text[i + k]) & 0x3fU);
-    }
-    i += length;
-    switch (code_point) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
-      default:
-        if (code_point >= ' ' && code_point <= '~') {
-          out += static_cast<char>(code_point);
-        } else {
-          append_escape(out, code_point);
-        }
-    }
-  }
-  out += '"';
+  append_json_string(out, text, JsonEscapes::ascii);
 }
 
 class Writer {

@@ -5,6 +5,7 @@
 #include "core/checked.h"
 #include "core/fail.h"
 #include "io/atomic_file.h"
+#include "io/json_string.h"
 #include "io/quote.h"
 #include "io/safetensors_dtype.h"
 #include "wick/safetensors.h"
@@ -17,44 +18,12 @@ std::size_t alignment_rank(std::string_view dtype) {
                                   kSafetensorsDTypes.begin());
 }
 
-// Escapes as serde_json does, which wrote the files that ours are compared with: UTF-8 stays as it is.
+// Escaped as by serde_json, which wrote the files that ours are compared with.
 void append_string(std::string& out, std::string_view text, std::string_view where) {
   if (valid_utf8_prefix(text) != text.size()) {
     fail(ErrorCode::invalid_argument, "{}: {} is not UTF-8", where, quote(text));
   }
-  out += '"';
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20) {
-          fmt::format_to(std::back_inserter(out), "\\u{:04x}", static_cast<unsigned>(c));
-        } else {
-          out += c;
-        }
-    }
-  }
-  out += '"';
+  append_json_string(out, text, JsonEscapes::needed);
 }
 
 std::string make_header(const std::vector<const SafetensorsEntry*>& entries,

@@ -4,7 +4,8 @@
 
 namespace wick {
 
-Adapter::Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modules) : config_(weights.config) {
+Adapter::Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modules, Device device)
+    : config_(weights.config) {
   const std::vector<LoraTarget> targets = resolve_targets(config_, modules);
   if (targets.size() != weights.modules.size()) {
     fail(ErrorCode::invalid_argument, "the adapter has factors for {} modules, its config selects {}",
@@ -12,8 +13,8 @@ Adapter::Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modu
   }
   std::int64_t total = 0;
   for (const LoraTarget& target : targets) total += target.rank * (target.in_features + target.out_features);
-  values_ = Tensor::empty({total}, DType::f32);
-  gradients_ = Tensor::zeros({total}, DType::f32);
+  values_ = Tensor::empty({total}, DType::f32, device);
+  gradients_ = Tensor::zeros({total}, DType::f32, device);
   std::int64_t at = 0;
   const auto next = [&](const std::string& name, const Shape& shape, const Tensor& source) {
     const std::int64_t count = numel(shape);
@@ -41,9 +42,10 @@ const Adapter::Entry* Adapter::find(std::string_view module) const noexcept {
 }
 
 void Adapter::zero_grad() const {
+  gradients_.fill(0);  // one pass over all of them
   for (const Entry& entry : entries_) {
-    entry.a.zero_grad();
-    entry.b.zero_grad();
+    entry.a.forget_gradient();
+    entry.b.forget_gradient();
   }
 }
 
@@ -58,7 +60,8 @@ AdapterWeights Adapter::weights() const {
   AdapterWeights weights;
   weights.config = config_;
   for (const Entry& entry : entries_) {
-    weights.modules[entry.target.name] = {entry.a.value().detach().clone(), entry.b.value().detach().clone()};
+    const auto copy = [](const Parameter& p) { return p.value().detach().clone().to(Device::cpu()); };
+    weights.modules[entry.target.name] = {copy(entry.a), copy(entry.b)};
   }
   return weights;
 }

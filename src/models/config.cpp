@@ -212,8 +212,7 @@ std::string_view to_string(Architecture architecture) noexcept {
   return "?";
 }
 
-ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "config.json";
+ModelConfig ModelConfig::from_file(const std::filesystem::path& file) {
   const std::string where = file.string();
   const Json json = read_json_file(file);
   ModelConfig c;
@@ -279,12 +278,17 @@ ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
   c.bos_token_id = get_optional<std::int32_t>(json, "bos_token_id", where);
   c.pad_token_id = get_optional<std::int32_t>(json, "pad_token_id", where);
   c.eos_token_ids = read_eos(json, where);
+  c.dtype = read_dtype(json, where);
+  return c;
+}
+
+ModelConfig ModelConfig::from_folder(const std::filesystem::path& folder) {
+  ModelConfig c = from_file(folder / "config.json");
   const std::filesystem::path generation = folder / "generation_config.json";
   if (std::filesystem::exists(generation)) {
     const std::vector<std::int32_t> eos = read_eos(read_json_file(generation), generation.string());
     if (!eos.empty()) c.eos_token_ids = eos;
   }
-  c.dtype = read_dtype(json, where);
   return c;
 }
 

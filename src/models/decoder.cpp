@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <functional>
 #include <mutex>
 #include <tuple>
 #include <utility>
 
 #include "backend/gemm.h"
 #include "core/fail.h"
+#include "core/rng.h"
 #include "models/rope_table.h"
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
@@ -33,25 +35,28 @@ struct Layer {
   }
 };
 
-Layer read_layer(WeightReader& reader, const ModelConfig& c, std::int64_t index) {
+// Gives the weight of that name and shape.
+using TakeWeight = std::function<Tensor(const std::string& name, const Shape& shape)>;
+
+Layer make_layer(const TakeWeight& take, const ModelConfig& c, std::int64_t index) {
   const std::string prefix = fmt::format("model.layers.{}.", index);
   const auto projection = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
-    return AdaptedLinear::Projection{prefix + name, reader.take(prefix + name + ".weight", {out, in}),
-                                     bias ? reader.take(prefix + name + ".bias", {out}) : Tensor()};
+    return AdaptedLinear::Projection{prefix + name, take(prefix + name + ".weight", {out, in}),
+                                     bias ? take(prefix + name + ".bias", {out}) : Tensor()};
   };
   const std::int64_t q = c.num_attention_heads * c.head_dim;
   const std::int64_t kv = c.num_key_value_heads * c.head_dim;
   Layer layer;
-  layer.input_norm = reader.take(prefix + "input_layernorm.weight", {c.hidden_size});
+  layer.input_norm = take(prefix + "input_layernorm.weight", {c.hidden_size});
   layer.qkv = AdaptedLinear({projection("self_attn.q_proj", q, c.hidden_size, c.qkv_bias),
                              projection("self_attn.k_proj", kv, c.hidden_size, c.qkv_bias),
                              projection("self_attn.v_proj", kv, c.hidden_size, c.qkv_bias)});
   if (c.qk_norm) {
-    layer.q_norm = reader.take(prefix + "self_attn.q_norm.weight", {c.head_dim});
-    layer.k_norm = reader.take(prefix + "self_attn.k_norm.weight", {c.head_dim});
+    layer.q_norm = take(prefix + "self_attn.q_norm.weight", {c.head_dim});
+    layer.k_norm = take(prefix + "self_attn.k_norm.weight", {c.head_dim});
   }
   layer.output = AdaptedLinear({projection("self_attn.o_proj", c.hidden_size, q, c.output_bias)});
-  layer.post_attention_norm = reader.take(prefix + "post_attention_layernorm.weight", {c.hidden_size});
+  layer.post_attention_norm = take(prefix + "post_attention_layernorm.weight", {c.hidden_size});
   layer.gate_up = AdaptedLinear({projection("mlp.gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
                                  projection("mlp.up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias)});
   layer.down = AdaptedLinear({projection("mlp.down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias)});
@@ -99,9 +104,33 @@ void KvCache::truncate(std::int64_t length) {
   length_ = length;
 }
 
+namespace {
+
+// How many positions the rope table must have for a batch. On a device the batch is not looked at: its positions are
+// those of a cache, or lie within the batch.
+std::int64_t positions_in(const TokenBatch& batch, const KvCache* cache) {
+  if (batch.positions.device().type != DeviceType::cpu) return cache != nullptr ? cache->capacity() : batch.tokens();
+  std::int64_t positions = 0;
+  for (std::int64_t i = 0; i < batch.tokens(); ++i) {
+    positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
+  }
+  return positions;
+}
+
+}  // namespace
+
 struct Decoder::Impl {
+  Impl(const ModelConfig& config_, const LoadOptions& options)
+      : config(config_), dtype(options.dtype), device(options.device) {
+    if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f64) {
+      fail(ErrorCode::unsupported, "computation in {} is not supported (f32 and bf16 are)", to_string(dtype));
+    }
+  }
+  void build(const TakeWeight& take);
+
   ModelConfig config;
   DType dtype = DType::f32;
+  Device device;
   Tensor embeddings;  // [vocab, hidden]
   std::vector<Layer> layers;
   Tensor final_norm;
@@ -123,25 +152,37 @@ Decoder::~Decoder() = default;
 
 const ModelConfig& Decoder::config() const noexcept { return impl_->config; }
 DType Decoder::dtype() const noexcept { return impl_->dtype; }
+Device Decoder::device() const noexcept { return impl_->device; }
 const Tensor& Decoder::head() const noexcept { return impl_->head; }
 const std::vector<ModuleInfo>& Decoder::linear_modules() const noexcept { return impl_->modules; }
 
+void Decoder::Impl::build(const TakeWeight& take) {
+  embeddings = take("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) layers.push_back(make_layer(take, config, i));
+  final_norm = take("model.norm.weight", {config.hidden_size});
+  head = config.tie_word_embeddings ? embeddings : take("lm_head.weight", {config.vocab_size, config.hidden_size});
+  modules = wick::linear_modules(config);
+}
+
 Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& options) {
-  if (options.dtype != DType::f32 && options.dtype != DType::bf16 && options.dtype != DType::f64) {
-    fail(ErrorCode::unsupported, "computation in {} is not supported (f32 and bf16 are)", to_string(options.dtype));
-  }
-  auto impl = std::make_unique<Impl>();
-  impl->config = ModelConfig::from_folder(folder);
-  impl->dtype = options.dtype;
-  const ModelConfig& c = impl->config;
-  WeightReader reader(folder, options.dtype);
-  impl->embeddings = reader.take("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
-  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(read_layer(reader, c, i));
-  impl->final_norm = reader.take("model.norm.weight", {c.hidden_size});
-  impl->head = c.tie_word_embeddings ? impl->embeddings : reader.take("lm_head.weight", {c.vocab_size, c.hidden_size});
-  if (c.tie_word_embeddings) reader.take_copy("lm_head.weight", "model.embed_tokens.weight");
+  auto impl = std::make_unique<Impl>(ModelConfig::from_folder(folder), options);
+  WeightReader reader(folder, options.dtype, options.device);
+  impl->build([&](const std::string& name, const Shape& shape) { return reader.take(name, shape); });
+  if (impl->config.tie_word_embeddings) reader.take_copy("lm_head.weight", "model.embed_tokens.weight");
   reader.finish([](const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); });
-  impl->modules = wick::linear_modules(c);
+  return Decoder(std::move(impl));
+}
+
+Decoder Decoder::random(const ModelConfig& config, const LoadOptions& options, std::uint64_t seed) {
+  auto impl = std::make_unique<Impl>(config, options);
+  std::uint32_t number = 0;
+  impl->build([&](const std::string& name, const Shape& shape) {
+    if (name.ends_with("norm.weight")) return Tensor::full(shape, 1.0, options.dtype, options.device);
+    const Tensor weight = Tensor::empty(shape, options.dtype, options.device);
+    constexpr double kBound = 0.035;  // a deviation of 0.02, as models are initialised
+    fill_uniform(weight, -kBound, kBound, seed, {RandomPurpose::initialisation, number++});
+    return weight;
+  });
   return Decoder(std::move(impl));
 }
 
@@ -150,7 +191,7 @@ RopeTable Decoder::Impl::rope_table(std::int64_t positions) {
   if (!rope.cos.defined() || rope.cos.size(0) < positions) {
     std::int64_t size = 256;
     while (size < positions) size *= 2;
-    rope = make_rope_table(config.rope, config.head_dim, size, dtype);
+    rope = make_rope_table(config.rope, config.head_dim, size, dtype, device);
   }
   return rope;
 }
@@ -180,8 +221,9 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 
-Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
+Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
   const ModelConfig& c = impl_->config;
+  const TokenBatch batch = given.to(impl_->device);
   const std::int64_t tokens = batch.tokens();
   Tensor key_offsets;
   if (cache != nullptr) {
@@ -194,17 +236,14 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
       fail(ErrorCode::invalid_argument, "the cache holds {} of {} tokens, {} more do not fit", cache->length_,
            cache->capacity_, tokens);
     }
-    key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2});
+    key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2})
+                      .to(impl_->device);
   }
   if (batch.positions.shape() != batch.ids.shape() || !batch.positions.is_contiguous()) {
     fail(ErrorCode::invalid_argument, "a batch has ids {} and positions {}, expected dense vectors of one length",
          describe(batch.ids), describe(batch.positions));
   }
-  std::int64_t positions = 0;
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
-  }
-  const RopeTable table = impl_->rope_table(positions);
+  const RopeTable table = impl_->rope_table(positions_in(given, cache));
 
   Tensor hidden = embedding(impl_->embeddings, batch.ids);
   Tensor branch;  // what the last sublayer adds to `hidden`
@@ -231,7 +270,7 @@ Tensor Decoder::forward(const TokenBatch& batch, KvCache* cache) const {
 Tensor Decoder::logits(const Tensor& hidden) const {
   if (hidden.dtype() == DType::f64) return linear(hidden, impl_->head).to(DType::f32);
   // Straight to f32: rounding to bf16 in between would move close candidates.
-  const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32);
+  const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32, impl_->device);
   gemm(hidden.detach(), impl_->head.transpose(0, 1), y);
   return y;
 }

@@ -32,7 +32,8 @@ double inverse_frequency(const RopeConfig& rope, std::int64_t i, std::int64_t he
 
 }  // namespace
 
-RopeTable make_rope_table(const RopeConfig& rope, std::int64_t head_dim, std::int64_t positions, DType dtype) {
+RopeTable make_rope_table(const RopeConfig& rope, std::int64_t head_dim, std::int64_t positions, DType dtype,
+                          Device device) {
   const DType out = dtype == DType::f64 ? DType::f64 : DType::f32;
   const std::int64_t half = head_dim / 2;
   RopeTable table{Tensor::empty({positions, half}, DType::f64), Tensor::empty({positions, half}, DType::f64)};
@@ -47,7 +48,7 @@ RopeTable make_rope_table(const RopeConfig& rope, std::int64_t head_dim, std::in
       table.sin.data<double>()[p * half + i] = std::sin(angle);
     }
   }
-  return {table.cos.to(out), table.sin.to(out)};
+  return {table.cos.to(out).to(device), table.sin.to(out).to(device)};
 }
 
 }  // namespace wick

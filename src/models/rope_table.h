@@ -10,6 +10,7 @@ struct RopeTable {
   Tensor cos;
   Tensor sin;
 };
-RopeTable make_rope_table(const RopeConfig& rope, std::int64_t head_dim, std::int64_t positions, DType dtype);
+RopeTable make_rope_table(const RopeConfig& rope, std::int64_t head_dim, std::int64_t positions, DType dtype,
+                          Device device);
 
 }  // namespace wick

@@ -9,8 +9,8 @@
 
 namespace wick {
 
-WeightReader::WeightReader(const std::filesystem::path& folder, DType dtype)
-    : files_(ShardedSafetensors::open(folder)), dtype_(dtype) {}
+WeightReader::WeightReader(const std::filesystem::path& folder, DType dtype, Device device)
+    : files_(ShardedSafetensors::open(folder)), dtype_(dtype), device_(device) {}
 
 Tensor WeightReader::take(const std::string& name, const Shape& shape) {
   const SafetensorsEntry& entry = files_.at(name);
@@ -25,7 +25,8 @@ Tensor WeightReader::take(const std::string& name, const Shape& shape) {
          fmt::join(kDTypes, ", "));
   }
   taken_.insert(name);
-  return load_tensor(entry).to(dtype_);
+  // On a device the file's own bytes cross and are converted there.
+  return load_tensor(entry).to(device_).to(dtype_);
 }
 
 void WeightReader::take_copy(const std::string& name, const std::string& original) {

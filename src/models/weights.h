@@ -9,11 +9,11 @@
 
 namespace wick {
 
-/// Takes the tensors of a model folder by name, each with the shape that the model says, converted to one dtype; and at
-/// the end tells what nobody took.
+/// Takes the tensors of a model folder by name, each with the shape that the model says, converted to one dtype and
+/// brought to one device; and at the end tells what nobody took.
 class WeightReader {
  public:
-  WeightReader(const std::filesystem::path& folder, DType dtype);
+  WeightReader(const std::filesystem::path& folder, DType dtype, Device device);
 
   /// Error(format) naming file and tensor when it is missing or has another shape, Error(unsupported) for its dtype.
   Tensor take(const std::string& name, const Shape& shape);
@@ -33,6 +33,7 @@ class WeightReader {
 
   ShardedSafetensors files_;
   DType dtype_;
+  Device device_;
   std::set<std::string> taken_;
 };
 

@@ -99,6 +99,7 @@ Tensor checked_indices(const char* op, const char* what, const Tensor& indices, 
     fail(ErrorCode::invalid_argument, "[{}] {} must be a vector of i32 or i64, is {}", op, what, describe(indices));
   }
   const Tensor dense = indices.contiguous();
+  if (dense.device().type != DeviceType::cpu) return dense.to(DType::i32);
   visit_any(dense.dtype(), [&](auto tag) {
     using T = decltype(tag);
     if constexpr (std::is_integral_v<T>) {

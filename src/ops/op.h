@@ -38,7 +38,8 @@ void check_same_device(const char* op, const Tensor& a, const char* what, const 
 void check_same_shape(const char* op, const char* what_a, const Tensor& a, const char* what_b, const Tensor& b);
 /// `weight` is a vector as long as x's last dimension, of x's dtype and device.
 void check_row_vector(const char* op, const Tensor& x, const char* what, const Tensor& weight);
-/// i32 or i64, one dimension; returned as a contiguous i32 tensor whose values lie in [0, limit).
+/// i32 or i64, one dimension; returned as a contiguous i32 tensor whose values lie in [0, limit). On a device the
+/// values are not looked at, since that would wait for it: kernels keep out of what lies outside.
 Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit);
 
 /// The product of all dimensions but the last.

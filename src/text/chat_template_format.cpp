@@ -7,6 +7,7 @@
 
 #include "core/fail.h"
 #include "io/json.h"
+#include "io/json_string.h"
 #include "text/chat_template_value.h"
 #include "text/unicode.h"
 
@@ -163,24 +164,7 @@ class JsonWriter {
   static std::string key_text(const Value& key) { return key.string() != nullptr ? *key.string() : scalar(key); }
 
   void append_string(std::string_view text) {
-    out_ += '"';
-    for (std::size_t i = 0; i < text.size();) {
-      const std::uint32_t c = next_code_point(text, i);
-      constexpr std::string_view kShort = "\"\\\n\r\t\b\f";
-      constexpr std::string_view kLetters = "\"\\nrtbf";
-      const auto escape = c < 0x80 ? kShort.find(static_cast<char>(c)) : std::string_view::npos;
-      if (escape != std::string_view::npos) {
-        out_ += '\\';
-        out_ += kLetters[escape];
-      } else if (c < 0x20 || (style_.ensure_ascii && c >= 0x7F && c < 0x10000)) {
-        out_ += c == 0x7F ? "\x7F" : fmt::format("\\u{:04x}", c);
-      } else if (style_.ensure_ascii && c >= 0x10000) {
-        out_ += fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + (c & 0x3FFU));
-      } else {
-        append_utf8(out_, c);
-      }
-    }
-    out_ += '"';
+    append_json_string(out_, text, style_.ensure_ascii ? JsonEscapes::ascii : JsonEscapes::needed);
   }
 
   Budget& budget_;

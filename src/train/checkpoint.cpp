@@ -23,8 +23,9 @@ void save_checkpoint(const std::filesystem::path& file, const Checkpoint& c) {
                       {"best_step", c.best_step},
                       {"evaluations_without_gain", c.evaluations_without_gain},
                       {"options", c.options}};
-  const SafetensorsEntry entries[] = {make_entry("values", c.values), make_entry("exp_avg", c.exp_avg),
-                                      make_entry("exp_avg_sq", c.exp_avg_sq)};
+  const auto entry = [](const char* name, const Tensor& t) { return make_entry(name, t.to(Device::cpu())); };
+  const SafetensorsEntry entries[] = {entry("values", c.values), entry("exp_avg", c.exp_avg),
+                                      entry("exp_avg_sq", c.exp_avg_sq)};
   write_safetensors(file, entries, {{"format", kFormat}, {"state", dump_json_line(state)}});
 }
 

@@ -4,18 +4,26 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/backend.h"
 #include "core/fail.h"
 #include "io/atomic_file.h"
 #include "io/json.h"
 #include "train/checkpoint.h"
 #include "train/curve.h"
 #include "train/metrics.h"
+#include "train/train_step.h"
 #include "wick/train.h"
 
 namespace wick {
 namespace {
 
-std::size_t peak_resident_bytes() {
+// Of the process, or on an accelerator what the driver counts as taken: cached memory is not given back, so that is the
+// peak.
+std::size_t peak_memory_bytes(Device device) {
+  if (device.type != DeviceType::cpu) {
+    const Backend::Memory memory = backend(device).memory(device);
+    return memory.total - memory.free;
+  }
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
@@ -95,7 +103,7 @@ double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
   double loss = 0;
   std::int64_t tokens = 0;
   for (const Batch& batch : batches) {
-    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels).item();
+    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels.to(model.device())).item();
     tokens += batch.trained_tokens;
   }
   if (tokens == 0)
@@ -121,8 +129,8 @@ struct Trainer::Impl {
       validation = validation_batches(*valid, options.batches, options.val_batches);
     }
     state.values = adapter->values();
-    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32);
-    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32);
+    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
+    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
     state.options = course(options, train, adapter->config(), model.dtype());
   }
 
@@ -143,6 +151,7 @@ struct Trainer::Impl {
   Schedule schedule;
   std::vector<Batch> validation;
   Checkpoint state;
+  std::unique_ptr<TrainStep> train_step;  // from the first step on: resume() replaces the state before
 };
 
 Trainer::Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
@@ -167,6 +176,8 @@ void Trainer::resume() {
   s.stream.seek(loaded.cursor);
   s.adapter->values().copy_from(loaded.values);
   loaded.values = s.adapter->values();
+  loaded.exp_avg = loaded.exp_avg.to(s.model.device());
+  loaded.exp_avg_sq = loaded.exp_avg_sq.to(s.model.device());
   s.state = std::move(loaded);
   if (s.state.step == 0) {  // run() begins with the first validation again
     s.state.first_val_loss = s.state.last_val_loss = s.state.best_val_loss = std::nullopt;
@@ -183,42 +194,33 @@ StepReport Trainer::Impl::step() {
     batches.push_back(stream.next());
     tokens += batches.back().trained_tokens;
   }
-  adapter->zero_grad();
-  const Tensor seed = Tensor::full({}, 1.0 / static_cast<double>(tokens), DType::f32);
-  double loss = 0;
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    const auto pass =
-        static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(i));
-    model.set_dropout(adapter->config().dropout, options.seed, pass);
-    Tape tape;
-    const Tensor hidden = model.forward(batches[i].tokens);
-    const Tensor sum =
-        linear_cross_entropy(hidden, model.head(), batches[i].labels, {.label_smoothing = options.label_smoothing});
-    loss += sum.item();
-    tape.backward(sum, seed);
+  if (train_step == nullptr) {
+    train_step = make_train_step(model, *adapter, state.exp_avg, state.exp_avg_sq,
+                                 {.adamw = options.adamw,
+                                  .max_grad_norm = options.max_grad_norm,
+                                  .label_smoothing = options.label_smoothing,
+                                  .dropout = adapter->config().dropout,
+                                  .seed = options.seed,
+                                  .pad_id = options.batches.pad_id,
+                                  .token_budget = options.batches.batch_tokens});
   }
-  model.set_dropout(0, 0, 0);
-  adapter->require_gradients();
-
+  train_step->begin(tokens);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    train_step->accumulate(batches[i], static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps +
+                                                                  static_cast<std::int64_t>(i)));
+  }
   StepReport report;
-  report.loss = loss / static_cast<double>(tokens);
-  report.grad_norm = gradient_norm(adapter->gradients());
-  report.step = state.step + 1;
+  report.learning_rate = schedule.learning_rate(state.step);
+  const TrainStep::Result result = train_step->update(report.learning_rate, state.step + 1);
+  report.loss = result.loss / static_cast<double>(tokens);
+  report.grad_norm = result.grad_norm;
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
     fail(ErrorCode::diverged,
-         "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help", report.step,
+         "step {}: loss {}, gradient norm {}; a lower --learning-rate or --max-grad-norm 1 may help", state.step + 1,
          report.loss, report.grad_norm);
   }
-  // As torch.nn.utils.clip_grad_norm_ scales.
-  const double clip =
-      options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
-  report.learning_rate = schedule.learning_rate(state.step);
-  AdamWOptions adamw = options.adamw;
-  adamw.learning_rate = report.learning_rate;
-  adamw_step(adapter->values(), adapter->gradients(), state.exp_avg, state.exp_avg_sq, adamw, state.step + 1, clip);
-  model.refresh_adapter();
-
   state.step += 1;
+  report.step = state.step;
   state.cursor = stream.cursor();
   state.total_trained_tokens += tokens;
   report.trained_tokens = tokens;
@@ -264,7 +266,7 @@ TrainResult Trainer::run(const Listener& listener) {
     StepReport before;
     s.validate_now(before);
     Metrics row;
-    row.peak_memory_bytes = static_cast<std::int64_t>(peak_resident_bytes());
+    row.peak_memory_bytes = static_cast<std::int64_t>(peak_memory_bytes(s.model.device()));
     row.val_loss = before.val_loss;
     metrics.write(row);
     if (listener) listener(before);
@@ -284,7 +286,7 @@ TrainResult Trainer::run(const Listener& listener) {
     window_tokens += report.trained_tokens;
     const double seconds = std::chrono::duration<double>(Clock::now() - window_start).count();
     report.tokens_per_second = static_cast<double>(window_tokens) / std::max(seconds, 1e-9);
-    report.peak_memory_bytes = peak_resident_bytes();
+    report.peak_memory_bytes = peak_memory_bytes(s.model.device());
     const bool last = s.state.step == s.options.iters;
     if (!s.validation.empty() && (s.state.step % s.options.steps_per_eval == 0 || last)) {
       result.stopped_early = s.validate_now(report);

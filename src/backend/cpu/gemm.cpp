@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 
+#include "backend/backend.h"
 #include "backend/cpu/gemv.h"
 #include "core/dispatch.h"
 #include "core/fail.h"
@@ -184,7 +185,12 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
     fail(ErrorCode::invalid_argument, "[gemm] dtypes {} x {} -> {} are not supported", to_string(a.dtype()),
          to_string(b.dtype()), to_string(c.dtype()));
   }
+  if (a.device() != c.device() || b.device() != c.device()) {
+    fail(ErrorCode::invalid_argument, "[gemm] a is on {}, b on {}, c on {}", to_string(a.device()),
+         to_string(b.device()), to_string(c.device()));
+  }
   if (c.numel() == 0) return;
+  if (Backend* device = accelerator(c)) return device->gemm(a, b, c, alpha, beta);
   const Layout lc = layout_of(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   if (a.size(1) == 0) return scale(c, beta);

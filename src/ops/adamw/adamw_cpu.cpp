@@ -17,11 +17,10 @@ namespace wick {
 namespace HWY_NAMESPACE {
 
 HWY_ATTR void step_piece(float* parameters, const float* gradients, float* exp_avg, float* exp_avg_sq,
-                         const AdamWOptions& options, std::int64_t step, double grad_scale, std::size_t count) {
+                         const AdamWOptions& options, double correction1, double correction2, double grad_scale,
+                         std::size_t count) {
   const FloatTag d;
   const auto set = [&](double value) HWY_ATTR { return hn::Set(d, static_cast<float>(value)); };
-  const double correction1 = 1 - std::pow(options.beta1, static_cast<double>(step));
-  const double correction2 = 1 - std::pow(options.beta2, static_cast<double>(step));
   const auto beta1 = set(options.beta1);
   const auto rest1 = set(1 - options.beta1);
   const auto beta2 = set(options.beta2);
@@ -74,13 +73,24 @@ namespace wick {
 HWY_EXPORT(step_piece);
 HWY_EXPORT(squares_of);
 
-Declined adamw_step_cpu(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
-                        const Tensor& exp_avg_sq, const AdamWOptions& options, std::int64_t step, double grad_scale) {
+namespace {
+
+void step_all(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+              const AdamWOptions& options, double correction1, double correction2, double grad_scale) {
   const auto run = HWY_DYNAMIC_DISPATCH(step_piece);
   parallel_for(parameters.numel(), 32768, [&](std::int64_t begin, std::int64_t end) {
     run(parameters.data<float>() + begin, gradients.data<float>() + begin, exp_avg.data<float>() + begin,
-        exp_avg_sq.data<float>() + begin, options, step, grad_scale, static_cast<std::size_t>(end - begin));
+        exp_avg_sq.data<float>() + begin, options, correction1, correction2, grad_scale,
+        static_cast<std::size_t>(end - begin));
   });
+}
+
+}  // namespace
+
+Declined adamw_step_cpu(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
+                        const Tensor& exp_avg_sq, const AdamWOptions& options, std::int64_t step, double grad_scale) {
+  step_all(parameters, gradients, exp_avg, exp_avg_sq, options, 1 - std::pow(options.beta1, static_cast<double>(step)),
+           1 - std::pow(options.beta2, static_cast<double>(step)), grad_scale);
   return nullptr;
 }
 
@@ -100,6 +110,19 @@ Declined gradient_norm_cpu(const Tensor& gradients, const Tensor& norm) {
   double total = 0;
   for (const double block : blocks) total += block;
   *norm.data<double>() = std::sqrt(total);
+  return nullptr;
+}
+
+Declined clipped_adamw_step_cpu(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg,
+                                const Tensor& exp_avg_sq, const AdamWOptions& options, double max_grad_norm,
+                                const Tensor& schedule, const Tensor& norm) {
+  gradient_norm_cpu(gradients, norm);
+  const double found = *norm.data<double>();
+  if (!std::isfinite(found)) return nullptr;
+  const double* now = schedule.data<double>();
+  AdamWOptions with_rate = options;
+  with_rate.learning_rate = now[0];
+  step_all(parameters, gradients, exp_avg, exp_avg_sq, with_rate, now[1], now[2], clip_factor(found, max_grad_norm));
   return nullptr;
 }
 

@@ -28,6 +28,24 @@ std::vector<OpSample> adamw_samples() {
   step("no decay, no momentum", 65, {.learning_rate = 0.05, .beta1 = 0, .weight_decay = 0}, 2, 1.0);
   step("several threads", 70001, {.learning_rate = 0.01}, 1000, 1.0);
   step("4 Mi parameters", std::int64_t{1} << 22, {}, 10, 1.0, true);
+  for (const std::int64_t length : {0, 3, 70001}) {
+    const auto run = [](std::span<const Tensor> in) {
+      std::vector<Tensor> buffers;
+      for (const Tensor& t : in) buffers.push_back(t.to(DType::f32).clone());
+      const Device device = in[0].device();
+      const Tensor schedule = Tensor::from(std::vector<double>{0.01, 0.4, 0.2}, {3}).to(device);
+      const Tensor found = Tensor::empty({1}, DType::f64, device);
+      clipped_adamw_step(buffers[0], buffers[1], buffers[2], buffers[3], {}, 1.0, schedule, found);
+      return std::vector{buffers[0], buffers[2], buffers[3], found};
+    };
+    SampleInput squares = positive({length});
+    squares.differentiable = false;
+    samples.push_back({.name = "clipped_adamw_step of " + std::to_string(length),
+                       .inputs = {frozen({length}), frozen({length}), frozen({length}), squares},
+                       .run = run,
+                       .gradients = false,
+                       .dtypes = {DType::f32}});
+  }
   const auto norm = [&](std::int64_t length, bool bench = false) {
     samples.push_back({.name = "gradient_norm of " + std::to_string(length),
                        .inputs = {frozen({length})},
@@ -40,7 +58,7 @@ std::vector<OpSample> adamw_samples() {
                        .bench = bench,
                        .dtypes = {DType::f32}});
   };
-  for (const std::int64_t length : {0, 1, 131, 100003}) norm(length);
+  for (const std::int64_t length : {0, 1, 131, 8192, 100003}) norm(length);
   norm(std::int64_t{1} << 22, true);
   return samples;
 }

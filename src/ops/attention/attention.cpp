@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kOp = "attention";
 
 // 1 where query `i` of a sequence sees key `j`: the last query stands at the last key.
-Tensor visible(std::int64_t queries, std::int64_t keys, const AttentionLayout& layout) {
+Tensor visible(std::int64_t queries, std::int64_t keys, const AttentionLayout& layout, Device device) {
   std::vector<std::int32_t> mask(static_cast<std::size_t>(queries * keys));
   for (std::int64_t i = 0; i < queries; ++i) {
     const std::int64_t position = i + keys - queries;
@@ -24,7 +24,7 @@ Tensor visible(std::int64_t queries, std::int64_t keys, const AttentionLayout& l
       mask[static_cast<std::size_t>(i * keys + j)] = sees ? 1 : 0;
     }
   }
-  return Tensor::from(mask, {queries, keys});
+  return Tensor::from(mask, {queries, keys}).to(device);
 }
 
 // [tokens, heads, d] as [kv_heads, heads / kv_heads, tokens, d].
@@ -40,7 +40,7 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
   Tensor weights = mul(matmul(by_group(q, kv_heads), keys), scale);
   if (k.size(0) > 0) {
     if (layout.causal) {
-      const Tensor mask = visible(q.size(0), k.size(0), layout);
+      const Tensor mask = visible(q.size(0), k.size(0), layout, q.device());
       weights = where(mask, weights, -std::numeric_limits<double>::infinity());
     }
     const Tensor e = exp(sub(weights, max(weights, -1, true)));
@@ -54,10 +54,11 @@ Tensor composite(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const Tensor queries = cast(q, wide);
   const Tensor keys = cast(k, wide);
   const Tensor values = cast(v, wide);
-  const std::int32_t* qo = layout.query_offsets.data<std::int32_t>();
-  const std::int32_t* ko = layout.key_offsets.data<std::int32_t>();
+  // A device is waited for here: the pieces depend on the values.
+  const std::vector<std::int32_t> qo = layout.query_offsets.to_vector<std::int32_t>();
+  const std::vector<std::int32_t> ko = layout.key_offsets.to_vector<std::int32_t>();
   std::vector<Tensor> parts;
-  for (std::int64_t s = 0; s + 1 < layout.query_offsets.numel(); ++s) {
+  for (std::size_t s = 0; s + 1 < qo.size(); ++s) {
     const std::int64_t count = qo[s + 1] - qo[s];
     const std::int64_t key_count = ko[s + 1] - ko[s];
     const auto part = [&](std::int64_t first, std::int64_t length, std::int64_t key_length) {
@@ -73,10 +74,11 @@ Tensor composite(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 }
 
 Tensor checked_offsets(const char* what, const Tensor& offsets, std::int64_t tokens) {
-  const Tensor dense = checked_indices(kOp, what, offsets, tokens + 1).contiguous();
+  const Tensor dense = checked_indices(kOp, what, offsets, tokens + 1);
   if (dense.numel() < 2) {
     fail(ErrorCode::invalid_argument, "[{}] {} has {} elements, expected 2 or more", kOp, what, dense.numel());
   }
+  if (dense.device().type != DeviceType::cpu) return dense;  // kernels keep inside, whatever the values
   const std::int32_t* at = dense.data<std::int32_t>();
   const std::int64_t last = dense.numel() - 1;
   if (at[0] != 0 || at[last] != tokens) {
@@ -120,8 +122,10 @@ AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const A
     fail(ErrorCode::invalid_argument, "[{}] {} queries and {} keys, expected fewer than {}", kOp, q.size(0), k.size(0),
          kMaxTokens);
   }
-  const auto whole = [](std::int64_t tokens) {
-    return Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(tokens)}, {2});
+  const auto whole = [&](std::int64_t tokens) {
+    const Tensor offsets = Tensor::zeros({2}, DType::i32, q.device());
+    offsets.slice(0, 1, 1).fill(static_cast<double>(tokens));
+    return offsets;
   };
   const Tensor& keys = options.key_offsets.defined() ? options.key_offsets : options.query_offsets;
   AttentionLayout layout{
@@ -132,6 +136,8 @@ AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const A
                            ? checked_offsets("query_offsets", options.query_offsets, q.size(0))
                            : whole(q.size(0)),
       .key_offsets = keys.defined() ? checked_offsets("key_offsets", keys, k.size(0)) : whole(k.size(0))};
+  check_same_device(kOp, q, "query_offsets", layout.query_offsets);
+  check_same_device(kOp, q, "key_offsets", layout.key_offsets);
   if (layout.query_offsets.numel() != layout.key_offsets.numel()) {
     fail(ErrorCode::invalid_argument, "[{}] query_offsets has {} elements, key_offsets {}", kOp,
          layout.query_offsets.numel(), layout.key_offsets.numel());

@@ -25,8 +25,14 @@ OpSample sample(const AttentionCase& c) {
   const bool one_key = c.options.window == 1 || c.key_tokens == 1;
   return {.name = c.name,
           .inputs = {one_key ? frozen(queries) : normal(queries), one_key ? frozen(keys) : normal(keys), normal(keys)},
-          .run = [options = c.options](
-                     std::span<const Tensor> in) { return std::vector{attention(in[0], in[1], in[2], options)}; },
+          .run =
+              [options = c.options](std::span<const Tensor> in) {
+                AttentionOptions there = options;
+                for (Tensor* offsets : {&there.query_offsets, &there.key_offsets}) {
+                  if (offsets->defined()) *offsets = offsets->to(in[0].device());
+                }
+                return std::vector{attention(in[0], in[1], in[2], there)};
+              },
           .bench = c.bench};
 }
 

@@ -13,6 +13,7 @@ std::vector<OpSample> embedding_samples() {
   add_sample("[1, 1]", normal({1, 1}), fixed({0, 0}));
   add_sample("repeated ids", normal({7, 33}), fixed({6, 0, 3, 6, 6, 0, 5}));
   add_sample("one id 200 times", normal({3, 5}), fixed(std::vector<std::int32_t>(200, 1)));
+  add_sample("3000 ids of 50", normal({60, 9}), indices({3000}, 50));
   add_sample("[257, 40]", normal({257, 40}), indices({100}, 257));
   add_sample("frozen", frozen({31, 16}), indices({9}, 31));
   add_sample("[32000, 1024]", frozen({32000, 1024}), indices({2048}, 32000), true);

@@ -1,12 +1,14 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "ops/op.h"
 
+#include "backend/backend.h"
 #include "core/dispatch.h"
 #include "core/strided.h"
 
 namespace wick {
 
 Kernels<LinearCrossEntropy> linear_cross_entropy_kernels{{linear_cross_entropy_cpu}};
+Kernels<LabelTargets> label_targets_kernels;
 
 namespace {
 
@@ -23,15 +25,15 @@ Tensor log_softmax(const Tensor& x, const Tensor& weight) {
 Tensor composite(const Tensor& x, const Tensor& weight, const Tensor& labels, double smoothing) {
   std::vector<std::int32_t> rows;
   std::vector<std::int32_t> targets;
-  for (std::int64_t i = 0; i < labels.numel(); ++i) {
-    const std::int32_t label = labels.data<std::int32_t>()[i];
-    if (label < 0) continue;
+  const std::vector<std::int32_t> values = labels.to_vector<std::int32_t>();  // a device is waited for here
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i] < 0) continue;
     rows.push_back(static_cast<std::int32_t>(i));
-    targets.push_back(label);
+    targets.push_back(values[i]);
   }
   const Shape count{static_cast<std::int64_t>(rows.size())};
-  const Tensor log_probs = log_softmax(gather_rows(x, Tensor::from(rows, count)), weight);
-  const Tensor likelihood = sum(gather_columns(log_probs, Tensor::from(targets, count)));
+  const Tensor log_probs = log_softmax(gather_rows(x, Tensor::from(rows, count).to(x.device())), weight);
+  const Tensor likelihood = sum(gather_columns(log_probs, Tensor::from(targets, count).to(x.device())));
   if (smoothing == 0) return mul(likelihood, -1.0);
   return add(mul(likelihood, smoothing - 1.0), mul(sum(mean(log_probs, -1)), -smoothing));
 }
@@ -52,8 +54,12 @@ void check(const char* op, const Tensor& x, const Tensor& weight, const char* wh
 
 // i32, dense, with -1 for ignore_index.
 Tensor checked_labels(const Tensor& labels, std::int64_t vocab, std::int64_t ignore_index) {
-  const Tensor wide = labels.to(DType::i64).contiguous();
   Tensor checked = Tensor::empty(labels.shape(), DType::i32, labels.device());
+  if (LabelTargets* kernel = label_targets_kernels.on(labels.device().type)) {
+    kernel(labels.contiguous(), vocab, ignore_index, checked);
+    return checked;
+  }
+  const Tensor wide = labels.to(DType::i64).contiguous();
   for (std::int64_t i = 0; i < wide.numel(); ++i) {
     const std::int64_t label = wide.data<std::int64_t>()[i];
     const bool ignored = label == ignore_index;
@@ -67,8 +73,11 @@ Tensor checked_labels(const Tensor& labels, std::int64_t vocab, std::int64_t ign
 }
 
 // In place: the node that saved it runs once, and nobody else holds it.
-void scale(const Tensor& t, double by) {
-  if (!t.defined() || by == 1.0) return;
+void scale(const Tensor& t, const Tensor& by_tensor) {
+  if (!t.defined()) return;
+  if (Backend* device = accelerator(t)) return device->scale(t, by_tensor);
+  const double by = by_tensor.item();
+  if (by == 1.0) return;
   visit_floating(t.dtype(), [&](auto tag) {
     using T = decltype(tag);
     using S = Accumulator<T>;
@@ -100,8 +109,8 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor&
   record(kOp, {x, weight}, {&loss},
          [dx = std::move(dx), dweight = std::move(dweight), dtype = weight.dtype()](std::span<const Tensor> dloss,
                                                                                     const std::vector<bool>&) {
-           scale(dx, dloss[0].item());
-           scale(dweight, dloss[0].item());
+           scale(dx, dloss[0]);
+           scale(dweight, dloss[0]);
            return std::vector<Tensor>{dx, dweight.defined() ? dweight.to(dtype) : Tensor()};
          });
   return loss;
@@ -118,8 +127,7 @@ Tensor token_log_probs(const Tensor& x, const Tensor& weight, const Tensor& targ
                   std::int64_t{0}, loss, losses, Tensor(), Tensor())) {
     return gather_columns(log_softmax(x.detach(), weight.detach()), columns);
   }
-  scale(losses, -1.0);
-  return losses;
+  return mul(losses, -1.0);
 }
 
 }  // namespace wick

@@ -12,7 +12,13 @@ using LinearCrossEntropy = Declined(const Tensor& x, const Tensor& weight, const
                                     std::int64_t chunk, const Tensor& loss, const Tensor& token_losses,
                                     const Tensor& dx, const Tensor& dweight);
 
+/// targets i32 [tokens] = labels (i32 or i64), -1 for `ignore_index`, -2 (a loss of NaN) outside [0, vocab): what a
+/// device does instead of an error, which would wait for it.
+using LabelTargets = Declined(const Tensor& labels, std::int64_t vocab, std::int64_t ignore_index,
+                              const Tensor& targets);
+
 extern Kernels<LinearCrossEntropy> linear_cross_entropy_kernels;
+extern Kernels<LabelTargets> label_targets_kernels;
 
 LinearCrossEntropy linear_cross_entropy_cpu;
 

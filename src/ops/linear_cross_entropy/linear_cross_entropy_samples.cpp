@@ -31,6 +31,7 @@ std::vector<OpSample> linear_cross_entropy_samples() {
   add("frozen head", normal({7, 24}), frozen({50, 24}), indices({7}, 50));
   add("frozen hidden states", frozen({7, 24}), normal({50, 24}), indices({7}, 50));
   add("large logits", normal({5, 16}, 5.0), normal({40, 16}, 3.0), indices({5}, 40));
+  add("many words", normal({3, 6}), normal({40001, 6}), fixed({40000, 17, -100}), {.label_smoothing = 0.1});
   const auto log_probs = [](std::span<const Tensor> in) { return std::vector{token_log_probs(in[0], in[1], in[2])}; };
   for (const std::int64_t tokens : {0, 1, 6}) {
     samples.push_back({.name = "token_log_probs of " + std::to_string(tokens),

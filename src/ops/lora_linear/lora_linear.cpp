@@ -4,9 +4,14 @@
 #include "backend/gemm.h"
 
 namespace wick {
+
+Kernels<LoraProject> lora_project;
+Kernels<LoraFactorGradients> lora_factor_gradients;
+
 namespace {
 
 constexpr const char* kOp = "lora_linear";
+constexpr std::int64_t kFewTokens = 8;  // up to here gemm() streams the factor past x, which no kernel here does better
 
 void check(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches) {
   check_floating(kOp, "x", x);
@@ -59,6 +64,36 @@ Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
   return spare.slice(1, 0, weight.rank());
 }
 
+// A device without a kernel for these is none that falls back: gemm() is its way.
+template <class Signature, class... Args>
+bool run_skinny(Kernels<Signature>& kernels, const Tensor& x, Args&&... args) {
+  return kernels.on(x.device().type) != nullptr && x.size(0) > kFewTokens &&
+         run_kernel(kOp, kernels, x.device(), std::forward<Args>(args)...);
+}
+
+void project(const Tensor& x, const Tensor& a, const Tensor& h) {
+  if (!run_skinny(lora_project, x, x, a, h)) gemm(x, a.transpose(0, 1), h);
+}
+
+// g, dA and dB as products of the library. Without `padding` the columns of g past the last sibling's stay as they are.
+void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool padding,
+                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db) {
+  if (padding) gemm(dy, weight.scaled_b(), g);
+  for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
+    const LoraWeight::Block& block = weight.blocks()[i];
+    if (block.rank_size == 0) continue;
+    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
+    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
+    const Tensor b_i =
+        weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
+    if (!padding) gemm(dy_i, b_i, g_i);
+    if (da[i].defined()) gemm(g_i.transpose(0, 1), x, da[i]);
+    if (db[i].defined()) {
+      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), db[i], block.scale);
+    }
+  }
+}
+
 }  // namespace
 
 LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias) {
@@ -67,14 +102,14 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
   const double beta = bias.defined() ? 1.0 : 0.0;
   const Tensor border = claim_border(x, weight);
   if (border.defined()) {
-    gemm(x, weight.a().transpose(0, 1), border);
+    project(x, weight.a(), border);
     const Tensor rows = weight.bordered().slice(0, 0, y.size(1));
     gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, beta);
     return {y, border};
   }
   const Tensor h = Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
   gemm(x, weight.core().transpose(0, 1), y, 1.0, beta);
-  gemm(x, weight.a().transpose(0, 1), h);
+  project(x, weight.a(), h);
   for (const LoraWeight::Block& block : weight.blocks()) {
     if (block.rank_size == 0) continue;
     const Tensor b =
@@ -88,30 +123,19 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
 LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
                             const std::vector<bool>& needs_a, const std::vector<bool>& needs_b) {
   LoraGradients result;
-  const Tensor border = claim_border(dy, weight);
-  const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  if (border.defined()) gemm(dy, weight.scaled_b(), g);  // fills the padding with zeros too
   const DType sums = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
   for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
     const LoraWeight::Block& block = weight.blocks()[i];
-    result.da.emplace_back();
-    result.db.emplace_back();
-    if (block.rank_size == 0) continue;
-    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
-    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
-    if (!border.defined()) {
-      gemm(dy_i,
-           weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size),
-           g_i);
-    }
-    if (needs_a[i]) {
-      result.da[i] = Tensor::empty({block.rank_size, x.size(1)}, sums, x.device());
-      gemm(g_i.transpose(0, 1), x, result.da[i]);
-    }
-    if (needs_b[i]) {
-      result.db[i] = Tensor::empty({block.out_size, block.rank_size}, sums, x.device());
-      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), result.db[i], block.scale);
-    }
+    const bool adapted = block.rank_size > 0;
+    result.da.push_back(adapted && needs_a[i] ? Tensor::empty({block.rank_size, x.size(1)}, sums, x.device())
+                                              : Tensor());
+    result.db.push_back(adapted && needs_b[i] ? Tensor::empty({block.out_size, block.rank_size}, sums, x.device())
+                                              : Tensor());
+  }
+  const Tensor border = claim_border(dy, weight);
+  const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
+  if (!run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, result.da, result.db)) {
+    factor_gradients(dy, x, h, weight, border.defined(), g, result.da, result.db);
   }
   if (!needs_x) return result;
   result.dx = Tensor::empty(x.shape(), x.dtype(), x.device());

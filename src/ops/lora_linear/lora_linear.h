@@ -1,11 +1,13 @@
 #pragma once
 
+#include <span>
+
 #include "ops/kernel_table.h"
 
 namespace wick {
 
 /// y += what the adapters add, or the whole product where the layouts allow one GEMM; h [tokens, rank] is saved for
-/// backward. GEMMs only, so one kernel serves every device whose library gemm() knows.
+/// backward. The products with a rank are kernels where the device has them, else gemm().
 struct LoraForward {
   Tensor y;
   Tensor h;
@@ -20,5 +22,16 @@ struct LoraGradients {
 };
 LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
                             const std::vector<bool>& needs_a, const std::vector<bool>& needs_b);
+
+/// h [tokens, rank] = x aᵀ: x [tokens, k], a [rank, k]. Matrices with dense columns.
+using LoraProject = Declined(const Tensor& x, const Tensor& a, const Tensor& h);
+/// g [tokens, rank] = dy sB, and for each block i, where they are defined, dA_i [rank_i, k] = g_iᵀ x and dB_i
+/// [n_i, rank_i] = scale_i dy_iᵀ h_i, both f32. dy [tokens, n], x [tokens, k], h [tokens, rank]; dense columns.
+using LoraFactorGradients = Declined(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
+                                     const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db);
+
+// No kernels for the CPU: its gemm() is as good at these.
+extern Kernels<LoraProject> lora_project;
+extern Kernels<LoraFactorGradients> lora_factor_gradients;
 
 }  // namespace wick

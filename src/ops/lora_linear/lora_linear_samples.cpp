@@ -7,10 +7,10 @@ using Inputs = std::span<const Tensor>;
 
 // x through an op that hands it on in a buffer with spare columns, both ways.
 Tensor through_border(const Tensor& x, std::int64_t border) {
-  Tensor y = Tensor::bordered(x.shape(), border, x.dtype());
+  Tensor y = Tensor::bordered(x.shape(), border, x.dtype(), x.device());
   y.copy_from(x);
   record("through_border", {x}, {&y}, [border](std::span<const Tensor> dy, const std::vector<bool>&) {
-    const Tensor dx = Tensor::bordered(dy[0].shape(), border, dy[0].dtype());
+    const Tensor dx = Tensor::bordered(dy[0].shape(), border, dy[0].dtype(), dy[0].device());
     dx.copy_from(dy[0]);
     return std::vector<Tensor>{dx};
   });
@@ -58,6 +58,16 @@ std::vector<OpSample> lora_linear_samples() {
            return split(lora_linear(x, weight, {}, branches), 1, std::vector<std::int64_t>{8, 4, 4});
          }});
   }
+  samples.push_back(
+      {.name = "aligned siblings bordered",
+       .inputs = {normal({40, 16}), frozen({80, 16}), normal({3, 16}), normal({40, 3}), normal({20, 16}),
+                  normal({24, 20})},
+       .run = [](Inputs in) {
+         const LoraBranch branches[] = {{40, in[2], in[3], 2.0}, {16, {}, {}, 1.0}, {24, in[4], in[5], 0.25}};
+         const LoraWeight weight(in[1], branches, LoraLayout::bordered);
+         const Tensor x = through_border(in[0], weight.rank());
+         return split(lora_linear(x, weight, {}, branches), 1, std::vector<std::int64_t>{40, 16, 24});
+       }});
   samples.push_back({.name = "a border that another reader claimed",
                      .inputs = {normal({6, 10}), frozen({4, 10}), normal({3, 10}), normal({4, 3})},
                      .run = [](Inputs in) {

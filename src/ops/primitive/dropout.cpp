@@ -1,3 +1,4 @@
+#include "backend/backend.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
 #include "core/rng.h"
@@ -10,6 +11,10 @@ namespace {
 Tensor apply(const Tensor& x, const Dropout& options) {
   const Tensor in = x.contiguous();
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (Backend* device = accelerator(x)) {
+    device->dropout(in, options, y);
+    return y;
+  }
   const RandomStream stream{RandomPurpose::dropout, options.module};
   const std::uint64_t first = static_cast<std::uint64_t>(options.pass) << 32;
   visit_floating(x.dtype(), [&](auto tag) {

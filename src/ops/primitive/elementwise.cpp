@@ -1,39 +1,51 @@
-#include <cmath>
-
+#include "backend/backend.h"
 #include "core/dispatch.h"
 #include "core/strided.h"
 #include "ops/op.h"
+#include "ops/primitive/functions.h"
 #include "ops/primitive/reduce_to.h"
 
 namespace wick {
 namespace {
 
-// y = f(a, b), computed in the accumulator type of the dtype.
-template <class F>
-Tensor binary(const char* op, const Tensor& a, const Tensor& b, const F& f) {
-  check_floating(op, "a", a);
-  check_same_dtype(op, a, "b", b);
-  check_same_device(op, a, "b", b);
+// y = op(a, b), computed in the accumulator type of the dtype.
+Tensor binary(const char* name, Binary op, const Tensor& a, const Tensor& b) {
+  check_floating(name, "a", a);
+  check_same_dtype(name, a, "b", b);
+  check_same_device(name, a, "b", b);
   const Shape shape = broadcast(a.shape(), b.shape());
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
+  if (Backend* device = accelerator(a)) {
+    device->binary(op, a.expand(shape), b.expand(shape), y);
+    return y;
+  }
   visit_floating(a.dtype(), [&](auto tag) {
     using T = decltype(tag);
     using S = Accumulator<T>;
-    for_each_strided<const T, const T, T>(a.expand(shape), b.expand(shape), y, [&](const T& p, const T& q, T& r) {
-      r = convert<T>(f(convert<S>(p), convert<S>(q)));
+    visit(op, [&](auto constant) {
+      for_each_strided<const T, const T, T>(a.expand(shape), b.expand(shape), y, [](const T& p, const T& q, T& r) {
+        r = convert<T>(apply<decltype(constant)::value>(convert<S>(p), convert<S>(q)));
+      });
     });
   });
   return y;
 }
 
-template <class F>
-Tensor unary(const char* op, const Tensor& x, const F& f) {
-  check_floating(op, "x", x);
+Tensor unary(const char* name, Unary op, const Tensor& x, double value = 0) {
+  check_floating(name, "x", x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (Backend* device = accelerator(x)) {
+    device->unary(op, x, value, y);
+    return y;
+  }
   visit_floating(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
     using S = Accumulator<T>;
-    for_each_strided<const T, T>(x, y, [&](const T& p, T& r) { r = convert<T>(f(convert<S>(p))); });
+    visit(op, [&](auto constant) {
+      for_each_strided<const T, T>(x, y, [second = static_cast<S>(value)](const T& p, T& r) {
+        r = convert<T>(apply<decltype(constant)::value>(convert<S>(p), second));
+      });
+    });
   });
   return y;
 }
@@ -59,7 +71,7 @@ Tensor reduce_to(const Tensor& x, const Shape& shape) {
 }
 
 Tensor add(const Tensor& a, const Tensor& b) {
-  Tensor y = binary("add", a, b, [](auto p, auto q) { return p + q; });
+  Tensor y = binary("add", Binary::add, a, b);
   record("add", {a, b}, {&y},
          [sa = a.shape(), sb = b.shape()](std::span<const Tensor> dy, const std::vector<bool>& needs) {
            return std::vector<Tensor>{needs[0] ? reduce_to(dy[0], sa) : Tensor(),
@@ -69,7 +81,7 @@ Tensor add(const Tensor& a, const Tensor& b) {
 }
 
 Tensor sub(const Tensor& a, const Tensor& b) {
-  Tensor y = binary("sub", a, b, [](auto p, auto q) { return p - q; });
+  Tensor y = binary("sub", Binary::sub, a, b);
   record("sub", {a, b}, {&y},
          [sa = a.shape(), sb = b.shape()](std::span<const Tensor> dy, const std::vector<bool>& needs) {
            return std::vector<Tensor>{needs[0] ? reduce_to(dy[0], sa) : Tensor(),
@@ -79,7 +91,7 @@ Tensor sub(const Tensor& a, const Tensor& b) {
 }
 
 Tensor mul(const Tensor& a, const Tensor& b) {
-  Tensor y = binary("mul", a, b, [](auto p, auto q) { return p * q; });
+  Tensor y = binary("mul", Binary::mul, a, b);
   record("mul", {a, b}, {&y},
          [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, const std::vector<bool>& needs) {
            return std::vector<Tensor>{needs[0] ? reduce_to(mul(dy[0], b), a.shape()) : Tensor(),
@@ -89,7 +101,7 @@ Tensor mul(const Tensor& a, const Tensor& b) {
 }
 
 Tensor div(const Tensor& a, const Tensor& b) {
-  Tensor y = binary("div", a, b, [](auto p, auto q) { return p / q; });
+  Tensor y = binary("div", Binary::div, a, b);
   record("div", {a, b}, {&y},
          [y, sa = a.shape(), b = b.detach()](std::span<const Tensor> dy, const std::vector<bool>& needs) {
            const Tensor da = div(dy[0], b);
@@ -100,14 +112,14 @@ Tensor div(const Tensor& a, const Tensor& b) {
 }
 
 Tensor add(const Tensor& x, double value) {
-  Tensor y = unary("add", x, [value](auto p) { return p + static_cast<decltype(p)>(value); });
+  Tensor y = unary("add", Unary::add, x, value);
   record("add", {x}, {&y},
          [](std::span<const Tensor> dy, const std::vector<bool>&) { return std::vector<Tensor>{dy[0]}; });
   return y;
 }
 
 Tensor mul(const Tensor& x, double value) {
-  Tensor y = unary("mul", x, [value](auto p) { return p * static_cast<decltype(p)>(value); });
+  Tensor y = unary("mul", Unary::mul, x, value);
   record("mul", {x}, {&y}, [value](std::span<const Tensor> dy, const std::vector<bool>&) {
     return std::vector<Tensor>{mul(dy[0], value)};
   });
@@ -115,38 +127,32 @@ Tensor mul(const Tensor& x, double value) {
 }
 
 Tensor exp(const Tensor& x) {
-  return record_unary("exp", x, unary("exp", x, [](auto p) { return std::exp(p); }),
-                      [](const Tensor&, const Tensor& y) { return y; });
+  return record_unary("exp", x, unary("exp", Unary::exp, x), [](const Tensor&, const Tensor& y) { return y; });
 }
 
 Tensor log(const Tensor& x) {
-  return record_unary("log", x, unary("log", x, [](auto p) { return std::log(p); }),
-                      [](const Tensor& x, const Tensor&) { return unary("log", x, [](auto p) { return 1 / p; }); });
+  return record_unary("log", x, unary("log", Unary::log, x),
+                      [](const Tensor& x, const Tensor&) { return unary("log", Unary::reciprocal, x); });
 }
 
 Tensor sqrt(const Tensor& x) {
-  return record_unary(
-      "sqrt", x, unary("sqrt", x, [](auto p) { return std::sqrt(p); }),
-      [](const Tensor&, const Tensor& y) { return unary("sqrt", y, [](auto p) { return decltype(p){0.5} / p; }); });
+  return record_unary("sqrt", x, unary("sqrt", Unary::sqrt, x),
+                      [](const Tensor&, const Tensor& y) { return unary("sqrt", Unary::sqrt_slope, y); });
 }
 
 Tensor tanh(const Tensor& x) {
-  return record_unary(
-      "tanh", x, unary("tanh", x, [](auto p) { return std::tanh(p); }),
-      [](const Tensor&, const Tensor& y) { return unary("tanh", y, [](auto p) { return 1 - p * p; }); });
+  return record_unary("tanh", x, unary("tanh", Unary::tanh, x),
+                      [](const Tensor&, const Tensor& y) { return unary("tanh", Unary::tanh_slope, y); });
 }
 
 Tensor erf(const Tensor& x) {
-  return record_unary(
-      "erf", x, unary("erf", x, [](auto p) { return std::erf(p); }), [](const Tensor& x, const Tensor&) {
-        return unary("erf", x, [](auto p) { return decltype(p)(1.1283791670955125739) * std::exp(-p * p); });
-      });
+  return record_unary("erf", x, unary("erf", Unary::erf, x),
+                      [](const Tensor& x, const Tensor&) { return unary("erf", Unary::erf_slope, x); });
 }
 
 Tensor sigmoid(const Tensor& x) {
-  return record_unary(
-      "sigmoid", x, unary("sigmoid", x, [](auto p) { return 1 / (1 + std::exp(-p)); }),
-      [](const Tensor&, const Tensor& y) { return unary("sigmoid", y, [](auto p) { return p * (1 - p); }); });
+  return record_unary("sigmoid", x, unary("sigmoid", Unary::sigmoid, x),
+                      [](const Tensor&, const Tensor& y) { return unary("sigmoid", Unary::sigmoid_slope, y); });
 }
 
 Tensor cast(const Tensor& x, DType dtype) {
@@ -164,9 +170,14 @@ Tensor where(const Tensor& mask, const Tensor& x, double value) {
   if (!mask.defined() || mask.dtype() != DType::i32) {
     fail(ErrorCode::invalid_argument, "[where] mask must be i32, is {}", describe(mask));
   }
+  check_same_device("where", x, "mask", mask);
   const Tensor wide = mask.expand(x.shape());
   const auto select = [](const Tensor& condition, const Tensor& source, double otherwise) {
     Tensor y = Tensor::empty(source.shape(), source.dtype(), source.device());
+    if (Backend* device = accelerator(source)) {
+      device->where(condition, source, otherwise, y);
+      return y;
+    }
     visit_floating(source.dtype(), [&](auto tag) {
       using T = decltype(tag);
       const T other = convert<T>(otherwise);

@@ -1,5 +1,6 @@
 #include <limits>
 
+#include "backend/backend.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
 #include "core/strided.h"
@@ -11,11 +12,15 @@ namespace {
 // y[...] = combine over `dim`, in double: one serial chain, so float32 would lose digits on a vocabulary's worth of
 // terms. x is walked in any strides.
 template <class Combine>
-Tensor reduce(const Tensor& x, int dim, double start, const Combine& combine) {
+Tensor reduce(Reduction op, const Tensor& x, int dim, double start, const Combine& combine) {
   const int at = x.shape().wrap(dim);
   Shape shape = x.shape();
   shape[at] = 1;
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  if (Backend* device = accelerator(x)) {
+    device->reduce(op, x, at, y);
+    return y;
+  }
   visit_floating(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
     const std::int64_t count = x.size(at);
@@ -49,7 +54,7 @@ Tensor drop_dim(const Tensor& x, int dim) {
 
 Tensor sum(const Tensor& x, int dim, bool keep_dim) {
   check_floating("sum", "x", x);
-  Tensor y = reduce(x, dim, 0.0, [](auto a, auto b) { return a + b; });
+  Tensor y = reduce(Reduction::sum, x, dim, 0.0, [](auto a, auto b) { return a + b; });
   const Shape kept = y.shape();
   if (!keep_dim) y = drop_dim(y, dim);
   record("sum", {x}, {&y}, [kept, shape = x.shape()](std::span<const Tensor> dy, const std::vector<bool>&) {
@@ -67,8 +72,8 @@ Tensor mean(const Tensor& x, int dim, bool keep_dim) {
 Tensor max(const Tensor& x, int dim, bool keep_dim) {
   check_floating("max", "x", x);
   if (x.size(dim) == 0) fail(ErrorCode::invalid_argument, "[max] dimension {} of {} is empty", dim, describe(x));
-  const Tensor y =
-      reduce(x, dim, -std::numeric_limits<double>::infinity(), [](auto a, auto b) { return b > a ? b : a; });
+  const Tensor y = reduce(Reduction::max, x, dim, -std::numeric_limits<double>::infinity(),
+                          [](auto a, auto b) { return b > a ? b : a; });
   return keep_dim ? y : drop_dim(y, dim);
 }
 

@@ -36,7 +36,14 @@ SIZES = dict(
 )
 
 
-def randomize(model):
+# families_test holds bf16 logits to 0.04 of the largest one. At the usual gain of 1.2 three of the models amplify
+# rounding so much that PyTorch's own bf16 is off by more (0.0401, 0.0466 and 0.0464). They get this gain, at which it
+# is within 0.015. A model that PyTorch's bf16 does not answer well inside the bar is refused.
+GENTLE = 0.8
+PYTORCH_BAR = 0.035
+
+
+def randomize(model, gain):
     """Numbers large enough that a wrong mask, bias or frequency shows in the logits."""
     for name, p in model.named_parameters():
         if name.endswith("norm.weight"):
@@ -46,17 +53,32 @@ def randomize(model):
         elif "embed_tokens" in name:
             p.data = 0.3 * torch.randn_like(p)
         else:
-            p.data = 1.2 / p.shape[1] ** 0.5 * torch.randn_like(p)
+            p.data = gain / p.shape[1] ** 0.5 * torch.randn_like(p)
 
 
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+def load(folder, attention="eager"):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
 
 
-def make(root, name, model, dtype=torch.float32, edit=None, shard="1GB"):
+def check_bf16(folder, out):
+    """The largest difference between PyTorch's logits in bf16 and in f32, over the largest logit."""
+    worst = 0.0
+    for attention in ("eager", "sdpa"):
+        model = load(folder, attention).to(torch.bfloat16)
+        for n in range(3):
+            expected = out[f"logits.{n}"]
+            with torch.no_grad():
+                found = model(out[f"ids.{n}"][None]).logits[0].float()
+            worst = max(worst, ((found - expected).abs().max() / expected.abs().max()).item())
+    print(f"{folder.parent.name}: PyTorch's bf16 is within {worst:.4f}")
+    if worst > PYTORCH_BAR:
+        sys.exit(f"more than {PYTORCH_BAR}: give the model a smaller gain")
+
+
+def make(root, name, model, dtype=torch.float32, edit=None, shard="1GB", gain=1.2):
     folder = root / name / "model"
     torch.manual_seed(sum(name.encode()))
-    randomize(model)
+    randomize(model, gain)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if edit:
@@ -71,6 +93,7 @@ def make(root, name, model, dtype=torch.float32, edit=None, shard="1GB"):
             out[f"ids.{n}"] = ids
             out[f"logits.{n}"] = model(ids[None]).logits[0].float().contiguous()
     save_file(out, root / name / "logits.safetensors")
+    check_bf16(folder, out)
 
 
 def gradients(root, name):
@@ -147,7 +170,7 @@ def main(root):
         config["eos_token_id"] = [2, 5]
 
     theta = dict(rope_parameters=rope | dict(rope_theta=50000.0))
-    make(root, "llama-linear", LlamaForCausalLM(LlamaConfig(**SIZES, **theta)), edit=linear_and_eos)
+    make(root, "llama-linear", LlamaForCausalLM(LlamaConfig(**SIZES, **theta)), edit=linear_and_eos, gain=GENTLE)
     llama3 = {
         "factor": 8.0,
         "high_freq_factor": 4.0,
@@ -156,13 +179,14 @@ def main(root):
         "rope_type": "llama3",
     }
     make(root, "llama-llama3", LlamaForCausalLM(LlamaConfig(**SIZES, **theta)), edit=old_spelling(llama3))
-    make(root, "llama-bf16", LlamaForCausalLM(LlamaConfig(**SIZES)), dtype=torch.bfloat16)
+    make(root, "llama-bf16", LlamaForCausalLM(LlamaConfig(**SIZES)), dtype=torch.bfloat16, gain=GENTLE)
     make(root, "qwen2-f16", Qwen2ForCausalLM(Qwen2Config(**SIZES)), dtype=torch.float16)
     make(
         root,
         "qwen2-tied-sharded",
         Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
         shard="40KB",
+        gain=GENTLE,
     )
     for name in ("mistral-window", "llama-bias"):
         gradients(root, name)

@@ -1,0 +1,279 @@
+// The bordered LoRA linear, forward and backward, over the frozen base's two GEMMs, and each of its parts, with the
+// library's GEMM in the place of each of our kernels beside it.
+//
+//   lora_bench [--json] [--tokens M] [--rank R]... [--shape KxN]... [--repeats N]
+//
+// Timed are results of all tokens into memory that lies ready, in bf16. Each time runs through as many sets of inputs
+// as together pass the L2 cache, all forwards and then all backwards, so that inputs come from memory as in training
+// (the outputs' memory is shared by the sets); base and bordered take turns.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "backend/gemm.h"
+#include "gpu/timing.h"
+#include "io/json.h"
+#include "ops/lora_linear/lora_linear.h"
+
+namespace wick::bench {
+namespace {
+
+struct Options {
+  bool json = false;
+  std::int64_t tokens = 8192;
+  std::vector<std::int64_t> ranks;
+  std::vector<std::pair<std::int64_t, std::int64_t>> shapes;
+  int repeats = 15;
+};
+
+struct Inputs {
+  Tensor x, dy;                    // dense, for the base
+  Tensor x_rows, dy_rows;          // with spare columns
+  Tensor h, g;                     // those columns
+  Tensor x_bordered, dy_bordered;  // rows with them
+};
+
+Tensor bordered_copy(const Tensor& t, std::int64_t rank) {
+  Tensor copy = Tensor::bordered(t.shape(), rank, t.dtype(), t.device());
+  copy.copy_from(t);
+  return copy;
+}
+Tensor with_border(const Tensor& t, std::int64_t rank) {
+  return t.as_strided({t.size(0), t.size(1) + rank}, {t.size(1) + rank, 1});
+}
+
+double relative_error(const Tensor& a, const Tensor& b) {
+  const std::vector<float> found = a.to(DType::f32).to_vector<float>();
+  const std::vector<float> expected = b.to(DType::f32).to_vector<float>();
+  double difference = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double d = static_cast<double>(found[i]) - expected[i];
+    difference += d * d;
+    size += static_cast<double>(expected[i]) * expected[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+class Case {
+ public:
+  Case(const Options& options, Device device, std::int64_t k, std::int64_t n, std::int64_t rank)
+      : options_(options), device_(device), k_(k), n_(n), rank_(rank), m_(options.tokens) {
+    const Tensor w = random({n, k}, DType::bf16, device, 0.02);
+    core_ = w;
+    const LoraBranch branch{n, random({rank, k}, DType::f32, device, 0.02), random({n, rank}, DType::f32, device, 0.02),
+                            2.0};
+    weight_ = LoraWeight(w, std::span(&branch, 1), LoraLayout::bordered);
+    if (weight_.rank() != rank) fail(ErrorCode::invalid_argument, "the rank must be a multiple of 16, is {}", rank);
+    y_ = Tensor::empty({m_, n}, DType::bf16, device);
+    dx_ = Tensor::empty({m_, k}, DType::bf16, device);
+    da_ = {Tensor::empty({rank, k}, DType::f32, device)};
+    db_ = {Tensor::empty({n, rank}, DType::f32, device)};
+    const double bytes = 2.0 * static_cast<double>(m_) * static_cast<double>(k + n);
+    const double cache = static_cast<double>(cuda::info(device.index).l2_bytes);
+    const int sets = std::max(1, static_cast<int>(std::ceil(4 * cache / bytes)));
+    for (int i = 0; i < sets; ++i) {
+      Inputs in;
+      in.x = random({m_, k}, DType::bf16, device);
+      in.dy = random({m_, n}, DType::bf16, device);
+      in.x_rows = bordered_copy(in.x, rank);
+      in.dy_rows = bordered_copy(in.dy, rank);
+      in.h = in.x_rows.border_columns();
+      in.g = in.dy_rows.border_columns();
+      in.x_bordered = with_border(in.x_rows, rank);
+      in.dy_bordered = with_border(in.dy_rows, rank);
+      sets_.push_back(in);
+    }
+  }
+
+  void run() {
+    const auto all = [this](auto part) {
+      return [this, part] {
+        for (const Inputs& in : sets_) part(in);
+      };
+    };
+    const Tensor w_rows = weight_.bordered().slice(0, 0, n_).transpose(0, 1);
+    const Tensor w_columns = weight_.bordered().slice(1, 0, k_);
+    const auto base_forward = all([=, this](const Inputs& in) { gemm(in.x, core_.transpose(0, 1), y_); });
+    const auto base_backward = all([=, this](const Inputs& in) { gemm(in.dy, core_, dx_); });
+    const auto h = all([=, this](const Inputs& in) { project(in); });
+    const auto y = all([=, this](const Inputs& in) { gemm(in.x_bordered, w_rows, y_); });
+    const auto gradients = all([=, this](const Inputs& in) { factor_gradients(in, da_); });
+    const auto g_and_db = all([=, this](const Inputs& in) { factor_gradients(in, {&none_, 1}); });
+    const auto dx = all([=, this](const Inputs& in) { gemm(in.dy_bordered, w_columns, dx_); });
+    const auto h_gemm = all([=, this](const Inputs& in) { gemm(in.x_rows, weight_.a().transpose(0, 1), in.h); });
+    const auto g_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows, weight_.scaled_b(), in.g); });
+    const auto da_gemm = all([=, this](const Inputs& in) { gemm(in.g.transpose(0, 1), in.x_rows, da_[0]); });
+    const auto db_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0); });
+    const auto base = [=] {
+      base_forward();
+      base_backward();
+    };
+    const auto bordered = [=, this] {
+      for (const Inputs& in : sets_) {
+        project(in);
+        gemm(in.x_bordered, w_rows, y_);
+      }
+      for (const Inputs& in : sets_) {
+        factor_gradients(in, da_);
+        gemm(in.dy_bordered, w_columns, dx_);
+      }
+    };
+    const auto by_library = [=, this] {
+      for (const Inputs& in : sets_) {
+        gemm(in.x_rows, weight_.a().transpose(0, 1), in.h);
+        gemm(in.x_bordered, w_rows, y_);
+      }
+      for (const Inputs& in : sets_) {
+        gemm(in.dy_rows, weight_.scaled_b(), in.g);
+        gemm(in.g.transpose(0, 1), in.x_rows, da_[0]);
+        gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0);
+        gemm(in.dy_bordered, w_columns, dx_);
+      }
+    };
+    struct Row {
+      const char* name;
+      Work work;
+    };
+    const std::vector<Row> rows = {{"base", {base}},
+                                   {"bordered", {bordered}},
+                                   {"by_library", {by_library}},
+                                   {"base_eager", {base, false}},
+                                   {"bordered_eager", {bordered, false}},
+                                   {"base_y", {base_forward}},
+                                   {"base_dx", {base_backward}},
+                                   {"h", {h}},
+                                   {"y", {y}},
+                                   {"g_db_da", {gradients}},
+                                   {"g_db", {g_and_db}},
+                                   {"dx", {dx}},
+                                   {"h_gemm", {h_gemm}},
+                                   {"g_gemm", {g_gemm}},
+                                   {"da_gemm", {da_gemm}},
+                                   {"db_gemm", {db_gemm}}};
+    std::vector<Work> works;
+    for (const Row& row : rows) works.push_back(row.work);
+    const std::vector<Spread> times = time_in_turn(device_, works, options_.repeats, 4);
+    Json result = {{"tokens", m_}, {"k", k_}, {"n", n_}, {"rank", rank_}, {"sets", sets_.size()}};
+    const auto time = [&](std::size_t i) { return times[i].median / static_cast<double>(sets_.size()); };
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const double sets = static_cast<double>(sets_.size());
+      result["us"][rows[i].name] = {times[i].median / sets, times[i].low / sets, times[i].high / sets};
+    }
+    result["ratio"] = time(1) / time(0);
+    result["ratio_by_library"] = time(2) / time(0);
+    result["ratio_eager"] = time(4) / time(3);
+    result["error"] = errors();
+    if (options_.json) {
+      std::puts(dump_json_line(result).c_str());
+    } else {
+      std::printf("%lldx%lld r%lld: base %.1f us, bordered %.3fx (library %.3fx, eager %.3fx) |",
+                  static_cast<long long>(k_), static_cast<long long>(n_), static_cast<long long>(rank_), time(0),
+                  time(1) / time(0), time(2) / time(0), time(4) / time(3));
+      for (std::size_t i = 5; i < rows.size(); ++i) std::printf(" %s %.1f", rows[i].name, time(i));
+      std::printf(" | %s\n", dump_json_line(result["error"]).c_str());
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  void project(const Inputs& in) const {
+    if (const Declined reason = lora_project.on(DeviceType::cuda)(in.x_rows, weight_.a(), in.h)) {
+      gemm(in.x_rows, weight_.a().transpose(0, 1), in.h);
+      declined(reason);
+    }
+  }
+  void factor_gradients(const Inputs& in, std::span<const Tensor> da) const {
+    const Declined reason =
+        lora_factor_gradients.on(DeviceType::cuda)(in.dy_rows, in.x_rows, in.h, weight_, in.g, da, db_);
+    if (reason == nullptr) return;
+    gemm(in.dy_rows, weight_.scaled_b(), in.g);
+    gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0);
+    if (da[0].defined()) gemm(in.g.transpose(0, 1), in.x_rows, da[0]);
+    declined(reason);
+  }
+  static void declined(const char* reason) {
+    static std::string said;
+    if (said == reason) return;
+    said = reason;
+    std::fprintf(stderr, "by the library: %s\n", reason);
+  }
+
+  // Our kernels' results against the library's, of the first inputs.
+  Json errors() const {
+    const Inputs& in = sets_[0];
+    project(in);
+    factor_gradients(in, da_);
+    const Tensor h = in.h.clone();
+    const Tensor g = in.g.clone();
+    const Tensor da = da_[0].clone();
+    const Tensor db = db_[0].clone();
+    gemm(in.x_rows, weight_.a().transpose(0, 1), in.h);
+    gemm(in.dy_rows, weight_.scaled_b(), in.g);
+    gemm(in.g.transpose(0, 1), in.x_rows, da_[0]);
+    gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0);
+    return {{"h", relative_error(h, in.h)},
+            {"g", relative_error(g, in.g)},
+            {"da", relative_error(da, da_[0])},
+            {"db", relative_error(db, db_[0])}};
+  }
+
+  const Options& options_;
+  Device device_;
+  std::int64_t k_, n_, rank_, m_;
+  LoraWeight weight_;
+  Tensor core_, y_, dx_;
+  Tensor none_;
+  std::vector<Tensor> da_, db_;
+  std::vector<Inputs> sets_;
+};
+
+int run(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    const char* const value = i + 1 < argc ? argv[i + 1] : "";
+    if (name == "--json") {
+      options.json = true;
+      continue;
+    }
+    ++i;
+    long long k = 0;
+    long long n = 0;
+    if (name == "--tokens") {
+      options.tokens = std::atoll(value);
+    } else if (name == "--rank") {
+      options.ranks.push_back(std::atoll(value));
+    } else if (name == "--repeats") {
+      options.repeats = std::max(1, std::atoi(value));
+    } else if (name == "--shape" && std::sscanf(value, "%lldx%lld", &k, &n) == 2) {
+      options.shapes.emplace_back(k, n);
+    } else {
+      std::fprintf(stderr, "lora_bench [--json] [--tokens M] [--rank R]... [--shape KxN]... [--repeats N]\n");
+      return 2;
+    }
+  }
+  if (options.ranks.empty()) options.ranks = {16, 64};
+  if (options.shapes.empty()) {
+    options.shapes = {{896, 896},   {896, 4864},  {4864, 896},   {2048, 2048}, {2048, 8192},
+                      {8192, 2048}, {4096, 4096}, {4096, 14336}, {14336, 4096}};
+  }
+  const Device device = gpu();
+  const NoGrad no_grad;
+  for (const auto& [k, n] : options.shapes) {
+    for (const std::int64_t rank : options.ranks) Case(options, device, k, n, rank).run();
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace wick::bench
+
+int main(int argc, char** argv) {
+  try {
+    return wick::bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

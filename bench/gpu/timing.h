@@ -1,0 +1,85 @@
+#pragma once
+
+// Timing of work queued on the GPU, by events on its stream. Header only, shared by the programs in this folder.
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/runtime.h"
+#include "core/fail.h"
+#include "core/rng.h"
+
+namespace wick::bench {
+
+struct Spread {
+  double median = 0, low = 0, high = 0;
+};
+
+inline Spread spread(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {values[values.size() / 2], values.front(), values.back()};
+}
+
+struct Work {
+  std::function<void()> run;
+  bool graph = true;  ///< recorded once and replayed, else launched anew each time
+};
+
+/// Microseconds that each work takes: `repeats` times they are run in turn, each `rounds` times between two events.
+inline std::vector<Spread> time_in_turn(Device device, const std::vector<Work>& works, int repeats, int rounds) {
+  const cudaStream_t stream = cuda::stream(device.index);
+  cudaEvent_t before = nullptr;
+  cudaEvent_t after = nullptr;
+  cuda::check(cudaEventCreate(&before), "an event");
+  cuda::check(cudaEventCreate(&after), "an event");
+  std::vector<std::unique_ptr<Recording>> recordings;
+  for (const Work& work : works) {
+    work.run();  // plans are made and kernels loaded outside of the recording and of the times
+    backend(device).synchronize(device);
+    recordings.push_back(work.graph ? backend(device).record(device, work.run) : nullptr);
+  }
+  std::vector<std::vector<double>> times(works.size());
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // the first is a warm-up
+    for (std::size_t i = 0; i < works.size(); ++i) {
+      cuda::check(cudaEventRecord(before, stream), "an event");
+      for (int round = 0; round < rounds; ++round) {
+        recordings[i] != nullptr ? recordings[i]->replay() : works[i].run();
+      }
+      cuda::check(cudaEventRecord(after, stream), "an event");
+      cuda::check(cudaEventSynchronize(after), "waiting");
+      float milliseconds = 0;
+      cuda::check(cudaEventElapsedTime(&milliseconds, before, after), "a time");
+      if (repeat >= 0) times[i].push_back(1e3 * milliseconds / rounds);
+    }
+  }
+  (void)cudaEventDestroy(before);
+  (void)cudaEventDestroy(after);
+  std::vector<Spread> result;
+  for (const auto& each : times) result.push_back(spread(each));
+  return result;
+}
+
+/// Uniform random numbers of standard deviation `deviation`, each call others.
+inline Tensor random(const Shape& shape, DType dtype, Device device, double deviation = 1) {
+  static std::uint32_t index = 0;
+  Tensor t = Tensor::empty(shape, dtype, device);
+  const double limit = deviation * 1.7320508;
+  fill_uniform(t, -limit, limit, 1, {RandomPurpose::initialisation, index++});
+  return t;
+}
+
+inline Device gpu() {
+  const Device device = device_from_string("cuda");
+  if (const std::string missing = backend(device).missing(device); !missing.empty()) {
+    fail(ErrorCode::device, "these benchmarks need a GPU: {}", missing);
+  }
+  return device;
+}
+
+}  // namespace wick::bench

@@ -1,0 +1,129 @@
+"""A LoRA linear's forward and backward over its frozen base's two GEMMs, in PyTorch, bf16, on one GPU.
+
+For each shape: the base (y = x Wᵀ, dx = dy W), the adapter as autograd runs it when it is written down as PEFT does,
+eagerly and compiled, and the bordered matrices of docs/architecture.md by torch.mm. Times are medians of CUDA events
+in captured graphs where capture is possible; as in bench/gpu/lora_bench, inputs come in enough sets to pass the L2
+cache. One JSON object a line.
+"""
+
+import argparse
+import json
+import statistics
+
+import torch
+import torch.nn.functional as F
+
+SHAPES = [(896, 896), (896, 4864), (4864, 896), (2048, 2048), (2048, 8192), (8192, 2048), (4096, 4096),
+          (4096, 14336), (14336, 4096)]
+
+
+def captured(fn):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            fn()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        fn()
+    return graph.replay
+
+
+def times_in_turn(functions, repeats, rounds=4):
+    """Microseconds of each function, run in turn: (median, least, most)."""
+    results = {name: [] for name in functions}
+    for repeat in range(repeats + 1):
+        for name, fn in functions.items():
+            before, after = torch.cuda.Event(True), torch.cuda.Event(True)
+            before.record()
+            for _ in range(rounds):
+                fn()
+            after.record()
+            torch.cuda.synchronize()
+            if repeat:
+                results[name].append(before.elapsed_time(after) * 1e3 / rounds)
+    return {name: (statistics.median(t), min(t), max(t)) for name, t in results.items()}
+
+
+def measure(tokens, k, n, rank, repeats):
+    def random(*shape, deviation=1.0):
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * deviation
+
+    scale = 2.0
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    sets = max(1, -(-4 * cache // (2 * tokens * (k + n))))
+    w = random(n, k, deviation=0.02)
+    a = random(rank, k, deviation=0.02)
+    b = random(n, rank, deviation=0.02)
+    z = torch.zeros(n + rank, k + rank, device="cuda", dtype=torch.bfloat16)
+    z[:n, :k], z[:n, k:], z[n:, :k] = w, b * scale, a
+    xs = [random(tokens, k) for _ in range(sets)]
+    dys = [random(tokens, n) for _ in range(sets)]
+    x_rows = [torch.cat([x, x.new_zeros(tokens, rank)], 1) for x in xs]
+    dy_rows = [torch.cat([dy, dy.new_zeros(tokens, rank)], 1) for dy in dys]
+    leaves = [x.clone().requires_grad_() for x in xs]
+    a_leaf, b_leaf = a.clone().requires_grad_(), b.clone().requires_grad_()
+    y, dx = torch.empty_like(dys[0]), torch.empty_like(xs[0])
+    da = torch.empty(rank, k, device="cuda", dtype=torch.bfloat16)
+    db = torch.empty(n, rank, device="cuda", dtype=torch.bfloat16)
+
+    def base():
+        for x in xs:
+            torch.mm(x, w.t(), out=y)
+        for dy in dys:
+            torch.mm(dy, w, out=dx)
+
+    def bordered():
+        for x in x_rows:
+            torch.mm(x[:, :k], z[n:, :k].t(), out=x[:, k:])
+            torch.mm(x, z[:n].t(), out=y)
+        for x, dy in zip(x_rows, dy_rows):
+            torch.mm(dy[:, :n], z[:n, k:], out=dy[:, n:])
+            torch.mm(dy, z[:, :k], out=dx)
+            torch.mm(dy[:, n:].t(), x[:, :k], out=da)
+            torch.mm(dy[:, :n].t(), x[:, k:], out=db)
+
+    def adapted(x):
+        return F.linear(x, w) + F.linear(F.linear(x, a_leaf), b_leaf) * scale
+
+    def autograd(forward):
+        def run():
+            a_leaf.grad = b_leaf.grad = None
+            for x in leaves:
+                x.grad = None
+            outputs = [forward(x) for x in leaves]
+            for out, dy in zip(outputs, dys):
+                out.backward(dy)
+        return run
+
+    compiled = torch.compile(adapted)
+    functions = {"base": captured(base), "bordered": captured(bordered), "base_eager": base,
+                 "autograd_eager": autograd(adapted), "autograd_compiled": autograd(compiled)}
+    for fn in functions.values():
+        fn()
+    times = {name: tuple(t / sets for t in spread) for name, spread in times_in_turn(functions, repeats).items()}
+    return {"tokens": tokens, "k": k, "n": n, "rank": rank, "sets": sets, "us": times,
+            "ratio": times["bordered"][0] / times["base"][0],
+            "ratio_autograd_eager": times["autograd_eager"][0] / times["base_eager"][0],
+            "ratio_autograd_compiled": times["autograd_compiled"][0] / times["base_eager"][0]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--rank", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--shape", nargs="+", default=[f"{k}x{n}" for k, n in SHAPES], help="KxN")
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name()}))
+    for shape in options.shape:
+        k, n = map(int, shape.split("x"))
+        for rank in options.rank:
+            torch._dynamo.reset()
+            print(json.dumps(measure(options.tokens, k, n, rank, options.repeats)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

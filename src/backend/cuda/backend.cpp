@@ -1,0 +1,88 @@
+#include "backend/cuda/backend.h"
+
+#include "backend/cuda/arena.h"
+#include "backend/cuda/gemm.h"
+#include "backend/cuda/graph.h"
+#include "backend/cuda/runtime.h"
+#include "core/fail.h"
+
+namespace wick {
+namespace cuda {
+
+#define WICK_CUDA_OP(name) void register_##name();
+#include "backend/cuda/kernels.def"
+#undef WICK_CUDA_OP
+
+namespace {
+
+bool on_host(const Tensor& t) { return t.device().type == DeviceType::cpu; }
+
+class CudaBackend final : public Primitives {
+ public:
+  CudaBackend() {
+#define WICK_CUDA_OP(name) register_##name();
+#include "backend/cuda/kernels.def"
+#undef WICK_CUDA_OP
+  }
+
+  std::string missing(Device device) const override {
+    if (devices().empty()) return no_device_reason();
+    const auto count = devices().size();
+    return static_cast<std::size_t>(device.index) < count ? "" : fmt::format("there are {}", count);
+  }
+
+  Block allocate(std::size_t bytes, Device device) override {
+    (void)info(device.index);
+    Arena::Block* block = current_arena(device.index).allocate(bytes);
+    return {block->data, block};
+  }
+  void release(Block block, Device) noexcept override { Arena::release(static_cast<Arena::Block*>(block.handle)); }
+
+  void synchronize(Device device) override { check(cudaStreamSynchronize(stream(device.index)), "waiting"); }
+
+  std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
+    return cuda::record(device, work);
+  }
+  void trim(Device device) override { current_arena(device.index).trim(); }
+  Memory memory(Device device) override {
+    (void)stream(device.index);
+    Memory memory;
+    check(cudaMemGetInfo(&memory.free, &memory.total), "asking for its memory");
+    return memory;
+  }
+
+  void copy(const Tensor& from, const Tensor& to) override {
+    if (!on_host(from) && !on_host(to)) {
+      if (from.device() != to.device()) fail(ErrorCode::unsupported, "a copy between two CUDA devices");
+      if (from.dtype() != to.dtype() || !from.is_contiguous() || !to.is_contiguous()) return copy_strided(from, to);
+    }
+    const std::size_t bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
+    const Device device = on_host(from) ? to.device() : from.device();
+    if ((on_host(to) || on_host(from)) && capturing(device.index)) {
+      fail(ErrorCode::unsupported, "a recording cannot wait for a copy from or to the host");
+    }
+    const WorkScope scope({"copy", 2.0 * static_cast<double>(bytes)});
+    check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDefault, stream(device.index)), "a copy");
+    // To the host the copy has to have arrived; from it, the source may go away as soon as this returns.
+    if (on_host(to) || on_host(from)) check(cudaStreamSynchronize(stream(device.index)), "a copy");
+  }
+
+  void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) override {
+    if (a.size(1) > 0) return cuda::gemm(a, b, c, alpha, beta);
+    if (beta == 0) {
+      fill(c, 0);
+    } else {
+      unary(Unary::mul, c, beta, c);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace cuda
+
+Backend* cuda_backend() {
+  static cuda::CudaBackend cuda;
+  return &cuda;
+}
+
+}  // namespace wick

@@ -1,0 +1,60 @@
+#pragma once
+
+// Clusters of thread blocks (Hopper): blocks that run at once, wait for each other and read each other's shared memory.
+// On earlier devices, and where none is asked for at the launch, a cluster is one block.
+
+#include <cuda_runtime.h>
+
+namespace wick::cuda {
+
+/// Blocks of a cluster that every Hopper device can run at once.
+inline constexpr unsigned kMaxCluster = 8;
+
+__device__ inline unsigned cluster_blocks() {
+  unsigned count = 1;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(count));
+#endif
+  return count;
+}
+
+__device__ inline unsigned cluster_rank() {
+  unsigned rank = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+
+/// All threads of the cluster: what was written before cluster_arrive() is seen after cluster_wait(). A block must not
+/// end while others may read its memory.
+__device__ inline void cluster_arrive() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+__device__ inline void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+/// The same variable in the shared memory of another block of the cluster.
+template <class T>
+__device__ inline const T* in_block(const T* shared, [[maybe_unused]] unsigned rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const T* remote;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(remote) : "l"(shared), "r"(rank));
+  return remote;
+#else
+  return shared;
+#endif
+}
+
+}  // namespace wick::cuda

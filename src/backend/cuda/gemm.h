@@ -1,0 +1,18 @@
+#pragma once
+
+#include "wick/tensor.h"
+
+namespace wick::cuda {
+
+/// wick::gemm() on CUDA tensors through cuBLASLt: float32 accumulation, no TF32. Plans are kept by shape; `k` > 0.
+/// Error(device) when cuBLASLt is not there or fails.
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta);
+
+/// cuBLASLt's version, e.g. "13.1.0", or why there is none.
+struct LibraryState {
+  bool there = false;
+  std::string text;
+};
+LibraryState cublaslt_state();
+
+}  // namespace wick::cuda

@@ -1,0 +1,286 @@
+#include "backend/cuda/gemv.h"
+
+#include <algorithm>
+
+#include "backend/cuda/mma.cuh"
+
+namespace wick::cuda {
+namespace {
+
+// A tensor core product of x [16, 16], of which 8 rows are used, and 8 rows of the weight [8, 16]ᵀ: a lane's registers
+// of the weight are one load of 16 bytes of its own row, when both sides take the columns in the order in which these
+// bytes lie. So a warp reads 64 bytes of each of 8 rows at a time, and nothing has to be shuffled or converted.
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kMaxRows = 8;   // of x
+constexpr int kUnit = 8;      // rows of the weight that a warp works on
+constexpr int kChunk = 64;    // columns: a line of each row, in two loads
+constexpr int kInFlight = 8;  // loads of a batch; the next batch is under way while one is used
+
+/// What the warps that share a unit add up, for every second turn.
+template <bool kSwiglu>
+struct Sums {
+  float values[2][kWarps][kSwiglu ? 2 : 1][kUnit * kMaxRows];
+};
+
+template <class T, class Y>
+struct Gemv {
+  const T *x, *weight, *bias;
+  const Y* residual;
+  Y* y;
+  std::int64_t x_stride, weight_stride, residual_stride, y_stride;
+  int m, n, k;  // n columns of y
+  int parts;    // of k: 1, 2, 4 or 8 warps share a unit
+  float alpha, beta;
+  bool frozen;
+};
+
+// Rows of x in shared memory: a multiple of kChunk elements and 64 bytes more, so that two rows lie in 32 banks.
+__host__ __device__ inline int padded(int k) { return (k + kChunk - 1) / kChunk * kChunk; }
+__host__ __device__ inline int row_pitch(int k) { return padded(k) + 32; }
+
+template <class T, class Y, bool kSwiglu>
+__global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
+  constexpr int kGroups = kSwiglu ? 2 : 1;  // of kUnit rows: gate and up
+  constexpr int kBatch = kInFlight / 2 / kGroups;
+  auto& sums = reinterpret_cast<Sums<kSwiglu>*>(shared_memory())->values;
+  T* const xs = reinterpret_cast<T*>(shared_memory() + sizeof(Sums<kSwiglu>));
+  const int pitch = row_pitch(p.k);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int part = warp % p.parts;
+  const int units = (p.n + kUnit - 1) / kUnit;
+  const int units_of_block = kWarps / p.parts;
+  const int chunks = (p.k + kChunk - 1) / kChunk;
+  const int batches = ((chunks + p.parts - 1) / p.parts + kBatch - 1) / kBatch;
+  const int last = (units + units_of_block - 1) / units_of_block;  // where the blocks' turns end
+  const int row = lane / 4;                                        // of x, and of the unit
+  const int column = lane % 4 * 8;
+
+  const auto first_row = [&](int turn) { return (turn * units_of_block + warp / p.parts) * kUnit; };
+  const auto load = [&](uint4(&to)[kInFlight], int turn, int batch) {
+    const int n = first_row(turn) + row;
+    const T* const from = p.weight + n * p.weight_stride;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int chunk = part + p.parts * (batch * kBatch + i);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int c = chunk * kChunk + half * 32 + column;
+        const bool valid = turn < last && n < p.n && c < p.k;
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+          to[(2 * i + half) * kGroups + group] = stream16(from + group * p.n * p.weight_stride + c, valid);
+        }
+      }
+    }
+  };
+
+  uint4 even[kInFlight];
+  uint4 odd[kInFlight];
+  int turn = static_cast<int>(blockIdx.x);
+  int batch = 0;
+  if (p.frozen) load(even, turn, 0);
+  allow_next();
+  wait_for_previous();
+  if (!p.frozen) load(even, turn, 0);
+
+  const int packs = padded(p.k) / 8;
+  for (int i = static_cast<int>(threadIdx.x); i < p.m * packs; i += kThreads) {
+    const int r = i / packs;
+    const int c = i % packs * 8;
+    Pack<T> pack = {};
+    if (c < p.k) pack = load_pack(p.x + r * p.x_stride + c);
+    store_pack(xs + r * pitch + c, pack);
+  }
+  __syncthreads();
+
+  // What the result is added to, fetched ahead of it by the lanes that will store it.
+  Y residual[2] = {};
+  Y before[2] = {};
+  T bias[kGroups][2] = {};
+  const int y_column = lane % 4 * 2;
+  const auto fetch = [&] {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int n = first_row(turn) + y_column + i;
+      if (part != 0 || row >= p.m || n >= p.n) continue;
+      if (p.residual != nullptr) residual[i] = p.residual[row * p.residual_stride + n];
+      if (p.beta != 0) before[i] = p.y[row * p.y_stride + n];
+      if (p.bias == nullptr) continue;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) bias[group][i] = p.bias[group * p.n + n];
+    }
+  };
+  const auto store = [&](const float(&products)[kGroups][2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int n = first_row(turn) + y_column + i;
+      if (part != 0 || row >= p.m || n >= p.n) continue;
+      float value = p.alpha * products[0][i] + to_float(bias[0][i]);
+      if constexpr (kSwiglu) {
+        const float up = p.alpha * products[kGroups - 1][i] + to_float(bias[kGroups - 1][i]);
+        value = value / (1 + __expf(-value)) * up;
+      }
+      value += to_float(residual[i]);
+      if (p.beta != 0) value += p.beta * to_float(before[i]);
+      p.y[row * p.y_stride + n] = from_float<Y>(value);
+    }
+  };
+
+  float products[2][2][4] = {};  // independent sums: by group or by chunk, and by half
+  bool other = false;            // which half of `sums`
+  // Uses one batch while the next comes in; false after the last.
+  const auto step = [&](uint4(&now)[kInFlight], uint4(&next)[kInFlight]) {
+    const bool ends = batch + 1 == batches;
+    load(next, ends ? turn + static_cast<int>(gridDim.x) : turn, ends ? 0 : batch + 1);
+    if (batch == 0) fetch();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int chunk = part + p.parts * (batch * kBatch + i);
+      if (chunk >= chunks) break;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint4 a = {0, 0, 0, 0};
+        if (row < p.m) a = *reinterpret_cast<const uint4*>(xs + row * pitch + chunk * kChunk + half * 32 + column);
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+          const uint4& b = now[(2 * i + half) * kGroups + group];
+          float(&sum)[4] = products[kSwiglu ? group : i % 2][half];
+          multiply_add<T>(sum, {a.x, 0, a.y, 0}, b.x, b.y);
+          multiply_add<T>(sum, {a.z, 0, a.w, 0}, b.z, b.w);
+        }
+      }
+    }
+    ++batch;
+    if (!ends) return true;
+
+    float total[kGroups][2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float a = products[0][0][i] + products[0][1][i];
+      const float b = products[1][0][i] + products[1][1][i];
+      if constexpr (kSwiglu) {
+        total[0][i] = a;
+        total[kGroups - 1][i] = b;
+      } else {
+        total[0][i] = a + b;
+      }
+    }
+    if (p.parts > 1) {
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        *reinterpret_cast<float2*>(&sums[other][warp][group][row * kUnit + y_column]) = {total[group][0],
+                                                                                         total[group][1]};
+      }
+      __syncthreads();
+      if (part == 0) {
+        for (int i = 1; i < p.parts; ++i) {
+#pragma unroll
+          for (int group = 0; group < kGroups; ++group) {
+            total[group][0] += sums[other][warp + i][group][row * kUnit + y_column];
+            total[group][1] += sums[other][warp + i][group][row * kUnit + y_column + 1];
+          }
+        }
+      }
+      other = !other;  // by the time this half is written again, all have passed another barrier
+    }
+    store(total);
+#pragma unroll
+    for (auto& pair : products) {
+#pragma unroll
+      for (auto& sum : pair) {
+#pragma unroll
+        for (float& value : sum) value = 0;
+      }
+    }
+    batch = 0;
+    turn += static_cast<int>(gridDim.x);
+    return turn < last;
+  };
+  if (turn >= last) return;
+  while (step(even, odd) && step(odd, even)) {
+  }
+}
+
+template <bool kSwiglu>
+std::size_t shared_bytes(std::int64_t m, std::int64_t k) {
+  return sizeof(Sums<kSwiglu>) + static_cast<std::size_t>(m * row_pitch(static_cast<int>(k))) * 2;
+}
+
+template <class T, class Y, bool kSwiglu>
+void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
+  Gemv<T, Y> p = given;
+  const std::size_t shared = shared_bytes<kSwiglu>(p.m, p.k);
+  const std::int64_t room = device.multiprocessors * (shared <= 100 * 1024 ? 2 : 1);
+  // As few warps to a unit as still give every block the same number of turns, or nearly.
+  const std::int64_t units = (p.n + kUnit - 1) / kUnit;
+  std::int64_t blocks = 0;
+  double best = 0;
+  for (int parts = 1; parts <= kWarps && best < 0.9; parts *= 2) {
+    const std::int64_t turns = (units * parts + kWarps - 1) / kWarps;
+    const double busy = static_cast<double>(turns) / static_cast<double>((turns + room - 1) / room * room);
+    if (busy < best) continue;
+    best = busy;
+    p.parts = parts;
+    blocks = std::min(turns, room);
+  }
+  const double weights = static_cast<double>(p.n) * p.k * (kSwiglu ? 2 : 1);
+  launch(
+      {"gemv", weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)), 2 * weights * p.m},
+      gemv_kernel<T, Y, kSwiglu>,
+      {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .shared = shared, .overlap = p.frozen}, p);
+}
+
+template <class T, class Y>
+void run(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, float beta, const GemvOptions& options) {
+  Gemv<T, Y> p = {};
+  p.x = pointer<T>(x);
+  p.weight = pointer<T>(weight);
+  p.bias = pointer<T>(options.bias);
+  p.residual = pointer<Y>(options.residual);
+  p.y = pointer<Y>(y);
+  p.x_stride = x.stride(0);
+  p.weight_stride = weight.stride(0);
+  p.residual_stride = options.residual.defined() ? options.residual.stride(0) : 0;
+  p.y_stride = y.stride(0);
+  p.m = static_cast<int>(x.size(0));
+  p.n = static_cast<int>(y.size(1));
+  p.k = static_cast<int>(x.size(1));
+  p.alpha = alpha;
+  p.beta = beta;
+  p.frozen = options.frozen;
+  const DeviceInfo& device = info(x.device().index);
+  options.swiglu ? run<T, Y, true>(p, device) : run<T, Y, false>(p, device);
+}
+
+bool dense(const Tensor& t) { return t.stride(t.rank() - 1) == 1 || t.size(t.rank() - 1) <= 1; }
+
+}  // namespace
+
+bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, float beta, const GemvOptions& options) {
+  const std::int64_t m = x.size(0);
+  const std::int64_t k = x.size(1);
+  const std::int64_t n = weight.size(0);
+  const bool small = m > 0 && m <= kMaxRows && k > 0 && k % 8 == 0 && n > 0 && k < (1 << 30) && n < (1 << 30);
+  if (!small || weight.size(1) != k || y.size(0) != m || y.size(1) != (options.swiglu ? n / 2 : n)) return false;
+  if (options.swiglu && n % 2 != 0) return false;
+  if (x.dtype() != DType::bf16 && x.dtype() != DType::f16) return false;
+  if (weight.dtype() != x.dtype() || (y.dtype() != x.dtype() && y.dtype() != DType::f32)) return false;
+  if (!dense(x) || !dense(weight) || !dense(y) || !packs(weight) || !packs(x, m == 1 ? 0 : x.stride(0))) return false;
+  if (options.bias.defined() && (options.bias.dtype() != x.dtype() || !dense(options.bias))) return false;
+  if (options.residual.defined() && (options.residual.dtype() != y.dtype() || !dense(options.residual))) return false;
+  const DeviceInfo& device = info(x.device().index);
+  if (device.major < 8 || shared_bytes<true>(m, k) > device.shared_bytes) return false;
+  const bool bf16 = x.dtype() == DType::bf16;
+  if (y.dtype() == DType::f32) {
+    bf16 ? run<__nv_bfloat16, float>(x, weight, y, alpha, beta, options)
+         : run<__half, float>(x, weight, y, alpha, beta, options);
+  } else {
+    bf16 ? run<__nv_bfloat16, __nv_bfloat16>(x, weight, y, alpha, beta, options)
+         : run<__half, __half>(x, weight, y, alpha, beta, options);
+  }
+  return true;
+}
+
+}  // namespace wick::cuda

@@ -1,0 +1,242 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "backend/backend.h"
+#include "cli/cli.h"
+#include "core/fail.h"
+#include "core/rng.h"
+#include "io/json.h"
+#include "train/train_step.h"
+#include "wick/data.h"
+#include "wick/generate.h"
+
+namespace wick::cli {
+namespace {
+
+struct Options {
+  std::string shape;
+  std::string device = "auto";
+  std::string dtype = "bf16";
+  std::uint64_t seed = 0;
+  bool json = false;
+  // train
+  std::int64_t sequences = 4;
+  std::int64_t length = 2048;
+  std::int64_t rank = 8;
+  std::string target_modules = "all-linear";
+  std::string lora_layout = "auto";
+  std::int64_t steps = 10;
+  // decode and prefill
+  std::int64_t prompt = 128;
+  std::int64_t tokens = 128;
+  std::int64_t repeats = 5;
+};
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+struct Spread {
+  double median, low, high;
+};
+Spread spread(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {values[values.size() / 2], values.front(), values.back()};
+}
+
+std::vector<std::int32_t> random_ids(std::int64_t count, std::int64_t vocab, std::uint64_t seed, std::uint32_t stream) {
+  Rng rng(seed, {RandomPurpose::shuffle, stream});
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(vocab)));
+  return ids;
+}
+
+std::size_t peak_bytes(Device device) {
+  if (device.type == DeviceType::cpu) return memory_stats(device).peak;
+  const Backend::Memory memory = backend(device).memory(device);
+  return memory.total - memory.free;
+}
+
+void synchronize(Device device) {
+  if (device.type != DeviceType::cpu) backend(device).synchronize(device);
+}
+
+Decoder random_model(const Options& o) {
+  return Decoder::random(ModelConfig::from_file(o.shape),
+                         {.dtype = dtype_from_string(o.dtype), .device = device_from_string(o.device)}, o.seed);
+}
+
+void report(const Options& o, Json fields, const std::string& text) {
+  if (o.json) {
+    fields["shape"] = o.shape;
+    fields["dtype"] = o.dtype;
+    print(dump_json_line(fields) + "\n");
+  } else {
+    print(text + "\n");
+  }
+}
+
+// Whole optimizer steps on random tokens, every sequence of the same length; all of them evaluated, the first three not
+// counted.
+void train(const Options& o) {
+  Decoder model = random_model(o);
+  const Device device = model.device();
+  const ModelConfig& c = model.config();
+  LoraConfig lora;
+  lora.rank = o.rank;
+  lora.alpha = 2 * static_cast<double>(o.rank);
+  lora.target_modules = ModuleSelector(o.target_modules);
+  const auto adapter = std::make_shared<const Adapter>(init_adapter(lora, model.linear_modules(), o.seed),
+                                                       model.linear_modules(), device);
+  model.attach(adapter, lora_layout(o.lora_layout, device));
+  std::vector<Example> examples;
+  for (std::int64_t i = 0; i < o.sequences; ++i) {
+    Example example;
+    example.ids = random_ids(o.length, c.vocab_size, o.seed, static_cast<std::uint32_t>(i));
+    example.labels = example.ids;
+    examples.push_back(std::move(example));
+  }
+  const Dataset data = Dataset::from_examples(std::move(examples));
+  BatchStream stream(data, {.batch_size = o.sequences});
+  const Tensor exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
+  const Tensor exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
+  const auto step = make_train_step(model, *adapter, exp_avg, exp_avg_sq, {.token_budget = o.sequences * o.length});
+  constexpr std::int64_t kWarmUp = 3;
+  std::vector<double> times;
+  double loss = 0;
+  for (std::int64_t i = 0; i < kWarmUp + o.steps; ++i) {
+    const Batch batch = stream.next();
+    synchronize(device);
+    const Clock::time_point start = Clock::now();
+    step->begin(batch.trained_tokens);
+    step->accumulate(batch, static_cast<std::uint32_t>(i));
+    loss = step->update(1e-4, i + 1).loss / static_cast<double>(batch.trained_tokens);
+    if (i >= kWarmUp) times.push_back(seconds_since(start));
+    if (!std::isfinite(loss)) fail(ErrorCode::diverged, "step {}: loss {}", i + 1, loss);
+  }
+  const Spread s = spread(times);
+  const auto tokens = static_cast<double>(o.sequences * o.length);
+  const double gib = static_cast<double>(peak_bytes(device)) / (1 << 30);
+  report(o,
+         {{"work", "train"},
+          {"sequences", o.sequences},
+          {"length", o.length},
+          {"rank", o.rank},
+          {"tokens_per_second", tokens / s.median},
+          {"step_ms", s.median * 1e3},
+          {"step_ms_low", s.low * 1e3},
+          {"step_ms_high", s.high * 1e3},
+          {"peak_gib", gib},
+          {"loss", loss}},
+         fmt::format("train {}: {:.0f} tokens/s, {:.2f} ms a step ({:.2f} to {:.2f}), peak {:.2f} GiB, loss {:.4f}",
+                     o.shape, tokens / s.median, s.median * 1e3, s.low * 1e3, s.high * 1e3, gib, loss));
+}
+
+// Greedy decoding of one sequence. The prompt is not counted.
+void decode(const Options& o) {
+  const Decoder model = random_model(o);
+  const std::vector<std::int32_t> prompt = random_ids(o.prompt, model.config().vocab_size, o.seed, 0);
+  GenerateOptions options;
+  options.max_tokens = o.tokens + 1;  // the first one comes with the prompt
+  options.ignore_eos = true;
+  std::vector<double> times;
+  for (std::int64_t i = 0; i < 1 + o.repeats; ++i) {
+    const GenerateResult result = generate(model, nullptr, prompt, options);
+    if (i > 0) times.push_back(result.decode_seconds / static_cast<double>(o.tokens));
+  }
+  const Spread s = spread(times);
+  report(o,
+         {{"work", "decode"},
+          {"prompt", o.prompt},
+          {"tokens", o.tokens},
+          {"token_ms", s.median * 1e3},
+          {"token_ms_low", s.low * 1e3},
+          {"token_ms_high", s.high * 1e3}},
+         fmt::format("decode {}: {:.3f} ms a token ({:.3f} to {:.3f}), {:.0f} tokens/s", o.shape, s.median * 1e3,
+                     s.low * 1e3, s.high * 1e3, 1 / s.median));
+}
+
+// The hidden states of a whole prompt into an empty cache, and the logits of its last token.
+void prefill(const Options& o) {
+  const Decoder model = random_model(o);
+  const Device device = model.device();
+  const ModelConfig& c = model.config();
+  const NoGrad no_grad;
+  const TokenBatch batch = TokenBatch::single(random_ids(o.prompt, c.vocab_size, o.seed, 0)).to(device);
+  std::vector<double> times;
+  for (std::int64_t i = 0; i < 2 + o.repeats; ++i) {
+    KvCache cache(c, o.prompt, model.dtype(), device);
+    synchronize(device);
+    const Clock::time_point start = Clock::now();
+    const Tensor hidden = model.forward(batch, &cache);
+    const Tensor logits = model.logits(hidden.slice(0, hidden.size(0) - 1, 1));
+    synchronize(device);
+    if (i >= 2) times.push_back(seconds_since(start));
+    if (!std::isfinite(logits.select(1, 0).to(Device::cpu()).item()))
+      fail(ErrorCode::diverged, "logits are not finite");
+  }
+  const Spread s = spread(times);
+  // Of the linear layers; the head sees one token.
+  double weights = 0;
+  for (const ModuleInfo& module : model.linear_modules()) {
+    if (module.kind != ModuleKind::output_head) {
+      weights += static_cast<double>(module.in_features) * static_cast<double>(module.out_features);
+    }
+  }
+  const double tflops = 2 * weights * static_cast<double>(o.prompt) / s.median / 1e12;
+  report(o,
+         {{"work", "prefill"},
+          {"prompt", o.prompt},
+          {"ms", s.median * 1e3},
+          {"ms_low", s.low * 1e3},
+          {"ms_high", s.high * 1e3},
+          {"linear_tflops", tflops}},
+         fmt::format("prefill {}: {} tokens in {:.2f} ms ({:.2f} to {:.2f}), {:.0f} TFLOP/s in linear layers", o.shape,
+                     o.prompt, s.median * 1e3, s.low * 1e3, s.high * 1e3, tflops));
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  CLI::App* verb =
+      app.add_subcommand("bench", "measure training, decoding or reading a prompt, for a model of any shape");
+  verb->require_subcommand(1);
+  const auto o = std::make_shared<Options>();
+  const auto work = [&](const char* name, const char* help, void (*run)(const Options&)) {
+    CLI::App* sub = verb->add_subcommand(name, help);
+    sub->add_option("--shape", o->shape, "config.json of a model; its weights are random")
+        ->required()
+        ->type_name("FILE");
+    sub->add_option("--device", o->device, "cpu, cuda (cuda:1, ...), or auto: a GPU where there is one")
+        ->capture_default_str();
+    sub->add_option("--dtype", o->dtype, "dtype of the computation")
+        ->check(CLI::IsMember({"f32", "bf16"}))
+        ->capture_default_str();
+    sub->add_option("--seed", o->seed, "of weights and tokens")->capture_default_str();
+    sub->add_flag("--json", o->json, "print one JSON object");
+    sub->callback([o, run] { run(*o); });
+    return sub;
+  };
+  CLI::App* t = work("train", "LoRA training steps", train);
+  t->add_option("--sequences", o->sequences, "sequences in a batch")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  t->add_option("--length", o->length, "tokens in each")->check(CLI::Range(2, 1 << 20))->capture_default_str();
+  t->add_option("--rank", o->rank, "rank of the adapter")->check(CLI::Range(1, 65536))->capture_default_str();
+  t->add_option("--target-modules", o->target_modules, "a regular expression, or all-linear")->capture_default_str();
+  t->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")
+      ->check(CLI::IsMember({"auto", "separate", "bordered"}))
+      ->capture_default_str();
+  t->add_option("--steps", o->steps, "steps that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  CLI::App* d = work("decode", "greedy decoding of one sequence", decode);
+  CLI::App* p = work("prefill", "reading a prompt", prefill);
+  for (CLI::App* sub : {d, p}) {
+    sub->add_option("--prompt", o->prompt, "tokens of the prompt")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    sub->add_option("--repeats", o->repeats, "runs that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  }
+  d->add_option("--tokens", o->tokens, "new tokens")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+}
+
+}  // namespace wick::cli

@@ -1,0 +1,136 @@
+// Which of the CUDA attention kernels runs, and what they have in common on the host.
+
+#include "ops/attention/attention_cuda.cuh"
+
+namespace wick::cuda {
+
+bool vectors_in(std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* t : tensors) {
+    if (!t->defined()) continue;
+    if (!packs(*t, t->size(0) > 1 ? t->stride(0) : 0) || !packs(*t, t->size(1) > 1 ? t->stride(1) : 0)) return false;
+  }
+  return true;
+}
+
+AttentionProblem attention_problem(const Tensor& q, const Tensor& k, const AttentionLayout& layout,
+                                   std::initializer_list<const Tensor*> rows) {
+  // A window as long as the keys hides none.
+  const std::int64_t window = layout.causal && layout.window < k.size(0) ? layout.window : 0;
+  return {.query_offsets = pointer<std::int32_t>(layout.query_offsets),
+          .key_offsets = pointer<std::int32_t>(layout.key_offsets),
+          .sequences = static_cast<int>(layout.query_offsets.numel() - 1),
+          .tokens = static_cast<int>(q.size(0)),
+          .key_tokens = static_cast<int>(k.size(0)),
+          .heads = static_cast<int>(q.size(1)),
+          .kv_heads = static_cast<int>(k.size(1)),
+          .head_dim = static_cast<int>(q.size(2)),
+          .window = static_cast<int>(window),
+          .scale = layout.scale,
+          .causal = layout.causal,
+          .vectors = vectors_in(rows)};
+}
+
+double attention_flops(const AttentionProblem& p, int products) {
+  const double sequences = p.sequences;
+  const double queries = p.tokens / sequences;
+  const double keys = p.key_tokens / sequences;
+  double seen = keys;  // by a query
+  if (p.causal && queries < keys) seen -= (queries - 1) / 2;
+  if (p.causal && queries >= keys) seen = (keys + 1) / 2;
+  if (p.window > 0 && p.window < seen) seen = p.window;
+  return 2.0 * products * p.tokens * p.heads * seen * p.head_dim;
+}
+
+namespace {
+
+constexpr int kDeltaLanes = 8;  // lanes of a row
+constexpr int kDeltaThreads = 256;
+constexpr int kDeltaRows = kDeltaThreads / kDeltaLanes;
+
+template <class T>
+struct DeltaArguments {
+  Heads<const T> dy, y;
+  float* delta;
+  int tokens;
+  int head_dim;
+  bool vectors;
+};
+
+// A block takes kDeltaRows tokens of one head.
+template <class T>
+__global__ void __launch_bounds__(kDeltaThreads) delta_kernel(const DeltaArguments<T> in) {
+  const int token = static_cast<int>(blockIdx.x) * kDeltaRows + static_cast<int>(threadIdx.x) / kDeltaLanes;
+  const int head = static_cast<int>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % kDeltaLanes;
+  float sum = 0.0F;
+  if (token < in.tokens) {
+    const T* dy = in.dy.at(token, head);
+    const T* y = in.y.at(token, head);
+    constexpr int kSize = Pack<T>::kSize;
+    int done = 0;
+    if (in.vectors) {
+      for (int i = lane * kSize; i + kSize <= in.head_dim; i += kDeltaLanes * kSize) {
+        const Pack<T> a = load_pack(dy + i);
+        const Pack<T> b = load_pack(y + i);
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) sum = fmaf(to_float(a[e]), to_float(b[e]), sum);
+      }
+      done = in.head_dim / kSize * kSize;
+    }
+    for (int i = done + lane; i < in.head_dim; i += kDeltaLanes) sum = fmaf(to_float(dy[i]), to_float(y[i]), sum);
+  }
+#pragma unroll
+  for (int offset = kDeltaLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, offset);
+  if (lane == 0 && token < in.tokens) in.delta[static_cast<std::int64_t>(head) * in.tokens + token] = sum;
+}
+
+Declined declined(const Tensor& q) {
+  if (q.dtype() == DType::f64) return "f64";
+  return q.size(2) > kMaxHeadDim ? "a head dimension over 256" : nullptr;
+}
+
+Declined forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout, const Tensor& y,
+                 const Tensor& lse) {
+  if (const Declined reason = declined(q)) return reason;
+  if (q.numel() == 0) return nullptr;
+  if (q.size(0) < layout.query_offsets.numel()) return attention_forward_decode(q, k, v, layout, y, lse);
+  if (q.dtype() == DType::f32) return attention_forward_generic(q, k, v, layout, y, lse);
+  return attention_forward_tensor_cores(q, k, v, layout, y, lse);
+}
+
+Declined backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                  const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
+                  const Tensor& dv) {
+  if (const Declined reason = declined(q)) return reason;
+  if (q.dtype() == DType::f32 || q.size(2) > 128) {
+    return attention_backward_generic(dy, q, k, v, y, lse, layout, dq, dk, dv);
+  }
+  return attention_backward_tensor_cores(dy, q, k, v, y, lse, layout, dq, dk, dv);
+}
+
+}  // namespace
+
+Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p) {
+  const Tensor delta = Tensor::empty({p.heads, p.tokens}, DType::f32, dy.device());
+  visit_narrow(dy.dtype(), [&]<class T>(T) {
+    const DeltaArguments<T> in{.dy = by_heads<const T>(dy),
+                               .y = by_heads<const T>(y),
+                               .delta = pointer<float>(delta),
+                               .tokens = p.tokens,
+                               .head_dim = p.head_dim,
+                               .vectors = vectors_in({&dy, &y})};
+    const double elements = static_cast<double>(p.heads) * p.tokens * p.head_dim;
+    launch({"attention delta", 2 * elements * sizeof(T), 2 * elements}, delta_kernel<T>,
+           {.grid = dim3(blocks_for(p.tokens, kDeltaRows), static_cast<unsigned>(p.heads)),
+            .block = dim3(kDeltaThreads)},
+           in);
+  });
+  return delta;
+}
+
+void register_attention() {
+  attention_forward.on(DeviceType::cuda) = forward;
+  attention_backward.on(DeviceType::cuda) = backward;
+}
+
+}  // namespace wick::cuda

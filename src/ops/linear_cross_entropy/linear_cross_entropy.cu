@@ -1,0 +1,342 @@
+// Linear cross-entropy on CUDA: logits of a chunk of tokens by the GEMM library, then one pass of ours over each row
+// that leaves the gradient in their place.
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "backend/cuda/cluster.cuh"
+#include "backend/cuda/kernels.cuh"
+#include "backend/gemm.h"
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
+
+namespace wick::cuda {
+namespace {
+
+constexpr int kPack = 4;  // logits that are read as one
+constexpr int kHeldThreads = 512;
+constexpr int kTwiceThreads = 1024;
+
+// The logits of a chunk of tokens, a row each, and where the gradient goes: over the logits, at the start of its row.
+struct Rows {
+  float* logits;
+  std::int64_t stride;  // of floats; every row starts on 16 bytes and holds whole packs
+  int vocab;
+  int packs;                    // in a row; the last one may reach beyond the vocabulary
+  const std::int32_t* targets;  // -1: not trained on; -2: a label outside the vocabulary
+  float* losses;
+  float smoothing;
+  bool gradient;
+};
+
+// What a part of a row says about its sum of exponentials.
+struct Part {
+  float top;    // the largest logit
+  float sum;    // of e^(logit - top)
+  float total;  // of the logits, for smoothing
+};
+
+// For gradients of 16 bits the approximate exponential loses nothing that they could hold.
+template <class T>
+__device__ inline float exponential(float x) {
+  return std::is_same_v<T, float> ? expf(x) : __expf(x);
+}
+
+// A row without logits, or whose logits are all -inf, has its exponentials relative to 0.
+__device__ inline float finite_top(float top) { return top == -INFINITY ? 0.0F : top; }
+
+__device__ inline float loss_of(const Rows& rows, const Part& row, float at_target) {
+  const float below = row.top - row.total / static_cast<float>(rows.vocab);  // mean of top - logit
+  return logf(row.sum) + (1 - rows.smoothing) * (row.top - at_target) +
+         (rows.smoothing != 0 ? rows.smoothing * below : 0.0F);
+}
+
+// Softmax - target of the pack at `column`, from e^(logit - something) and what makes probabilities of it.
+template <class T>
+__device__ inline void store_slopes(const Rows& rows, T* out, const float (&exponentials)[kPack], float factor,
+                                    int column, int target) {
+  const float spread = rows.smoothing / static_cast<float>(rows.vocab);
+  Pack<T, kPack> slopes;
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) {
+    const float p = exponentials[e] * factor - spread;
+    slopes[e] = from_float<T>(column + e == target ? p - (1 - rows.smoothing) : p);
+  }
+  store_pack(out + column, slopes);
+}
+
+// A row that is not trained on, or whose label is none: nothing is read.
+template <class T, int kThreads>
+__device__ inline void leave_out(const Rows& rows, T* out, int row, int begin, int end) {
+  const float value = rows.targets[row] == -1 ? 0.0F : NAN;
+  if (begin == 0 && threadIdx.x == 0) rows.losses[row] = value;
+  if (!rows.gradient) return;
+  Pack<T, kPack> pack;
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) pack[e] = from_float<T>(value);
+  for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads) store_pack(out + i * kPack, pack);
+}
+
+// A cluster a row. Each of its blocks holds its part of the row in registers, so the logits are read once and may be
+// overwritten as soon as all blocks know the whole row's sum.
+template <class T, int kPacks>
+__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, int packs_per_block) {
+  __shared__ float scratch[kHeldThreads / 32];
+  __shared__ Part shared_part;
+  wait_for_previous();
+  allow_next();
+  const unsigned blocks = cluster_blocks();
+  const int row = static_cast<int>(blockIdx.x / blocks);
+  const int begin = static_cast<int>(cluster_rank()) * packs_per_block;
+  const int end = min(begin + packs_per_block, rows.packs);
+  float* logits = rows.logits + row * rows.stride;
+  T* out = reinterpret_cast<T*>(logits);
+  const int target = rows.targets[row];
+  if (target < 0) return leave_out<T, kHeldThreads>(rows, out, row, begin, end);
+
+  const bool speaks = begin == 0 && threadIdx.x == 0;
+  const float at_target = speaks ? logits[target] : 0.0F;  // before anybody writes
+  float z[kPacks][kPack];
+  Part mine{-INFINITY, 0.0F, 0.0F};
+  const int first = begin + static_cast<int>(threadIdx.x);
+  const int packs = end - first;                   // of this thread: those below, in steps of kHeldThreads
+  const int columns = rows.vocab - first * kPack;  // likewise
+  const float* from = logits + first * kPack;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (p * kHeldThreads >= packs) {
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) z[p][e] = -INFINITY;
+      continue;
+    }
+    const Pack<float> pack = load_pack(from + p * kHeldThreads * kPack);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
+  }
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (p * kHeldThreads >= packs) break;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      if (p * kHeldThreads * kPack + e >= columns) {
+        z[p][e] = -INFINITY;
+      } else {
+        mine.total += z[p][e];
+      }
+      mine.top = fmaxf(mine.top, z[p][e]);
+    }
+  }
+  mine.top = block_max<kHeldThreads>(mine.top, scratch);
+  if (rows.smoothing != 0) mine.total = block_sum<kHeldThreads>(mine.total, scratch);
+  const float reference = finite_top(mine.top);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      z[p][e] = exponential<T>(z[p][e] - reference);
+      mine.sum += z[p][e];
+    }
+  }
+  mine.sum = block_sum<kHeldThreads>(mine.sum, scratch);
+
+  if (threadIdx.x == 0) shared_part = mine;
+  cluster_sync();
+  Part whole{-INFINITY, 0.0F, 0.0F};
+  for (unsigned b = 0; b < blocks; ++b) whole.top = fmaxf(whole.top, in_block(&shared_part, b)->top);
+  for (unsigned b = 0; b < blocks; ++b) {
+    const Part part = *in_block(&shared_part, b);
+    whole.sum += part.sum * expf(part.top - whole.top);
+    whole.total += part.total;
+  }
+  cluster_arrive();  // the parts of others are read
+  if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
+  if (rows.gradient) {
+    const float factor = expf(mine.top - whole.top) / whole.sum;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (p * kHeldThreads < packs) {
+        store_slopes(rows, out, z[p], factor, (first + p * kHeldThreads) * kPack, target);
+      }
+    }
+  }
+  cluster_wait();
+}
+
+// A block a row, which is read twice: for devices without clusters and vocabularies that no cluster can hold.
+template <class T>
+__global__ void __launch_bounds__(kTwiceThreads) loss_rows_twice(Rows rows) {
+  __shared__ float scratch[kTwiceThreads / 32];
+  wait_for_previous();
+  allow_next();
+  const int row = static_cast<int>(blockIdx.x);
+  float* logits = rows.logits + row * rows.stride;
+  T* out = reinterpret_cast<T*>(logits);
+  const int target = rows.targets[row];
+  if (target < 0) return leave_out<T, kTwiceThreads>(rows, out, row, 0, rows.packs);
+
+  const float at_target = logits[target];
+  const auto load = [&](int i, float(&z)[kPack]) {
+    const Pack<float> pack = load_pack(logits + i * kPack);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) z[e] = i * kPack + e < rows.vocab ? pack[e] : -INFINITY;
+  };
+  Part part{-INFINITY, 0.0F, 0.0F};  // as it grows (Milakov & Gimelshein 2018)
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < rows.packs; i += kTwiceThreads) {
+    float z[kPack];
+    load(i, z);
+    const float top = fmaxf(fmaxf(part.top, fmaxf(z[0], z[1])), fmaxf(z[2], z[3]));
+    const float reference = finite_top(top);
+    part.sum *= expf(part.top - reference);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      part.sum += expf(z[e] - reference);
+      if (i * kPack + e < rows.vocab) part.total += z[e];
+    }
+    part.top = top;
+  }
+  const float top = block_max<kTwiceThreads>(part.top, scratch);
+  part.sum = block_sum<kTwiceThreads>(part.sum * expf(finite_top(part.top) - finite_top(top)), scratch);
+  part.total = block_sum<kTwiceThreads>(part.total, scratch);
+  part.top = top;
+  if (threadIdx.x == 0) rows.losses[row] = loss_of(rows, part, at_target);
+  if (!rows.gradient) return;
+  const float factor = 1.0F / part.sum;
+  for (int start = 0; start < rows.packs; start += kTwiceThreads) {
+    const int i = start + static_cast<int>(threadIdx.x);
+    float z[kPack];
+    if (i < rows.packs) load(i, z);
+    __syncthreads();  // what is written now lies where the logits so far were, which all have read
+    if (i >= rows.packs) continue;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) z[e] = expf(z[e] - part.top);
+    store_slopes(rows, out, z, factor, i * kPack, target);
+  }
+}
+
+// The fewest blocks in whose registers a row fits.
+template <class T>
+void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
+  const bool clusters = info(device.index).major >= 9;
+  for (unsigned blocks = 1; clusters && blocks <= kMaxCluster; blocks *= 2) {
+    const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
+    const auto run = [&](auto kernel) {
+      launch(work, kernel,
+             {.grid = static_cast<unsigned>(count) * blocks, .block = kHeldThreads, .overlap = true, .cluster = blocks},
+             rows, per_block);
+    };
+    if (per_block <= 8 * kHeldThreads) return run(loss_rows_held<T, 8>);
+    if (blocks < kMaxCluster) continue;
+    if (per_block <= 10 * kHeldThreads) return run(loss_rows_held<T, 10>);
+    if (per_block <= 16 * kHeldThreads) return run(loss_rows_held<T, 16>);
+  }
+  launch(work, loss_rows_twice<T>, {.grid = static_cast<unsigned>(count), .block = kTwiceThreads, .overlap = true},
+         rows);
+}
+
+constexpr int kThreads = 1024;
+
+// In a fixed order, in double.
+__global__ void sum_losses(const float* losses, std::int64_t count, float* total) {
+  __shared__ double parts[kThreads];
+  double mine = 0;
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) mine += static_cast<double>(losses[i]);
+  parts[threadIdx.x] = mine;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) *total = static_cast<float>(parts[0]);
+}
+
+template <class I>
+__global__ void map_labels(const I* labels, std::int64_t count, std::int64_t vocab, std::int64_t ignore,
+                           std::int32_t* targets) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const auto label = static_cast<std::int64_t>(labels[i]);
+  targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
+}
+
+// Tokens a chunk, in pieces of one size. At 151,936 words 1,024 rows are enough for the GEMMs, and 594 MiB.
+std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
+  constexpr std::int64_t kBudget = std::int64_t{640} << 20;
+  const std::int64_t most = std::max<std::int64_t>(kBudget / row_bytes, 128);
+  const std::int64_t pieces = (tokens + most - 1) / most;
+  const std::int64_t each = (tokens + pieces - 1) / pieces;
+  return std::min(tokens, (each + 127) / 128 * 128);
+}
+
+// Logits are float32 whatever the model's type: beside the GEMMs the wider rows cost little, and the loss keeps the
+// digits that the accumulators had. Their gradient, of the model's type, takes their place. Rows that are not trained
+// on go through the GEMMs too, so that the work does not depend on labels, which only the device knows.
+Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const Tensor& labels, double label_smoothing,
+                                   std::int64_t chunk, const Tensor& loss, const Tensor& token_losses, const Tensor& dx,
+                                   const Tensor& dweight) {
+  if (x.dtype() == DType::f64) return "f64";
+  const bool rows_dense = weight.stride(1) == 1 && weight.stride(0) >= weight.size(1);
+  const bool columns_dense = weight.stride(0) == 1 && weight.stride(1) >= weight.size(0);
+  if (!rows_dense && !columns_dense) return "a weight with neither stride 1";
+  const std::int64_t tokens = x.size(0);
+  const std::int64_t vocab = weight.size(0);
+  if (vocab >= std::int64_t{1} << 30) return "2^30 words and more";
+  if (dweight.defined()) dweight.fill(0);
+  if (tokens == 0) {
+    loss.fill(0);
+    return nullptr;
+  }
+  const Tensor inputs = x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : x.contiguous();
+  const bool gradient = dx.defined() || dweight.defined();
+  const std::int64_t stride = (vocab + 63) / 64 * 64;  // every row on a line of its own
+  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : chunk_for(tokens, stride * 4));
+  const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
+  const Tensor buffer = Tensor::empty({limit, stride}, DType::f32, x.device());
+  const Tensor slopes = Tensor::view_of(buffer.storage(), 0, {limit, stride * 4 / element}, x.dtype());
+  const Tensor losses = token_losses.defined() ? token_losses : Tensor::empty({tokens}, DType::f32, x.device());
+  for (std::int64_t start = 0; start < tokens; start += limit) {
+    const std::int64_t count = std::min(limit, tokens - start);
+    const auto cut = [&](const Tensor& t) { return t.slice(0, 0, count).slice(1, 0, vocab); };
+    const Tensor logits = cut(buffer);
+    const Tensor dlogits = cut(slopes);
+    const Tensor rows = inputs.slice(0, start, count);
+    gemm(rows, weight.transpose(0, 1), logits);
+    const Work work{.name = "cross-entropy",
+                    .bytes = static_cast<double>(count * vocab * (4 + (gradient ? element : 0)))};
+    const Rows row_work{.logits = pointer<float>(logits),
+                        .stride = stride,
+                        .vocab = static_cast<int>(vocab),
+                        .packs = static_cast<int>((vocab + kPack - 1) / kPack),
+                        .targets = pointer<std::int32_t>(labels) + start,
+                        .losses = pointer<float>(losses) + start,
+                        .smoothing = static_cast<float>(label_smoothing),
+                        .gradient = gradient};
+    visit_narrow(x.dtype(), [&](auto tag) { launch_loss<decltype(tag)>(work, row_work, count, x.device()); });
+    if (dx.defined()) gemm(dlogits, weight, dx.slice(0, start, count));
+    if (dweight.defined()) gemm(dlogits.transpose(0, 1), rows, dweight, 1.0, 1.0);
+  }
+  launch({"loss", 4.0 * static_cast<double>(tokens)}, sum_losses, {.grid = {1}, .block = {kThreads}},
+         pointer<float>(losses), tokens, pointer<float>(loss));
+  return nullptr;
+}
+
+Declined label_targets_cuda(const Tensor& labels, std::int64_t vocab, std::int64_t ignore_index,
+                            const Tensor& targets) {
+  const std::int64_t count = labels.numel();
+  const Launch how{.grid = {blocks_for(count, 256)}, .block = {256}};
+  if (labels.dtype() == DType::i32) {
+    launch({"labels"}, map_labels<std::int32_t>, how, pointer<std::int32_t>(labels), count, vocab, ignore_index,
+           pointer<std::int32_t>(targets));
+  } else {
+    launch({"labels"}, map_labels<std::int64_t>, how, pointer<std::int64_t>(labels), count, vocab, ignore_index,
+           pointer<std::int32_t>(targets));
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void register_linear_cross_entropy() {
+  linear_cross_entropy_kernels.on(DeviceType::cuda) = linear_cross_entropy_cuda;
+  label_targets_kernels.on(DeviceType::cuda) = label_targets_cuda;
+}
+
+}  // namespace wick::cuda

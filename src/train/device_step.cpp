@@ -1,0 +1,141 @@
+#include "train/device_step.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <vector>
+
+#include "core/fail.h"
+#include "ops/op.h"
+
+namespace wick {
+namespace {
+
+constexpr std::size_t kMaxShapes = 4;  // each keeps the memory of a whole step
+
+// Up to the next eighth of a power of two: few shapes, at most an eighth of padding.
+std::int64_t bucket(std::int64_t tokens) {
+  const auto whole =
+      static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(std::max<std::int64_t>(tokens, 1))));
+  const std::int64_t step = std::max<std::int64_t>(whole / 8, 64);
+  return (tokens + step - 1) / step * step;
+}
+
+// The batch in one i32 vector, as Shaped::inputs has it. What is added is a sequence of its own that trains nothing,
+// and sequences without tokens.
+std::vector<std::int32_t> padded(const Batch& batch, std::int64_t tokens, std::int64_t sequences, std::int32_t pad_id) {
+  const std::int64_t count = batch.tokens.tokens();
+  std::vector<std::int32_t> all;
+  all.reserve(static_cast<std::size_t>(3 * tokens + sequences + 1));
+  const auto append = [&](const Tensor& t, std::int64_t length, auto filler) {
+    const auto* values = t.data<std::int32_t>();
+    all.insert(all.end(), values, values + t.numel());
+    for (std::int64_t i = t.numel(); i < length; ++i) all.push_back(filler(i));
+  };
+  append(batch.tokens.ids, tokens, [&](std::int64_t) { return pad_id; });
+  append(batch.tokens.positions, tokens, [&](std::int64_t i) { return static_cast<std::int32_t>(i - count); });
+  append(batch.labels, tokens, [](std::int64_t) { return kIgnoreLabel; });
+  append(batch.tokens.offsets, sequences + 1, [&](std::int64_t) { return static_cast<std::int32_t>(tokens); });
+  return all;
+}
+
+}  // namespace
+
+DeviceStep::DeviceStep(Decoder& model, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+                       const Settings& settings)
+    : model_(model),
+      adapter_(adapter),
+      exp_avg_(exp_avg),
+      exp_avg_sq_(exp_avg_sq),
+      settings_(settings),
+      device_(model.device()),
+      seed_(Tensor::empty({}, DType::f32, device_)),
+      schedule_(Tensor::zeros({3}, DType::f64, device_)),
+      results_(Tensor::zeros({2}, DType::f64, device_)) {}
+
+DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t sequences) {
+  for (auto it = shapes_.begin(); it != shapes_.end(); ++it) {
+    if (it->tokens.tokens() != tokens || it->tokens.offsets.numel() != sequences + 1) continue;
+    shapes_.splice(shapes_.begin(), shapes_, it);
+    return shapes_.front();
+  }
+  if (shapes_.size() == kMaxShapes) shapes_.pop_back();
+  Shaped shaped;
+  shaped.inputs = Tensor::empty({3 * tokens + sequences + 1}, DType::i32, device_);
+  shaped.tokens = {shaped.inputs.slice(0, 0, tokens), shaped.inputs.slice(0, tokens, tokens),
+                   shaped.inputs.slice(0, 3 * tokens, sequences + 1)};
+  shaped.labels = shaped.inputs.slice(0, 2 * tokens, tokens);
+  shapes_.push_front(std::move(shaped));
+  return shapes_.front();
+}
+
+// The first time plans are made and memory is found; the second time the work is recorded.
+void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work) {
+  if (recording == nullptr && ran && settings_.record && fused_enabled()) {
+    backend(device_).trim(device_);  // what launch by launch took, the recording now takes for itself
+    try {
+      recording = backend(device_).record(device_, work);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      settings_.record = false;  // a composite that looks at values
+      report_fallback("a training step", device_, "it is not recorded, since one of its ops waits for the device");
+    }
+  }
+  if (recording != nullptr) {
+    recording->replay();
+  } else {
+    work();
+  }
+  ran = true;
+}
+
+void DeviceStep::forward_backward(const Shaped& shaped) {
+  Tape tape;
+  const Tensor hidden = model_.forward(shaped.tokens);
+  const Tensor loss =
+      linear_cross_entropy(hidden, model_.head(), shaped.labels, {.label_smoothing = settings_.label_smoothing});
+  backend(device_).add_into(loss.detach(), results_.select(0, 0));
+  tape.backward(loss, seed_);
+}
+
+void DeviceStep::begin(std::int64_t trained_tokens) {
+  adapter_.zero_grad();
+  results_.fill(0);
+  seed_.fill(1.0 / static_cast<double>(trained_tokens));
+}
+
+void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
+  const std::int64_t tokens = std::max(
+      settings_.token_budget > 0 ? settings_.token_budget : bucket(batch.tokens.tokens()), batch.tokens.tokens());
+  const auto sequences =
+      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(batch.tokens.offsets.numel())));
+  Shaped& shaped = shaped_for(tokens, sequences);
+  shaped.inputs.copy_from(Tensor::from(padded(batch, tokens, sequences, settings_.pad_id), shaped.inputs.shape()));
+  if (settings_.dropout > 0) {  // its masks differ from pass to pass in more than what lies in memory
+    model_.set_dropout(settings_.dropout, settings_.seed, pass);
+    forward_backward(shaped);
+    model_.set_dropout(0, 0, 0);
+    adapter_.require_gradients();
+    return;
+  }
+  run(shaped.recording, shaped.ran, [&] { forward_backward(shaped); });
+  if (shaped.recording == nullptr) adapter_.require_gradients();
+}
+
+void DeviceStep::apply() {
+  clipped_adamw_step(adapter_.values(), adapter_.gradients(), exp_avg_, exp_avg_sq_, settings_.adamw,
+                     settings_.max_grad_norm, schedule_, results_.slice(0, 1, 1));
+  model_.refresh_adapter();
+}
+
+DeviceStep::Result DeviceStep::update(double learning_rate, std::int64_t step) {
+  const auto exponent = static_cast<double>(step);
+  schedule_.copy_from(Tensor::from(std::vector<double>{learning_rate, 1 - std::pow(settings_.adamw.beta1, exponent),
+                                                       1 - std::pow(settings_.adamw.beta2, exponent)},
+                                   {3}));
+  run(update_, updated_, [this] { apply(); });
+  const std::vector<double> results = results_.to_vector<double>();
+  return {results[0], results[1]};
+}
+
+}  // namespace wick

@@ -1,0 +1,66 @@
+#include "train/train_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "train/device_step.h"
+
+namespace wick {
+namespace {
+
+class HostStep final : public TrainStep {
+ public:
+  HostStep(Decoder& model, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+           const Settings& settings)
+      : model_(model), adapter_(adapter), exp_avg_(exp_avg), exp_avg_sq_(exp_avg_sq), settings_(settings) {}
+
+  void begin(std::int64_t trained_tokens) override {
+    adapter_.zero_grad();
+    seed_ = Tensor::full({}, 1.0 / static_cast<double>(trained_tokens), DType::f32);
+    loss_ = 0;
+  }
+
+  void accumulate(const Batch& batch, std::uint32_t pass) override {
+    model_.set_dropout(settings_.dropout, settings_.seed, pass);
+    Tape tape;
+    const Tensor hidden = model_.forward(batch.tokens);
+    const Tensor sum =
+        linear_cross_entropy(hidden, model_.head(), batch.labels, {.label_smoothing = settings_.label_smoothing});
+    loss_ += sum.item();
+    tape.backward(sum, seed_);
+    model_.set_dropout(0, 0, 0);
+    adapter_.require_gradients();
+  }
+
+  Result update(double learning_rate, std::int64_t step) override {
+    const double norm = gradient_norm(adapter_.gradients());
+    if (!std::isfinite(loss_) || !std::isfinite(norm)) return {loss_, norm};
+    // As torch.nn.utils.clip_grad_norm_ scales.
+    const double clip = settings_.max_grad_norm > 0 ? std::min(1.0, settings_.max_grad_norm / (norm + 1e-6)) : 1.0;
+    AdamWOptions adamw = settings_.adamw;
+    adamw.learning_rate = learning_rate;
+    adamw_step(adapter_.values(), adapter_.gradients(), exp_avg_, exp_avg_sq_, adamw, step, clip);
+    model_.refresh_adapter();
+    return {loss_, norm};
+  }
+
+ private:
+  Decoder& model_;
+  const Adapter& adapter_;
+  Tensor exp_avg_, exp_avg_sq_;
+  Settings settings_;
+  Tensor seed_;
+  double loss_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<TrainStep> make_train_step(Decoder& model, const Adapter& adapter, const Tensor& exp_avg,
+                                           const Tensor& exp_avg_sq, const TrainStep::Settings& settings) {
+  if (model.device().type == DeviceType::cpu) {
+    return std::make_unique<HostStep>(model, adapter, exp_avg, exp_avg_sq, settings);
+  }
+  return std::make_unique<DeviceStep>(model, adapter, exp_avg, exp_avg_sq, settings);
+}
+
+}  // namespace wick

@@ -1,0 +1,130 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "backend/backend.h"
+#include "backend/cuda/gemv.h"
+
+namespace wick {
+namespace {
+
+Tensor random(const Shape& shape, DType dtype, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> values(static_cast<std::size_t>(numel(shape)));
+  for (float& value : values) value = uniform(generator);
+  return Tensor::from(values, shape).to(dtype);
+}
+
+struct Case {
+  DType in, out;
+};
+
+class CudaGemv : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    device_.type = DeviceType::cuda;
+    if (const std::string missing = backend(device_).missing(device_); !missing.empty()) GTEST_SKIP() << missing;
+  }
+  Device device_;
+};
+INSTANTIATE_TEST_SUITE_P(Dtypes, CudaGemv,
+                         testing::Values(Case{DType::bf16, DType::bf16}, Case{DType::bf16, DType::f32},
+                                         Case{DType::f16, DType::f16}, Case{DType::f16, DType::f32}),
+                         [](const auto& param) {
+                           return std::string(to_string(param.param.in)) + "_" +
+                                  std::string(to_string(param.param.out));
+                         });
+
+TEST_P(CudaGemv, MatchesSumsInDouble) {
+  const auto [in, out] = GetParam();
+  for (const std::int64_t k : {8, 64, 72, 896, 912, 2064}) {
+    for (const std::int64_t n : {2, 8, 38, 1154}) {
+      for (const std::int64_t m : {1, 3, 8}) {
+        for (const int options : {0, 1, 2, 3, 7, 15}) {
+          const bool more = (options & 1) != 0;  // bias, residual, alpha and beta
+          const bool swiglu = (options & 2) != 0;
+          const bool frozen = (options & 4) != 0;
+          const bool in_place = (options & 8) != 0;  // the residual is what y holds
+          SCOPED_TRACE(testing::Message() << m << " x " << k << " x " << n << ", options " << options);
+          const std::int64_t width = swiglu ? n / 2 : n;
+          const double alpha = more ? 0.5 : 1;
+          const double beta = in_place ? 1 : 0;
+          const Tensor x = random({m, k}, in, 1);
+          const Tensor weight = random({n, k}, in, 2);
+          const Tensor bias = random({n}, in, 3);
+          const Tensor residual = random({m, width}, out, 4);
+          const Tensor before = in_place ? random({m, width}, out, 5) : Tensor::full({m, width}, std::nan(""), out);
+
+          // Rows with something between them, which must stay.
+          const Tensor x_rows = Tensor::full({m, k + 16}, std::nan(""), in, device_);
+          const Tensor weight_rows = Tensor::full({n, k + 24}, std::nan(""), in, device_);
+          const Tensor y_rows = Tensor::full({m, width + 3}, 77, out, device_);
+          x_rows.slice(1, 0, k).copy_from(x.to(device_));
+          weight_rows.slice(1, 8, k).copy_from(weight.to(device_));
+          y_rows.slice(1, 1, width).copy_from(before.to(device_));
+          cuda::GemvOptions o;
+          if (more) {
+            o.bias = bias.to(device_);
+            o.residual = residual.to(device_);
+          }
+          o.swiglu = swiglu;
+          o.frozen = frozen;
+          ASSERT_TRUE(cuda::gemv(x_rows.slice(1, 0, k), weight_rows.slice(1, 8, k), y_rows.slice(1, 1, width),
+                                 static_cast<float>(alpha), static_cast<float>(beta), o));
+
+          const auto found = y_rows.to(DType::f64).to_vector<double>();
+          const auto xs = x.to(DType::f64).to_vector<double>();
+          const auto ws = weight.to(DType::f64).to_vector<double>();
+          const auto bs = bias.to(DType::f64).to_vector<double>();
+          const auto rs = residual.to(DType::f64).to_vector<double>();
+          const auto ys = before.to(DType::f64).to_vector<double>();
+          const double rounding = out == DType::f32 ? 1e-5 : out == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
+          const double size = std::sqrt(static_cast<double>(k));
+          for (std::int64_t i = 0; i < m; ++i) {
+            const auto at = [&](std::int64_t column) {
+              return found[static_cast<std::size_t>(i * (width + 3) + column)];
+            };
+            const auto sum = [&](std::int64_t row) {
+              double total = 0;
+              for (std::int64_t c = 0; c < k; ++c) {
+                total += xs[static_cast<std::size_t>(i * k + c)] * ws[static_cast<std::size_t>(row * k + c)];
+              }
+              return alpha * total + (more ? bs[static_cast<std::size_t>(row)] : 0);
+            };
+            EXPECT_EQ(at(0), 77);
+            EXPECT_EQ(at(width + 1), 77);
+            EXPECT_EQ(at(width + 2), 77);
+            for (std::int64_t j = 0; j < width; ++j) {
+              double expected = sum(j);
+              if (swiglu) expected = expected / (1 + std::exp(-expected)) * sum(width + j);
+              const auto index = static_cast<std::size_t>(i * width + j);
+              if (more) expected += rs[index];
+              if (in_place) expected += ys[index];
+              const double scale = std::max(std::abs(expected), swiglu ? size * size : size);
+              ASSERT_NEAR(at(j + 1), expected, rounding * scale) << i << ", " << j;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CudaGemv, DeclinesWhatItDoesNotDo) {
+  const auto [in, out] = GetParam();
+  const auto accepts = [&, in = in, out = out](std::int64_t m, std::int64_t k, std::int64_t offset) {
+    return cuda::gemv(Tensor::zeros({m, k}, in, device_), Tensor::zeros({5, k + 8}, in, device_).slice(1, offset, k),
+                      Tensor::zeros({m, 5}, out, device_));
+  };
+  EXPECT_TRUE(accepts(8, 16, 0));
+  EXPECT_FALSE(accepts(9, 16, 0));
+  EXPECT_FALSE(accepts(1, 12, 0));
+  EXPECT_FALSE(accepts(1, 16, 1));
+  EXPECT_FALSE(cuda::gemv(Tensor::zeros({1, 8}, DType::f32, device_), Tensor::zeros({5, 8}, DType::f32, device_),
+                          Tensor::zeros({1, 5}, DType::f32, device_)));
+}
+
+}  // namespace
+}  // namespace wick

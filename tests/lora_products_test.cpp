@@ -1,0 +1,147 @@
+// The bordered linear on matrices that take more than one tile of a kernel each way, on the device of WICK_TEST_DEVICE,
+// against f64 products on the CPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "backend/gemm.h"
+#include "op_matrix.h"
+#include "ops/lora_linear/lora_linear.h"
+#include "wick/autograd.h"
+
+namespace wick::testing {
+namespace {
+
+struct Sibling {
+  std::int64_t out, rank;
+  double scale;
+};
+struct Case {
+  std::int64_t tokens, in;
+  std::vector<Sibling> siblings;
+  bool bordered_dy = true;
+};
+
+Tensor random(const Shape& shape, DType dtype, double size, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, static_cast<float>(size));
+  std::vector<float> values(static_cast<std::size_t>(numel(shape)));
+  for (float& value : values) value = normal(generator);
+  return Tensor::from(values, shape).to(dtype);
+}
+
+// On the device, in memory with `border` spare columns that hold NaN.
+Tensor bordered(const Tensor& t, std::int64_t border, Device device) {
+  Tensor copy = Tensor::bordered(t.shape(), border, t.dtype(), device);
+  if (border > 0) {
+    copy.border_columns().copy_from(Tensor::full({t.size(0), border}, std::nan(""), t.dtype(), device));
+  }
+  copy.copy_from(t.to(device));
+  return copy;
+}
+
+Tensor product(const Tensor& a, const Tensor& b) {
+  const Tensor c = Tensor::empty({a.size(0), b.size(1)}, DType::f64);
+  gemm(a.to(DType::f64), b.to(DType::f64), c);
+  return c;
+}
+
+class LoraProducts : public ::testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Dtypes, LoraProducts, ::testing::Values(DType::bf16, DType::f16, DType::f32),
+                         [](const auto& param) { return std::string(to_string(param.param)); });
+
+TEST_P(LoraProducts, OfManyTiles) {
+  const DType dtype = GetParam();
+  const Device device = test_device();
+  const NoGrad no_grad;
+  const Case cases[] = {
+      {130, 72, {{40, 3, 2.0}, {16, 0, 1.0}, {24, 20, 0.25}}},
+      {300, 264, {{1160, 16, 0.5}}},
+      {300, 1160, {{264, 16, 0.5}}, false},
+      {900, 136, {{264, 16, 2.0}, {136, 16, 1.0}, {136, 16, 1.5}}},
+      {200, 72, {{1032, 64, 1.0}}},
+      {17, 8, {{8, 1, 1.0}}},
+  };
+  // A result rounded to the dtype, made of results that were.
+  const double tolerance = dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 2e-3 : 1.5e-2;
+  for (const Case& c : cases) {
+    SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, " << c.in << " in, " << c.siblings.size()
+                                      << " siblings");
+    std::int64_t out = 0;
+    std::vector<LoraBranch> branches;
+    std::vector<LoraBranch> on_device;
+    for (const Sibling& s : c.siblings) {
+      LoraBranch branch{s.out, {}, {}, s.scale};
+      if (s.rank > 0) {
+        branch.a = random({s.rank, c.in}, DType::f32, 0.3, 1).to(dtype).to(DType::f32);
+        branch.b = random({s.out, s.rank}, DType::f32, 0.3, 2).to(dtype).to(DType::f32);
+      }
+      branches.push_back(branch);
+      if (s.rank > 0) {
+        branch.a = branch.a.to(device);
+        branch.b = branch.b.to(device);
+      }
+      on_device.push_back(branch);
+      out += s.out;
+    }
+    const Tensor w = random({out, c.in}, dtype, 0.3, 3);
+    const Tensor x = random({c.tokens, c.in}, dtype, 1, 4);
+    const Tensor dy = random({c.tokens, out}, dtype, 1, 5);
+    const LoraWeight weight(w.to(device), on_device, LoraLayout::bordered);
+    const Tensor x_there = bordered(x, weight.rank(), device);
+    const Tensor dy_there = bordered(dy, c.bordered_dy ? weight.rank() : 0, device);
+    const LoraForward forward = lora_forward(x_there, weight, {});
+    const std::vector<bool> all(branches.size(), true);
+    const LoraGradients gradients = lora_backward(dy_there, x_there, forward.h, weight, true, all, all);
+
+    const Tensor y = product(x, w.transpose(0, 1));
+    const Tensor dx = product(dy, w);
+    for (std::size_t i = 0; i < branches.size(); ++i) {
+      if (!branches[i].a.defined()) {
+        EXPECT_FALSE(gradients.da[i].defined() || gradients.db[i].defined());
+        continue;
+      }
+      const LoraWeight::Block& block = weight.blocks()[i];
+      const Tensor a = branches[i].a.to(DType::f64);
+      const Tensor b = branches[i].b.to(DType::f64);
+      const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size).to(DType::f64);
+      const Tensor h = product(x, a.transpose(0, 1));
+      const Tensor g = product(dy_i, b);
+      gemm(h, b.transpose(0, 1), y.slice(1, block.out_begin, block.out_size), block.scale, 1.0);
+      gemm(g, a, dx, block.scale, 1.0);
+      const Tensor db = Tensor::empty(b.shape(), DType::f64);
+      gemm(dy_i.transpose(0, 1), h, db, block.scale);
+      const Tensor da = Tensor::empty(a.shape(), DType::f64);
+      gemm(g.transpose(0, 1), x.to(DType::f64), da, block.scale);
+      EXPECT_LE(relative_error(gradients.da[i], da), tolerance) << "dA of " << i;
+      EXPECT_LE(relative_error(gradients.db[i], db), tolerance) << "dB of " << i;
+    }
+    EXPECT_LE(relative_error(forward.y, y), tolerance) << "y";
+    EXPECT_LE(relative_error(gradients.dx, dx), tolerance) << "dx";
+  }
+}
+
+TEST_P(LoraProducts, AreTheSameBytesEachTime) {
+  const Device device = test_device();
+  const NoGrad no_grad;
+  const LoraBranch branch{264, random({16, 136}, DType::f32, 0.3, 1).to(device),
+                          random({264, 16}, DType::f32, 0.3, 2).to(device), 2.0};
+  const LoraWeight weight(random({264, 136}, GetParam(), 0.3, 3).to(device), std::span(&branch, 1),
+                          LoraLayout::bordered);
+  const auto run = [&] {
+    const Tensor x = bordered(random({700, 136}, GetParam(), 1, 4), weight.rank(), device);
+    const Tensor dy = bordered(random({700, 264}, GetParam(), 1, 5), weight.rank(), device);
+    const LoraForward forward = lora_forward(x, weight, {});
+    const LoraGradients gradients = lora_backward(dy, x, forward.h, weight, false, {true}, {true});
+    std::vector<float> all = gradients.da[0].to_vector<float>();
+    const std::vector<float> db = gradients.db[0].to_vector<float>();
+    all.insert(all.end(), db.begin(), db.end());
+    return all;
+  };
+  const std::vector<float> first = run();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(run(), first);
+}
+
+}  // namespace
+}  // namespace wick::testing
