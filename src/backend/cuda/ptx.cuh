@@ -54,37 +54,4 @@ __device__ inline float fast_exp2(float x) {
   return y;
 }
 
-/// The barrier of a thread block cluster, in two halves; every thread of every block takes part. What was written
-/// before arriving is seen after waiting, also in another block's shared memory.
-__device__ inline void cluster_arrive() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void cluster_wait() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-/// Writes to the same place in the shared memory of block `rank` of the cluster.
-__device__ inline void store_in_block(float* here, unsigned rank, float value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      "  .reg .b32 there;\n"
-      "  mapa.shared::cluster.u32 there, %0, %1;\n"
-      "  st.shared::cluster.f32 [there], %2;\n"
-      "}" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(here))),
-      "r"(rank), "f"(value)
-      : "memory");
-#else
-  (void)here, (void)rank, (void)value;
-#endif
-}
-__device__ inline void store_in_block(float2* here, unsigned rank, float2 value) {
-  store_in_block(&here->x, rank, value.x);
-  store_in_block(&here->y, rank, value.y);
-}
-
 }  // namespace wick::cuda

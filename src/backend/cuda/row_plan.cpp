@@ -21,7 +21,7 @@ unsigned whole_warps(std::int64_t threads) { return static_cast<unsigned>(ceil_d
 // A team of `threads` or more, up to a warp.
 RowPlan warp_team(std::int64_t threads, int packs) {
   const auto team = std::bit_ceil(static_cast<unsigned>(std::max<std::int64_t>(threads, 1)));
-  return {Span::warp, packs, team, static_cast<unsigned>(kWarpTeamsBlock) / team, 1};
+  return {Span::warp, packs, team, static_cast<unsigned>(RowKernels::brief_threads) / team, 1};
 }
 
 // The clusters of this launch that run at the same time.
@@ -57,22 +57,24 @@ int resident_clusters(const void* kernel, const RowPlan& plan, std::size_t share
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
   if (packs <= kWarp * kernels.brief) return warp_team(ceil_div(packs, kernels.brief), kernels.brief);
   // Few rows: all of them are in registers at the same time, on as many threads as there are.
-  if (kernels.few != 0 && packs <= kLargestFewTeam * kernels.few &&
+  if (packs <= RowKernels::few_threads * kernels.few &&
       rows * packs <= device.multiprocessors * kThreadsAtOnce * kernels.few) {
     return {Span::block, kernels.few, whole_warps(ceil_div(packs, kernels.few))};
   }
   if (packs <= kWarp * kernels.brief_2) return warp_team(ceil_div(packs, kernels.brief_2), kernels.brief_2);
-  unsigned cluster = 1;
-  if (device.major >= 9) {
-    while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.many) cluster *= 2;
+  const bool clusters = device.major >= 9;
+  if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
+    return {Span::block, kernels.many, whole_warps(ceil_div(packs, kernels.many))};
   }
-  const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.many);
-  if (threads > (cluster > 1 ? kLargestClusterTeam : kLargestTeam)) return {};
-  return {cluster > 1 ? Span::cluster : Span::block, kernels.many, whole_warps(threads), 1, cluster};
+  unsigned cluster = 2;
+  while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.wide) cluster *= 2;
+  const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.wide);
+  if (!clusters || threads > kernels.wide_threads) return {};
+  return {Span::cluster, kernels.wide, whole_warps(threads), 1, cluster};
 }
 
 RowPlan plan_loop(std::int64_t accesses) {
-  return {Span::block, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLargestTeam))};
+  return {Span::block, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLoopThreads))};
 }
 
 std::size_t team_scratch(const RowPlan& plan) {

@@ -20,22 +20,21 @@ struct RowPlan {
   unsigned cluster = 1;  ///< blocks that share a row
 };
 
-/// Packs that a thread of an op's kernels holds of a row, by span.
+/// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
 struct RowKernels {
-  int few;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
-  int brief;    ///< in a warp
-  int brief_2;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
-  int many;     ///< in a block or a cluster
-};
-inline constexpr RowKernels kOneInput = {.few = 2, .brief = 4, .brief_2 = 8, .many = 8};
-inline constexpr RowKernels kTwoInputs = {.few = 2, .brief = 4, .brief_2 = 0, .many = 4};
-inline constexpr RowKernels kBackward = {.few = 0, .brief = 4, .brief_2 = 0, .many = 4};
+  int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
+  int brief = 4;    ///< in a warp
+  int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
+  int many = 4;     ///< in a block
+  int wide = 8;     ///< in a cluster
+  int wide_threads = 256;
 
-// The largest blocks, in threads, by what they do.
-inline constexpr int kWarpTeamsBlock = 128;
-inline constexpr int kLargestFewTeam = 1024;
-inline constexpr int kLargestTeam = 512;
-inline constexpr int kLargestClusterTeam = 384;
+  static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
+};
+inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8, .wide_threads = 384};
+inline constexpr RowKernels kTwoInputs = {.few = 2};
+inline constexpr RowKernels kBackward = {};
+inline constexpr RowKernels kBackwardOfThree = {.wide = 4, .wide_threads = 512};
 
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
@@ -51,6 +50,7 @@ struct RowGrid {
 RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel);
 
 /// Blocks for kernels that walk over a row in `accesses` of any size.
+inline constexpr int kLoopThreads = 512;  ///< at most
 RowPlan plan_loop(std::int64_t accesses);
 
 /// Bytes of shared memory in which the warps of a team meet.

@@ -2,8 +2,10 @@
 
 // What the ops on rows (norms, softmax) share: a row in the registers of a team of threads. See row_plan.h.
 
+#include <algorithm>
 #include <type_traits>
 
+#include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/ptx.cuh"
 #include "backend/cuda/row_plan.h"
@@ -107,9 +109,8 @@ class Team {
       } else {
         if (!met_) cluster_wait();
         met_ = true;
-        if (lane < blocks_) store_in_block(slot + rank_ * (blockDim.x / 32) + warp, lane, value);
-        cluster_arrive();
-        cluster_wait();
+        if (lane < blocks_) *in_block(slot + rank_ * (blockDim.x / 32) + warp, lane) = value;
+        cluster_sync();
       }
       value = lane < count ? slot[lane] : neutral;
       if constexpr (kSpan == Span::cluster) {
@@ -255,35 +256,34 @@ __device__ inline const uint4* stage(const uint4* first, int left, uint4* to) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Launches
 
-/// Launch bounds. A multiprocessor has 65536 registers; what a thread may have of them decides how many rows are on
-/// their way at the same time.
-template <Span kSpan, int kPacks>
-inline constexpr int kMaxThreads = kSpan == Span::warp      ? kWarpTeamsBlock
-                                   : kSpan == Span::cluster ? kLargestClusterTeam
-                                   : kPacks == 2            ? kLargestFewTeam
-                                                            : kLargestTeam;
-template <Span kSpan, int kPacks, int kRegisters>
-inline constexpr int kMinBlocks = 65536 / (kMaxThreads<kSpan, kPacks> * (kSpan == Span::cluster ? 80 : kRegisters));
+/// The blocks that launch bounds ask for, from the registers that a thread needs; a multiprocessor has 65536 of them.
+/// The rows that they hold are what is on its way from memory at the same time.
+template <Span kSpan, int kThreads, int kInWarp, int kInBlock, int kInCluster>
+inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span::warp    ? kInWarp
+                                                                   : kSpan == Span::block ? kInBlock
+                                                                                          : kInCluster)));
 
-template <Span kSpan, int kPacks>
+/// One of an op's kernels: the span of a row, its packs in a thread, and the largest block.
+template <Span kSpan, int kPacks, int kThreads>
 struct RowKernel {
   static constexpr Span span = kSpan;
   static constexpr int packs = kPacks;
+  static constexpr int threads = kThreads;
 };
 
-/// Calls fn(RowKernel<span, packs>{}) for the kernel of the plan.
+/// Calls fn(RowKernel{}) for the kernel of the plan.
 template <const RowKernels& kKernels, class Fn>
 void visit_plan(const RowPlan& plan, Fn&& fn) {
   if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, kKernels.many>{});
+    fn(RowKernel<Span::cluster, kKernels.wide, kKernels.wide_threads>{});
   } else if (plan.span == Span::warp && plan.packs == kKernels.brief) {
-    fn(RowKernel<Span::warp, kKernels.brief>{});
+    fn(RowKernel<Span::warp, kKernels.brief, kKernels.brief_threads>{});
   } else if (plan.span == Span::warp) {
-    if constexpr (kKernels.brief_2 != 0) fn(RowKernel<Span::warp, kKernels.brief_2>{});
+    if constexpr (kKernels.brief_2 != 0) fn(RowKernel<Span::warp, kKernels.brief_2, kKernels.brief_threads>{});
   } else if (plan.packs == kKernels.many) {
-    fn(RowKernel<Span::block, kKernels.many>{});
+    fn(RowKernel<Span::block, kKernels.many, kKernels.many_threads>{});
   } else {
-    if constexpr (kKernels.few != 0) fn(RowKernel<Span::block, kKernels.few>{});
+    if constexpr (kKernels.few != 0) fn(RowKernel<Span::block, kKernels.few, kKernels.few_threads>{});
   }
 }
 

@@ -17,8 +17,8 @@ __device__ inline Statistics statistics(float rough, float2 deviations, float in
   return {rough + left, rsqrtf(fmaxf(deviations.y * inverse - left * left, 0.0F) + eps)};
 }
 
-template <class T, Span kSpan, int kPacks>
-__global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, kPacks, kSpan == Span::warp ? 72 : 64>)
+template <class T, Span kSpan, int kPacks, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
     forward_rows(Rows<const T> x, const T* weight, const T* bias, float eps, Rows<T> y, float* means, float* rstds,
                  RowShape shape) {
   constexpr int kSize = kPackSize<T>;
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, 
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLargestTeam) forward_loop(Rows<const T> x, const T* weight, const T* bias, float eps,
+__global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, const T* weight, const T* bias, float eps,
                                                              Rows<T> y, float* means, float* rstds, RowShape shape) {
   Team<Span::block> team(shape);
   wait_for_previous();
@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(kLargestTeam) forward_loop(Rows<const T> x, co
 }
 
 // With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)).
-template <class T, Span kSpan, int kPacks>
-__global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, kPacks, kSpan == Span::warp ? 80 : 64>)
+template <class T, Span kSpan, int kPacks, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64, 128>))
     backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, 
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLargestTeam)
+__global__ void __launch_bounds__(kLoopThreads)
     backward_loop(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   Team<Span::block> team(shape);
@@ -260,8 +260,9 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float ep
                         .vectors = bias.defined() ? 2 : 1,
                         .device = x.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs>; }, [](auto size) { return forward_loop<T, size>; },
-      rows_of<const T>(x), pointer<const T>(weight), pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), pointer<const T>(weight),
+      pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
 }
 
 template <class T>
@@ -274,8 +275,9 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const flo
                         .vectors = 1,
                         .device = x.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs>; }, [](auto size) { return backward_loop<T, size>; },
-      rows_of<const T>(dy), rows_of<const T>(x), pointer<const T>(weight), means, rstds, rows_of<T>(dx));
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(x),
+      pointer<const T>(weight), means, rstds, rows_of<T>(dx));
 }
 
 Declined layer_norm_forward_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,

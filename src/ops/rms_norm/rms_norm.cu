@@ -6,8 +6,8 @@
 namespace wick::cuda {
 namespace {
 
-template <class T, Span kSpan, int kPacks, bool kResidual>
-__global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, kPacks, 64>)
+template <class T, Span kSpan, int kPacks, int kThreads, bool kResidual>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, 64, 64, kResidual ? 128 : 80 >))
     forward_rows(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
                  float* rstd, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, 
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLargestTeam)
+__global__ void __launch_bounds__(kLoopThreads)
     forward_loop(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
                  float* rstd, RowShape shape) {
   Team<Span::block> team(shape);
@@ -102,11 +102,8 @@ __global__ void __launch_bounds__(kLargestTeam)
 }
 
 // dx = rstd (dy w - x̂ mean(dy w x̂)) + dsum with x̂ = x rstd.
-template <class T, Span kSpan, int kPacks, bool kSum>
-__global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, kPacks,
-                                                                         kSum                  ? 96
-                                                                         : kSpan == Span::warp ? 80
-                                                                                               : 64>)
+template <class T, Span kSpan, int kPacks, int kThreads, bool kSum>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum ? 96 : 80, kSum ? 96 : 64, 128 >))
     backward_rows(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
                   RowShape shape) {
   constexpr int kSize = kPackSize<T>;
@@ -162,7 +159,7 @@ __global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, 
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLargestTeam)
+__global__ void __launch_bounds__(kLoopThreads)
     backward_loop(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
                   RowShape shape) {
   Team<Span::block> team(shape);
@@ -209,7 +206,7 @@ void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, floa
                         .vectors = 1,
                         .device = x.device().index};
   run_rows<T, kResidual ? kTwoInputs : kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, kResidual>; },
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads, kResidual>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<const T>(residual),
       pointer<const T>(weight), eps, rows_of<T>(sum), rows_of<T>(y), pointer<float>(rstd));
 }
@@ -223,8 +220,8 @@ void backward(const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tenso
                         .packed = packs(dy) && packs(dsum) && packs(x) && packs(weight) && packs(dx),
                         .vectors = 1,
                         .device = x.device().index};
-  run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, kSum>; },
+  run_rows<T, kSum ? kBackwardOfThree : kBackward>(
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads, kSum>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(dsum),
       rows_of<const T>(x), pointer<const T>(weight), pointer<const float>(rstd), rows_of<T>(dx));
 }

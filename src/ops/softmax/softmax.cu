@@ -61,8 +61,8 @@ __device__ inline float largest_of(const uint4 (&packs)[kPacks]) {
 }
 
 // A row of only -inf gives NaN, and so does one with NaN or inf in it.
-template <class T, Span kSpan, int kPacks>
-__global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, kPacks, kSpan == Span::warp ? 72 : 64>)
+template <class T, Span kSpan, int kPacks, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, 
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLargestTeam) forward_loop(Rows<const T> x, Rows<T> y, RowShape shape) {
+__global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, Rows<T> y, RowShape shape) {
   Team<Span::block> team(shape);
   wait_for_previous();
   allow_next();
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(kLargestTeam) forward_loop(Rows<const T> x, Ro
   }
 }
 
-template <class T, Span kSpan, int kPacks>
-__global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, kPacks, 64>)
+template <class T, Span kSpan, int kPacks, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64, 128>))
     backward_rows(Rows<const T> dy, Rows<const T> y, Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan> team(shape);
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kMaxThreads<kSpan, kPacks>, kMinBlocks<kSpan, 
 }
 
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLargestTeam)
+__global__ void __launch_bounds__(kLoopThreads)
     backward_loop(Rows<const T> dy, Rows<const T> y, Rows<T> dx, RowShape shape) {
   Team<Span::block> team(shape);
   wait_for_previous();
@@ -209,8 +209,8 @@ void forward(const Tensor& x, const Tensor& y) {
                         .vectors = 0,
                         .device = y.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs>; }, [](auto size) { return forward_loop<T, size>; },
-      rows_of<const T>(x), rows_of<T>(y));
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<T>(y));
 }
 
 template <class T>
@@ -222,8 +222,8 @@ void backward(const Tensor& dy, const Tensor& y, const Tensor& dx) {
                         .vectors = 0,
                         .device = y.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs>; }, [](auto size) { return backward_loop<T, size>; },
-      rows_of<const T>(dy), rows_of<const T>(y), rows_of<T>(dx));
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(y), rows_of<T>(dx));
 }
 
 Declined softmax_forward_cuda(const Tensor& x, const Tensor& y) {
