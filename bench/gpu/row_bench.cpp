@@ -6,6 +6,7 @@
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
 // on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -36,6 +37,7 @@ struct Options {
 constexpr float kEps = 1e-5F;
 constexpr int kRounds = 3;
 constexpr std::int64_t kLaunchesInCache = 64;
+constexpr std::size_t kLeastLaunches = 8;  // a graph has a start of its own
 constexpr std::int64_t kMostSets = 512;
 
 void expect_run(Declined reason) {
@@ -159,7 +161,8 @@ Json measure(const Options& options, const RowShape& shape, Device device, doubl
     for (const bool cached : {false, true}) {
       if (cached && all.sets() == 1) continue;
       const std::size_t sets = cached ? 1 : all.sets();
-      const auto launches = cached ? kLaunchesInCache : static_cast<std::int64_t>(sets);
+      const std::int64_t launches =
+          cached ? kLaunchesInCache : static_cast<std::int64_t>(std::max(sets, kLeastLaunches));
       cells.push_back({kernel, cached, launches});
       works.push_back({[run = kernel.run, sets, launches] {
                          for (std::int64_t i = 0; i < launches; ++i) run(static_cast<std::size_t>(i) % sets);

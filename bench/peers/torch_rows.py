@@ -14,6 +14,7 @@ from torch_lora_linear import times_in_turn
 
 EPS = 1e-5
 LAUNCHES_IN_CACHE = 64
+LEAST_LAUNCHES = 8
 MOST_SETS = 512
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -116,7 +117,7 @@ def measure(rows, columns, dtype_name, options, copy):
                     if source == "cache" and count == 1:
                         continue
                     used = sets if source == "memory" else sets[:1]
-                    launches = count if source == "memory" else LAUNCHES_IN_CACHE
+                    launches = max(count, LEAST_LAUNCHES) if source == "memory" else LAUNCHES_IN_CACHE
                     functions[mode, source, launches] = captured(
                         lambda: make(f, used, weight, bias, launches), stream)
             times = times_in_turn(functions, options.repeats, 3)
