@@ -47,9 +47,9 @@ __device__ inline void cluster_sync() {
 
 /// The same variable in the shared memory of another block of the cluster.
 template <class T>
-__device__ inline const T* in_block(const T* shared, [[maybe_unused]] unsigned rank) {
+__device__ inline T* in_block(T* shared, [[maybe_unused]] unsigned rank) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const T* remote;
+  T* remote;
   asm("mapa.u64 %0, %1, %2;" : "=l"(remote) : "l"(shared), "r"(rank));
   return remote;
 #else

@@ -1,0 +1,267 @@
+// RMS norm (alone and with the residual add), layer norm and softmax, forward and backward with frozen weights, beside
+// a copy of device memory in the same run.
+//
+//   row_bench [--json PATH] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...
+//
+// Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
+// through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
+// on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "gpu/timing.h"
+#include "io/json.h"
+#include "ops/layer_norm/layer_norm.h"
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/softmax/softmax.h"
+
+namespace wick::bench {
+namespace {
+
+struct RowShape {
+  std::int64_t rows, columns;
+  DType dtype;
+};
+
+struct Options {
+  std::string json;
+  std::int64_t elements = std::int64_t{1} << 27;
+  int repeats = 11;
+  std::vector<std::string> ops;
+  std::vector<RowShape> shapes;
+};
+
+constexpr float kEps = 1e-5F;
+constexpr int kRounds = 3;
+constexpr std::int64_t kLaunchesInCache = 64;
+constexpr std::size_t kLeastLaunches = 8;  // a graph has a start of its own
+constexpr std::int64_t kMostSets = 512;
+
+void expect_run(Declined reason) {
+  if (reason != nullptr) fail(ErrorCode::unsupported, "a kernel declined: {}", reason);
+}
+
+// What the ops of one shape read and write, in as many sets as are needed.
+class Case {
+ public:
+  Case(const RowShape& shape, Device device) : shape_(shape), device_(device) {
+    const double matrix = static_cast<double>(shape.rows * shape.columns) * static_cast<double>(size_of(shape.dtype));
+    const double cache = static_cast<double>(cuda::info(device.index).l2_bytes);
+    const auto sets = static_cast<std::int64_t>(std::ceil(4 * cache / (2 * matrix)));
+    weight_ = random({shape.columns}, shape.dtype, device);
+    bias_ = random({shape.columns}, shape.dtype, device);
+    for (std::int64_t i = 0; i < std::clamp<std::int64_t>(sets, 1, kMostSets); ++i) {
+      const auto filled = [&] { return random({shape.rows, shape.columns}, shape.dtype, device); };
+      const auto statistics = [&] { return Tensor::full({2, shape.rows}, 1, DType::f32, device); };
+      sets_.push_back({filled(), filled(), filled(), filled(), filled(), filled(), filled(), statistics()});
+    }
+  }
+
+  struct Kernel {
+    const char* op;
+    const char* direction;
+    int matrices;  // read or written
+    int vectors;   // weights read
+    int numbers;   // of a row, read or written
+    std::function<void(std::size_t)> run;
+  };
+  std::vector<Kernel> kernels() const {
+    const DeviceType cuda = DeviceType::cuda;
+    const auto rstd = [](const Set& s) { return s.statistics.select(0, 1); };
+    return {
+        {"rms_norm", "forward", 2, 1, 1,
+         [=, this](std::size_t i) {
+           const Set& s = sets_[i];
+           expect_run(rms_norm_forward.on(cuda)(s.x, Tensor(), weight_, kEps, Tensor(), s.y, rstd(s)));
+         }},
+        {"rms_norm", "backward", 3, 1, 1,
+         [=, this](std::size_t i) {
+           const Set& s = sets_[i];
+           expect_run(rms_norm_backward.on(cuda)(s.dy, Tensor(), s.x, weight_, rstd(s), s.dx, Tensor()));
+         }},
+        {"rms_norm_residual", "forward", 4, 1, 1,
+         [=, this](std::size_t i) {
+           const Set& s = sets_[i];
+           expect_run(rms_norm_forward.on(cuda)(s.x, s.residual, weight_, kEps, s.sum, s.y, rstd(s)));
+         }},
+        {"rms_norm_residual", "backward", 4, 1, 1,
+         [=, this](std::size_t i) {
+           const Set& s = sets_[i];
+           expect_run(rms_norm_backward.on(cuda)(s.dy, s.dsum, s.x, weight_, rstd(s), s.dx, Tensor()));
+         }},
+        {"layer_norm", "forward", 2, 2, 2,
+         [=, this](std::size_t i) {
+           const Set& s = sets_[i];
+           expect_run(layer_norm_forward.on(cuda)(s.x, weight_, bias_, kEps, s.y, s.statistics));
+         }},
+        {"layer_norm", "backward", 3, 1, 2,
+         [=, this](std::size_t i) {
+           const Set& s = sets_[i];
+           expect_run(layer_norm_backward.on(cuda)(s.dy, s.x, weight_, s.statistics, s.dx, Tensor()));
+         }},
+        {"softmax", "forward", 2, 0, 0,
+         [=, this](std::size_t i) { expect_run(softmax_forward.on(cuda)(sets_[i].x, sets_[i].y)); }},
+        {"softmax", "backward", 3, 0, 0,
+         [=, this](std::size_t i) { expect_run(softmax_backward.on(cuda)(sets_[i].dy, sets_[i].x, sets_[i].dx)); }},
+    };
+  }
+
+  double bytes(const Kernel& kernel) const {
+    const auto size = static_cast<double>(size_of(shape_.dtype));
+    const auto rows = static_cast<double>(shape_.rows);
+    const auto columns = static_cast<double>(shape_.columns);
+    return (kernel.matrices * rows + kernel.vectors) * columns * size + kernel.numbers * rows * 4;
+  }
+  std::size_t sets() const { return sets_.size(); }
+
+ private:
+  struct Set {
+    Tensor x, residual, sum, y, dy, dsum, dx;
+    Tensor statistics;
+  };
+  RowShape shape_;
+  Device device_;
+  Tensor weight_, bias_;
+  std::vector<Set> sets_;
+};
+
+// GB/s of the driver's copy from device memory to device memory, bytes read and bytes written.
+Spread copy_rate(Device device, int repeats) {
+  const Shape shape = {std::int64_t{1} << 30};
+  const Tensor from = random(shape, DType::bf16, device);
+  const Tensor to = random(shape, DType::bf16, device);
+  const auto bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
+  const Work work = {
+      [&] {
+        cuda::check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDeviceToDevice, cuda::stream(device.index)),
+                    "a copy");
+      },
+      false};
+  const Spread us = time_in_turn(device, {work}, repeats, kRounds)[0];
+  const double moved = 2e-3 * static_cast<double>(bytes);
+  return {moved / us.median, moved / us.high, moved / us.low};
+}
+
+Json measure(const Options& options, const RowShape& shape, Device device, double copy) {
+  const Case all(shape, device);
+  struct Cell {
+    Case::Kernel kernel;
+    bool cached;
+    std::int64_t launches;
+  };
+  std::vector<Cell> cells;
+  std::vector<Work> works;
+  for (const Case::Kernel& kernel : all.kernels()) {
+    if (!options.ops.empty() && std::find(options.ops.begin(), options.ops.end(), kernel.op) == options.ops.end()) {
+      continue;
+    }
+    for (const bool cached : {false, true}) {
+      if (cached && all.sets() == 1) continue;
+      const std::size_t sets = cached ? 1 : all.sets();
+      const std::int64_t launches =
+          cached ? kLaunchesInCache : static_cast<std::int64_t>(std::max(sets, kLeastLaunches));
+      cells.push_back({kernel, cached, launches});
+      works.push_back({[run = kernel.run, sets, launches] {
+                         for (std::int64_t i = 0; i < launches; ++i) run(static_cast<std::size_t>(i) % sets);
+                       },
+                       true});
+    }
+  }
+  const std::vector<Spread> times = time_in_turn(device, works, options.repeats, kRounds);
+  Json rows = Json::array();
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    const Cell& cell = cells[i];
+    const auto launches = static_cast<double>(cell.launches);
+    const Spread us = {times[i].median / launches, times[i].low / launches, times[i].high / launches};
+    const double bytes = all.bytes(cell.kernel);
+    const double rate = bytes / us.median / 1e3;
+    const char* from = cell.cached ? "cache" : "memory";
+    std::printf("%-18s %-8s %7lldx%-7lld %-4s %-6s %9.2f  [%9.2f, %9.2f] %7.0f %6.1f%%\n", cell.kernel.op,
+                cell.kernel.direction, static_cast<long long>(shape.rows), static_cast<long long>(shape.columns),
+                std::string(to_string(shape.dtype)).c_str(), from, us.median, us.low, us.high, rate, 100 * rate / copy);
+    rows.push_back({{"op", cell.kernel.op},
+                    {"direction", cell.kernel.direction},
+                    {"rows", shape.rows},
+                    {"columns", shape.columns},
+                    {"dtype", std::string(to_string(shape.dtype))},
+                    {"from", from},
+                    {"bytes", bytes},
+                    {"us", {us.median, us.low, us.high}},
+                    {"gb_s", rate},
+                    {"share_of_copy", rate / copy}});
+  }
+  std::fflush(stdout);
+  return rows;
+}
+
+int usage() {
+  std::fprintf(stderr,
+               "row_bench [--json PATH] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...\n");
+  return 2;
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; i += 2) {
+    if (i + 1 == argc) return usage();
+    const std::string name = argv[i];
+    const char* const value = argv[i + 1];
+    long long rows = 0;
+    long long columns = 0;
+    char dtype[8] = {};
+    if (name == "--json") {
+      options.json = value;
+    } else if (name == "--elements") {
+      options.elements = std::atoll(value);
+    } else if (name == "--repeats") {
+      options.repeats = std::max(1, std::atoi(value));
+    } else if (name == "--op") {
+      options.ops.emplace_back(value);
+    } else if (name == "--shape" && std::sscanf(value, "%lldx%lld:%7s", &rows, &columns, dtype) == 3) {
+      options.shapes.push_back({rows, columns, dtype_from_string(dtype)});
+    } else {
+      return usage();
+    }
+  }
+  if (options.shapes.empty()) {
+    options.shapes = {{1024, 1024, DType::f32}, {64, 1024, DType::f32}, {1, 4096, DType::bf16}};
+    for (std::int64_t columns = 1024; columns <= 131072; columns *= 2) {
+      options.shapes.push_back({std::max<std::int64_t>(1, options.elements / columns), columns, DType::bf16});
+    }
+  }
+  const Device device = gpu();
+  const NoGrad no_grad;
+  Spread copy = copy_rate(device, options.repeats);
+  std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\n", cuda::info(device.index).name.c_str(), copy.median, copy.low,
+              copy.high);
+  std::printf("%-18s %-8s %15s %-4s %-6s %9s  %22s %7s %7s\n", "op", "", "shape", "", "from", "us", "[least, most]",
+              "GB/s", "of copy");
+  Json cells = Json::array();
+  for (const RowShape& shape : options.shapes) {
+    for (Json& row : measure(options, shape, device, copy.median)) cells.push_back(std::move(row));
+  }
+  if (!options.json.empty()) {
+    const Json result = {{"device", cuda::info(device.index).name},
+                         {"copy_gb_s", {copy.median, copy.low, copy.high}},
+                         {"cells", std::move(cells)}};
+    std::ofstream file(options.json);
+    file << dump_json(result) << "\n";
+    if (!file.flush()) fail(ErrorCode::io, "cannot write {}", options.json);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace wick::bench
+
+int main(int argc, char** argv) {
+  try {
+    return wick::bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,164 @@
+"""RMS norm (alone and with the residual add), layer norm and softmax in PyTorch, eagerly and compiled, on one GPU.
+
+The cells, bytes and sets of tensors are those of bench/gpu/row_bench, which says what they mean. All launches of a
+cell are captured as one graph. Prints a table and, with --json PATH, writes it.
+"""
+
+import argparse
+import json
+
+import torch
+import torch._functorch.config
+import torch.nn.functional as F
+from torch_lora_linear import times_in_turn
+
+EPS = 1e-5
+LAUNCHES_IN_CACHE = 64
+LEAST_LAUNCHES = 8
+MOST_SETS = 512
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+def rms_norm(x, weight, bias, residual):
+    return F.rms_norm(x, weight.shape, weight, EPS)
+
+
+def rms_norm_residual(x, weight, bias, residual):
+    total = x + residual
+    return total, F.rms_norm(total, weight.shape, weight, EPS)
+
+
+def layer_norm(x, weight, bias, residual):
+    return F.layer_norm(x, weight.shape, weight, bias, EPS)
+
+
+def softmax(x, weight, bias, residual):
+    return torch.softmax(x, -1)
+
+
+# Matrices read or written forward and backward, vectors likewise, float32 numbers of a row that row_bench counts.
+OPS = [(rms_norm, (2, 3), (1, 1), 1), (rms_norm_residual, (4, 4), (1, 1), 1), (layer_norm, (2, 3), (2, 1), 2),
+       (softmax, (2, 3), (0, 0), 0)]
+
+
+def captured(make, stream):
+    """The function that make() makes, as a graph. All on one stream: autograd runs a backward on its forward's."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        fn = make()
+        for _ in range(3):
+            fn()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        fn()
+    return graph.replay
+
+
+def as_tuple(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def forward_of(fn, sets, weight, bias, launches):
+    kept = [None] * len(sets)  # so that each set has results of its own
+
+    def run():
+        with torch.no_grad():
+            for i in range(launches):
+                x, residual, _, _ = sets[i % len(sets)]
+                kept[i % len(sets)] = fn(x, weight, bias, residual)
+    return run
+
+
+def backward_of(fn, sets, weight, bias, launches):
+    kept = [None] * len(sets)
+    graphs = []
+    for x, residual, dy, dsum in sets:
+        leaf = x.detach().requires_grad_()
+        y = as_tuple(fn(leaf, weight, bias, residual))
+        graphs.append((leaf, y, (dsum, dy) if len(y) == 2 else (dy,)))
+
+    def run():
+        for i in range(launches):
+            leaf, y, dy = graphs[i % len(sets)]
+            kept[i % len(sets)] = torch.autograd.grad(y, leaf, dy, retain_graph=True)
+    return run
+
+
+def copy_rate(repeats):
+    x = torch.randn(2**30, device="cuda", dtype=torch.bfloat16)
+    y = torch.empty_like(x)
+    us = times_in_turn({"copy": lambda: y.copy_(x)}, repeats)["copy"][0]
+    return 2e-3 * x.numel() * x.element_size() / us
+
+
+def measure(rows, columns, dtype_name, options, copy):
+    dtype = DTYPES[dtype_name]
+
+    def random(*shape):
+        return torch.randn(*shape, device="cuda", dtype=dtype)
+
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    matrix = rows * columns * dtype.itemsize
+    count = min(MOST_SETS, max(1, -(-4 * cache // (2 * matrix))))
+    sets = [tuple(random(rows, columns) for _ in range(4)) for _ in range(count)]
+    weight, bias = random(columns), random(columns)
+    stream = torch.cuda.Stream()
+    cells = []
+    for fn, matrices, vectors, numbers in OPS:
+        if options.op and fn.__name__ not in options.op:
+            continue
+        for direction, make in (("forward", forward_of), ("backward", backward_of)):
+            back = direction == "backward"
+            torch._dynamo.reset()
+            functions = {}
+            for mode, f in (("eager", fn), ("compiled", torch.compile(fn, dynamic=False))):
+                for source in ("memory", "cache"):
+                    if source == "cache" and count == 1:
+                        continue
+                    used = sets if source == "memory" else sets[:1]
+                    launches = max(count, LEAST_LAUNCHES) if source == "memory" else LAUNCHES_IN_CACHE
+                    functions[mode, source, launches] = captured(
+                        lambda: make(f, used, weight, bias, launches), stream)
+            times = times_in_turn(functions, options.repeats, 3)
+            size = (matrices[back] * rows + vectors[back]) * columns * dtype.itemsize + numbers * rows * 4
+            for (mode, source, launches), spread in times.items():
+                us = [t / launches for t in spread]
+                rate = size / us[0] / 1e3
+                shape = f"{rows}x{columns}"
+                print(f"{fn.__name__:18} {direction:8} {shape:>15} {dtype_name:4} {source:6} {mode:8} {us[0]:9.2f} "
+                      f"[{us[1]:9.2f}, {us[2]:9.2f}] {rate:7.0f} {100 * rate / copy:6.1f}%", flush=True)
+                cells.append({"op": fn.__name__, "direction": direction, "rows": rows, "columns": columns,
+                              "dtype": dtype_name, "from": source, "mode": mode, "bytes": size, "us": us,
+                              "gb_s": rate, "share_of_copy": rate / copy})
+            del functions
+    return cells
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json")
+    parser.add_argument("--elements", type=int, default=2**27)
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--op", action="append")
+    parser.add_argument("--shape", action="append", help="ROWSxCOLUMNS:DTYPE")
+    options = parser.parse_args()
+    shapes = options.shape or (["1024x1024:f32", "64x1024:f32", "1x4096:bf16"] +
+                               [f"{max(1, options.elements >> k)}x{1 << k}:bf16" for k in range(10, 18)])
+    torch.manual_seed(0)
+    torch._functorch.config.donated_buffer = False  # a compiled backward is run more than once
+    copy = copy_rate(options.repeats)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy:.0f} GB/s")
+    cells = []
+    for shape in shapes:
+        extents, dtype = shape.split(":")
+        rows, columns = map(int, extents.split("x"))
+        cells += measure(rows, columns, dtype, options, copy)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_gb_s": copy,
+                       "cells": cells}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+#pragma once
+
+// Instructions that CUDA C++ has no name for.
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace wick::cuda {
+
+/// The block's dynamic shared memory.
+__device__ inline std::byte* dynamic_shared() {
+  extern __shared__ uint4 words[];
+  return reinterpret_cast<std::byte*>(words);
+}
+
+/// 16 bytes of global memory that are read once: L1 is left to what is read again. Without `valid` nothing is read, and
+/// every word is `otherwise`. All such loads keep their order, so that none waits for another's use.
+__device__ inline uint4 load_once(const uint4* from, bool valid, std::uint32_t otherwise = 0) {
+  uint4 v = {otherwise, otherwise, otherwise, otherwise};
+  asm volatile(
+      "{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %5, 0;\n"
+      "  @p ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<std::uint32_t>(valid)));
+  return v;
+}
+
+/// Writes 16 bytes if `valid`, without a branch.
+__device__ inline void store_if(uint4* to, const uint4& v, bool valid) {
+  asm volatile(
+      "{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %5, 0;\n"
+      "  @p st.global.v4.b32 [%4], {%0, %1, %2, %3};\n"
+      "}" ::"r"(v.x),
+      "r"(v.y), "r"(v.z), "r"(v.w), "l"(__cvta_generic_to_global(to)), "r"(static_cast<std::uint32_t>(valid))
+      : "memory");
+}
+
+/// Brings a line of global memory into L2. Harmless at any time: L2 is where all writes arrive.
+__device__ inline void prefetch(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(line)));
+}
+
+/// 2^x with a relative error of 2^-22; results below the normal numbers are 0.
+__device__ inline float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace wick::cuda

@@ -1,0 +1,95 @@
+#include "backend/cuda/row_plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+namespace wick::cuda {
+namespace {
+
+constexpr std::int64_t kWarp = 32;
+// Longer rows go to more blocks rather than more threads: blocks take turns in loading and storing.
+constexpr std::int64_t kUsualTeam = 256;
+constexpr std::int64_t kThreadsAtOnce = 1024;  // a multiprocessor's, at 64 registers each
+constexpr unsigned kLargestCluster = 8;        // that every device with clusters has
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+unsigned whole_warps(std::int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kWarp) * kWarp); }
+
+// A team of `threads` or more, up to a warp.
+RowPlan warp_team(std::int64_t threads, int packs) {
+  const auto team = std::bit_ceil(static_cast<unsigned>(std::max<std::int64_t>(threads, 1)));
+  return {Span::warp, packs, team, static_cast<unsigned>(RowKernels::brief_threads) / team, 1};
+}
+
+// The clusters of this launch that run at the same time.
+int resident_clusters(const void* kernel, const RowPlan& plan, std::size_t shared) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, unsigned, unsigned, std::size_t>, int> known;
+  const std::scoped_lock lock(mutex);
+  int& found = known[{kernel, plan.team, plan.cluster, shared}];
+  if (found == 0) {
+    if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+            "a cluster's shared memory");
+    }
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = plan.cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(plan.cluster);
+    config.blockDim = dim3(plan.team);
+    config.dynamicSmemBytes = shared;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    check(cudaOccupancyMaxActiveClusters(&found, kernel, &config), "counting clusters");
+    found = std::max(found, 1);
+  }
+  return found;
+}
+
+}  // namespace
+
+RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
+  if (packs <= kWarp * kernels.brief) return warp_team(ceil_div(packs, kernels.brief), kernels.brief);
+  // Few rows: all of them are in registers at the same time, on as many threads as there are.
+  if (packs <= RowKernels::few_threads * kernels.few &&
+      rows * packs <= device.multiprocessors * kThreadsAtOnce * kernels.few) {
+    return {Span::block, kernels.few, whole_warps(ceil_div(packs, kernels.few))};
+  }
+  if (packs <= kWarp * kernels.brief_2) return warp_team(ceil_div(packs, kernels.brief_2), kernels.brief_2);
+  const bool clusters = device.major >= 9;
+  if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
+    return {Span::block, kernels.many, whole_warps(ceil_div(packs, kernels.many))};
+  }
+  unsigned cluster = 2;
+  while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.wide) cluster *= 2;
+  const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.wide);
+  if (!clusters || threads > kernels.wide_threads) return {};
+  return {Span::cluster, kernels.wide, whole_warps(threads), 1, cluster};
+}
+
+RowPlan plan_loop(std::int64_t accesses) {
+  return {Span::block, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLoopThreads))};
+}
+
+std::size_t team_scratch(const RowPlan& plan) {
+  if (plan.span == Span::warp) return 0;
+  return std::size_t{plan.team} / 32 * plan.cluster * 2 * 2 * sizeof(float);  // two sets of slots of two floats
+}
+
+RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel) {
+  const std::size_t scratch = team_scratch(plan);
+  const auto part = static_cast<int>(ceil_div(packs, plan.cluster));
+  if (plan.span != Span::cluster) return {static_cast<unsigned>(ceil_div(rows, plan.teams)), scratch, part, false};
+  const std::size_t shared = scratch + static_cast<std::size_t>(vectors) * static_cast<std::size_t>(part) * 16;
+  const int resident = resident_clusters(kernel, plan, shared);
+  if (rows <= resident) return {static_cast<unsigned>(rows) * plan.cluster, scratch, part, false};
+  return {static_cast<unsigned>(resident) * plan.cluster, shared, part, vectors > 0};
+}
+
+}  // namespace wick::cuda

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/runtime.h"
+
+namespace wick::cuda {
+
+/// Who shares a row: a part of a warp (a power of two of its threads), a block, or the blocks of a cluster.
+enum class Span { warp, block, cluster };
+
+/// How an op on rows spreads them over the device. A row is counted in packs of 16 bytes and is held in registers,
+/// between one read and one write of memory, by a team of threads.
+struct RowPlan {
+  Span span = Span::warp;
+  int packs = 0;         ///< of a row in each thread; 0: the row does not fit
+  unsigned team = 1;     ///< threads of a block that share a row
+  unsigned teams = 1;    ///< rows in a block
+  unsigned cluster = 1;  ///< blocks that share a row
+};
+
+/// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
+struct RowKernels {
+  int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
+  int brief = 4;    ///< in a warp
+  int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
+  int many = 4;     ///< in a block
+  int wide = 8;     ///< in a cluster
+  int wide_threads = 256;
+
+  static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
+};
+inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8, .wide_threads = 384};
+inline constexpr RowKernels kTwoInputs = {.few = 2};
+inline constexpr RowKernels kBackward = {};
+inline constexpr RowKernels kBackwardOfThree = {.wide = 4, .wide_threads = 512};
+
+/// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
+RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
+
+/// The launch of a kernel by a plan.
+struct RowGrid {
+  unsigned blocks = 0;
+  std::size_t shared = 0;  ///< bytes of dynamic shared memory
+  int part = 0;            ///< packs of a row in each block
+  bool staged = false;     ///< clusters walk over many rows each, with their part of the weights in shared memory
+};
+/// `vectors`: weight and bias, as far as there are any. `kernel`: its host function.
+RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel);
+
+/// Blocks for kernels that walk over a row in `accesses` of any size.
+inline constexpr int kLoopThreads = 512;  ///< at most
+RowPlan plan_loop(std::int64_t accesses);
+
+/// Bytes of shared memory in which the warps of a team meet.
+std::size_t team_scratch(const RowPlan& plan);
+
+}  // namespace wick::cuda

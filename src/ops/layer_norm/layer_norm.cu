@@ -1,0 +1,318 @@
+#include "ops/layer_norm/layer_norm.h"
+
+#include "backend/cuda/norm_params.cuh"
+#include "backend/cuda/rows.cuh"
+
+namespace wick::cuda {
+namespace {
+
+struct Statistics {
+  float mean, rstd;
+};
+
+// From sums over the deviations from `rough`, a mean with the rounding of its sum in it, and over their squares. The
+// first one is what rounding left. It matters in float32, where the mean is far from zero; it is 0 for narrower types.
+__device__ inline Statistics statistics(float rough, float2 deviations, float inverse, float eps) {
+  const float left = deviations.x * inverse;
+  return {rough + left, rsqrtf(fmaxf(deviations.y * inverse - left * left, 0.0F) + eps)};
+}
+
+template <class T, Span kSpan, int kPacks, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
+    forward_rows(Rows<const T> x, const T* weight, const T* bias, float eps, Rows<T> y, float* means, float* rstds,
+                 RowShape shape) {
+  constexpr int kSize = kPackSize<T>;
+  constexpr int kHeld = kGroup<kSpan, kPacks>;
+  constexpr bool kWide = std::is_same_v<T, float>;
+  Team<kSpan> team(shape);
+  const int first = team.first(shape);
+  const uint4* w = as_packs(weight) + first;
+  const uint4* b = bias != nullptr ? as_packs(bias) + first : nullptr;
+  if constexpr (kHeld == kPacks) {
+    prefetch_weights<kPacks>(w, team.left(shape));
+    if (b != nullptr) prefetch_weights<kPacks>(b, team.left(shape));
+  }
+  wait_for_previous();
+  allow_next();
+  if (kSpan == Span::cluster && shape.staged) {
+    w = stage(w, team.left(shape), team.spare());
+    if (b != nullptr) b = stage(b, team.left(shape), team.spare() + shape.part);
+  }
+  team.each_row(shape, [&](std::int64_t row, int left) {
+    uint4 in[kPacks], scales[kHeld], shifts[kHeld] = {};
+    load_row(in, as_packs(x[row]) + first, left);
+    if constexpr (kHeld == kPacks) {
+      load_weights(scales, w, 0, left);
+      if (b != nullptr) load_weights(shifts, b, 0, left);
+    }
+
+    float total = 0;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const Elements<T> v = unpack<T>(in[p]);
+      float some = 0;
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) some += v[e];
+      total += some;
+    }
+    stay_packed<T>(in, shape.zero);
+    const float rough = team.sum(total) * shape.inverse;
+    float2 deviations = {0, 0};
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const Elements<T> v = unpack<T>(in[p]);
+      float2 some = {0, 0};
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) {
+        const float deviation = v[e] - rough;
+        if constexpr (kWide) some.x += deviation;
+        some.y += deviation * deviation;
+      }
+      const bool valid = pack_offset(p) < left;
+      deviations.x += valid ? some.x : 0.0F;
+      deviations.y += valid ? some.y : 0.0F;
+    }
+    stay_packed<T>(in, shape.other_zero);
+    if constexpr (kWide) {
+      deviations = team.sum(deviations);
+    } else {
+      deviations.y = team.sum(deviations.y);
+    }
+    const auto [mean, rstd] = statistics(rough, deviations, shape.inverse, eps);
+    const float offset = -mean * rstd;
+    if (team.leads() && left > 0) {
+      means[row] = mean;
+      rstds[row] = rstd;
+    }
+
+    uint4* out = as_packs(y[row]) + first;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (kHeld < kPacks && p % kHeld == 0) {
+        load_weights(scales, w, p, left);
+        if (b != nullptr) load_weights(shifts, b, p, left);
+      }
+      Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+      const Elements<T> shift = unpack<T>(shifts[p % kHeld]);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) {
+        const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
+        v[e] = unit * scale[e] + shift[e];
+      }
+      store_pack(out, p, left, pack<T>(v));
+    }
+  });
+}
+
+template <class T, int kSize>
+__global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, const T* weight, const T* bias, float eps,
+                                                             Rows<T> y, float* means, float* rstds, RowShape shape) {
+  Team<Span::block> team(shape);
+  wait_for_previous();
+  allow_next();
+  const std::int64_t row = blockIdx.x;
+  const std::int64_t end = shape.length * kSize;
+  const std::int64_t begin = threadIdx.x * kSize;
+  const std::int64_t step = blockDim.x * kSize;
+  float total = 0;
+  for (std::int64_t i = begin; i < end; i += step) {
+    const auto v = load_pack<T, kSize>(x[row] + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) total += to_float(v[e]);
+  }
+  const float rough = team.sum(total) * shape.inverse;
+  float2 deviations = {0, 0};
+  for (std::int64_t i = begin; i < end; i += step) {
+    const auto v = load_pack<T, kSize>(x[row] + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      const float deviation = to_float(v[e]) - rough;
+      deviations.x += deviation;
+      deviations.y += deviation * deviation;
+    }
+  }
+  const auto [mean, rstd] = statistics(rough, team.sum(deviations), shape.inverse, eps);
+  if (team.leads()) {
+    means[row] = mean;
+    rstds[row] = rstd;
+  }
+  for (std::int64_t i = begin; i < end; i += step) {
+    auto v = load_pack<T, kSize>(x[row] + i);
+    const auto scale = load_pack<T, kSize>(weight + i);
+    Pack<T, kSize> shift = {};
+    if (bias != nullptr) shift = load_pack<T, kSize>(bias + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      v[e] = from_float<T>((to_float(v[e]) - mean) * rstd * to_float(scale[e]) +
+                           (bias != nullptr ? to_float(shift[e]) : 0.0F));
+    }
+    store_pack(y[row] + i, v);
+  }
+}
+
+// With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)).
+template <class T, Span kSpan, int kPacks, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64, 128>))
+    backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
+                  Rows<T> dx, RowShape shape) {
+  constexpr int kSize = kPackSize<T>;
+  constexpr int kHeld = kGroup<kSpan, kPacks>;
+  Team<kSpan> team(shape);
+  const int first = team.first(shape);
+  const uint4* w = as_packs(weight) + first;
+  wait_for_previous();
+  allow_next();
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
+  team.each_row(shape, [&](std::int64_t row, int left) {
+    uint4 grad[kPacks], in[kPacks], scales[kHeld];
+    load_row(grad, as_packs(dy[row]) + first, left);
+    load_row(in, as_packs(x[row]) + first, left);
+    const float mean = left > 0 ? means[row] : 0.0F;
+    const float rstd = left > 0 ? rstds[row] : 0.0F;
+
+    float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (p % kHeld == 0) load_weights(scales, w, p, left);
+      const Elements<T> g = unpack<T>(grad[p]);
+      const Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+      float2 some = {0, 0};
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) {
+        const float h = g[e] * scale[e];
+        some.x += h;
+        some.y += h * (v[e] - mean);
+      }
+      sums.x += some.x;
+      sums.y += some.y;
+    }
+    stay_packed<T>(grad, shape.zero);
+    stay_packed<T>(in, shape.zero);
+    stay_packed<T>(scales, shape.zero);
+    sums = team.sum(sums);
+    const float centre = sums.x * shape.inverse;
+    const float pull = sums.y * rstd * shape.inverse;
+
+    uint4* out = as_packs(dx[row]) + first;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (kHeld < kPacks && p % kHeld == 0) load_weights(scales, w, p, left);
+      const Elements<T> g = unpack<T>(grad[p]);
+      Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) v[e] = (g[e] * scale[e] - centre - (v[e] - mean) * rstd * pull) * rstd;
+      store_pack(out, p, left, pack<T>(v));
+    }
+  });
+}
+
+template <class T, int kSize>
+__global__ void __launch_bounds__(kLoopThreads)
+    backward_loop(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
+                  Rows<T> dx, RowShape shape) {
+  Team<Span::block> team(shape);
+  wait_for_previous();
+  allow_next();
+  const std::int64_t row = blockIdx.x;
+  const std::int64_t end = shape.length * kSize;
+  const std::int64_t begin = threadIdx.x * kSize;
+  const std::int64_t step = blockDim.x * kSize;
+  const float mean = means[row];
+  const float rstd = rstds[row];
+  float2 sums = {0, 0};
+  for (std::int64_t i = begin; i < end; i += step) {
+    const auto g = load_pack<T, kSize>(dy[row] + i);
+    const auto v = load_pack<T, kSize>(x[row] + i);
+    const auto scale = load_pack<T, kSize>(weight + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      const float h = to_float(g[e]) * to_float(scale[e]);
+      sums.x += h;
+      sums.y += h * (to_float(v[e]) - mean);
+    }
+  }
+  sums = team.sum(sums);
+  const float centre = sums.x * shape.inverse;
+  const float pull = sums.y * rstd * shape.inverse;
+  for (std::int64_t i = begin; i < end; i += step) {
+    const auto g = load_pack<T, kSize>(dy[row] + i);
+    auto v = load_pack<T, kSize>(x[row] + i);
+    const auto scale = load_pack<T, kSize>(weight + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      const float h = to_float(g[e]) * to_float(scale[e]);
+      v[e] = from_float<T>((h - centre - (to_float(v[e]) - mean) * rstd * pull) * rstd);
+    }
+    store_pack(dx[row] + i, v);
+  }
+}
+
+template <class T>
+void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y, float* means,
+             float* rstds) {
+  const RowCall call = {.work = {"layer_norm", 2 * bytes_of(x)},
+                        .rows = x.size(0),
+                        .columns = x.size(1),
+                        .packed = packs(x) && packs(weight) && packs(bias) && packs(y),
+                        .vectors = bias.defined() ? 2 : 1,
+                        .device = x.device().index};
+  run_rows<T, kOneInput>(
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), pointer<const T>(weight),
+      pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
+}
+
+template <class T>
+void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const float* means, const float* rstds,
+              const Tensor& dx) {
+  const RowCall call = {.work = {"layer_norm_backward", 3 * bytes_of(x)},
+                        .rows = x.size(0),
+                        .columns = x.size(1),
+                        .packed = packs(dy) && packs(x) && packs(weight) && packs(dx),
+                        .vectors = 1,
+                        .device = x.device().index};
+  run_rows<T, kBackward>(
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(x),
+      pointer<const T>(weight), means, rstds, rows_of<T>(dx));
+}
+
+Declined layer_norm_forward_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,
+                                 const Tensor& stats) {
+  if (x.dtype() == DType::f64) return "f64";
+  if (!weight.is_contiguous()) return "a strided weight";
+  if (bias.defined() && !bias.is_contiguous()) return "a strided bias";
+  if (x.numel() == 0) return nullptr;
+  float* means = pointer<float>(stats);
+  visit_narrow(x.dtype(),
+               [&](auto tag) { forward<decltype(tag)>(x, weight, bias, eps, y, means, means + stats.stride(0)); });
+  return nullptr;
+}
+
+Declined layer_norm_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
+                                  const Tensor& dx, const Tensor& dparams) {
+  if (x.dtype() == DType::f64) return "f64";
+  if (!weight.is_contiguous()) return "a strided weight";
+  const float* means = pointer<float>(stats);
+  const float* rstds = means + stats.stride(0);
+  visit_narrow(x.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    if (dx.defined() && x.numel() > 0) backward<T>(dy, x, weight, means, rstds, dx);
+    if (dparams.defined()) {
+      norm_param_gradients<T, true>("layer_norm_dparams", dy, x, means, rstds, pointer<float>(dparams));
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace
+
+void register_layer_norm() {
+  layer_norm_forward.on(DeviceType::cuda) = layer_norm_forward_cuda;
+  layer_norm_backward.on(DeviceType::cuda) = layer_norm_backward_cuda;
+}
+
+}  // namespace wick::cuda

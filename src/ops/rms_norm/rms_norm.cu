@@ -1,0 +1,262 @@
+#include "ops/rms_norm/rms_norm.h"
+
+#include "backend/cuda/norm_params.cuh"
+#include "backend/cuda/rows.cuh"
+
+namespace wick::cuda {
+namespace {
+
+template <class T, Span kSpan, int kPacks, int kThreads, bool kResidual>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, 64, 64, kResidual ? 128 : 80 >))
+    forward_rows(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
+                 float* rstd, RowShape shape) {
+  constexpr int kSize = kPackSize<T>;
+  constexpr int kHeld = kGroup<kSpan, kPacks>;
+  Team<kSpan> team(shape);
+  const int first = team.first(shape);
+  const uint4* w = as_packs(weight) + first;
+  if constexpr (kHeld == kPacks) prefetch_weights<kPacks>(w, team.left(shape));
+  wait_for_previous();
+  allow_next();
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
+  team.each_row(shape, [&](std::int64_t row, int left) {
+    uint4 in[kPacks];
+    load_row(in, as_packs(x[row]) + first, left);
+    if constexpr (kResidual) {
+      uint4 other[kPacks];
+      load_row(other, as_packs(residual[row]) + first, left);
+      uint4* out = as_packs(sum[row]) + first;
+#pragma unroll
+      for (int p = 0; p < kPacks; ++p) {
+        Elements<T> v = unpack<T>(in[p]);
+        const Elements<T> r = unpack<T>(other[p]);
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) v[e] += r[e];
+        in[p] = pack<T>(v);
+        store_pack(out, p, left, in[p]);
+      }
+    }
+    uint4 held[kHeld];
+    if constexpr (kHeld == kPacks) load_weights(held, w, 0, left);
+
+    float squares = 0;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const Elements<T> v = unpack<T>(in[p]);
+      float some = 0;
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) some += v[e] * v[e];
+      squares += some;
+    }
+    stay_packed<T>(in, shape.zero);
+    const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
+    if (team.leads() && left > 0) rstd[row] = scale;
+
+    uint4* out = as_packs(y[row]) + first;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (kHeld < kPacks && p % kHeld == 0) load_weights(held, w, p, left);
+      Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> u = unpack<T>(held[p % kHeld]);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) v[e] = v[e] * scale * u[e];
+      store_pack(out, p, left, pack<T>(v));
+    }
+  });
+}
+
+template <class T, int kSize>
+__global__ void __launch_bounds__(kLoopThreads)
+    forward_loop(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
+                 float* rstd, RowShape shape) {
+  Team<Span::block> team(shape);
+  wait_for_previous();
+  allow_next();
+  const std::int64_t row = blockIdx.x;
+  const std::int64_t end = shape.length * kSize;
+  const std::int64_t begin = threadIdx.x * kSize;
+  const std::int64_t step = blockDim.x * kSize;
+  const T* in = x[row];
+  float squares = 0;
+  for (std::int64_t i = begin; i < end; i += step) {
+    auto v = load_pack<T, kSize>(in + i);
+    if (residual.data != nullptr) {
+      const auto other = load_pack<T, kSize>(residual[row] + i);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) + to_float(other[e]));
+      store_pack(sum[row] + i, v);
+    }
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) squares += to_float(v[e]) * to_float(v[e]);
+  }
+  const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
+  if (team.leads()) rstd[row] = scale;
+  if (residual.data != nullptr) in = sum[row];  // each thread reads what it wrote itself
+  for (std::int64_t i = begin; i < end; i += step) {
+    auto v = load_pack<T, kSize>(in + i);
+    const auto w = load_pack<T, kSize>(weight + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) * scale * to_float(w[e]));
+    store_pack(y[row] + i, v);
+  }
+}
+
+// dx = rstd (dy w - x̂ mean(dy w x̂)) + dsum with x̂ = x rstd.
+template <class T, Span kSpan, int kPacks, int kThreads, bool kSum>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum ? 96 : 80, kSum ? 96 : 64, 128 >))
+    backward_rows(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
+                  RowShape shape) {
+  constexpr int kSize = kPackSize<T>;
+  constexpr int kHeld = kGroup<kSpan, kPacks>;
+  Team<kSpan> team(shape);
+  const int first = team.first(shape);
+  const uint4* w = as_packs(weight) + first;
+  wait_for_previous();
+  allow_next();
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
+  team.each_row(shape, [&](std::int64_t row, int left) {
+    uint4 grad[kPacks], in[kPacks], extra[kSum ? kPacks : 1];
+    load_row(grad, as_packs(dy[row]) + first, left);
+    load_row(in, as_packs(x[row]) + first, left);
+    if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, left);
+    const float scale = left > 0 ? rstd[row] : 0.0F;
+
+    uint4 held[kHeld];
+    float dot = 0;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (p % kHeld == 0) load_weights(held, w, p, left);
+      const Elements<T> dv = unpack<T>(grad[p]);
+      const Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> u = unpack<T>(held[p % kHeld]);
+      float some = 0;
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) some += dv[e] * u[e] * v[e];
+      dot += some;
+    }
+    stay_packed<T>(grad, shape.zero);
+    stay_packed<T>(in, shape.zero);
+    stay_packed<T>(held, shape.zero);
+    const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
+
+    uint4* out = as_packs(dx[row]) + first;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      if (kHeld < kPacks && p % kHeld == 0) load_weights(held, w, p, left);
+      const Elements<T> dv = unpack<T>(grad[p]);
+      Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> u = unpack<T>(held[p % kHeld]);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) v[e] = dv[e] * u[e] * scale - v[e] * pull;
+      if constexpr (kSum) {
+        const Elements<T> more = unpack<T>(extra[p]);
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) v[e] += more[e];
+      }
+      store_pack(out, p, left, pack<T>(v));
+    }
+  });
+}
+
+template <class T, int kSize>
+__global__ void __launch_bounds__(kLoopThreads)
+    backward_loop(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
+                  RowShape shape) {
+  Team<Span::block> team(shape);
+  wait_for_previous();
+  allow_next();
+  const std::int64_t row = blockIdx.x;
+  const std::int64_t end = shape.length * kSize;
+  const std::int64_t begin = threadIdx.x * kSize;
+  const std::int64_t step = blockDim.x * kSize;
+  float dot = 0;
+  for (std::int64_t i = begin; i < end; i += step) {
+    const auto dv = load_pack<T, kSize>(dy[row] + i);
+    const auto v = load_pack<T, kSize>(x[row] + i);
+    const auto w = load_pack<T, kSize>(weight + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) dot += to_float(dv[e]) * to_float(w[e]) * to_float(v[e]);
+  }
+  const float scale = rstd[row];
+  const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
+  for (std::int64_t i = begin; i < end; i += step) {
+    const auto dv = load_pack<T, kSize>(dy[row] + i);
+    const auto v = load_pack<T, kSize>(x[row] + i);
+    const auto w = load_pack<T, kSize>(weight + i);
+    Pack<T, kSize> extra = {};
+    if (dsum.data != nullptr) extra = load_pack<T, kSize>(dsum[row] + i);
+    Pack<T, kSize> out;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      float value = to_float(dv[e]) * to_float(w[e]) * scale - to_float(v[e]) * pull;
+      if (dsum.data != nullptr) value += to_float(extra[e]);
+      out[e] = from_float<T>(value);
+    }
+    store_pack(dx[row] + i, out);
+  }
+}
+
+template <class T, bool kResidual>
+void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps, const Tensor& sum,
+             const Tensor& y, const Tensor& rstd) {
+  const RowCall call = {.work = {kResidual ? "rms_norm_residual" : "rms_norm", (kResidual ? 4.0 : 2.0) * bytes_of(x)},
+                        .rows = x.size(0),
+                        .columns = x.size(1),
+                        .packed = packs(x) && packs(residual) && packs(weight) && packs(sum) && packs(y),
+                        .vectors = 1,
+                        .device = x.device().index};
+  run_rows<T, kResidual ? kTwoInputs : kOneInput>(
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads, kResidual>; },
+      [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<const T>(residual),
+      pointer<const T>(weight), eps, rows_of<T>(sum), rows_of<T>(y), pointer<float>(rstd));
+}
+
+template <class T, bool kSum>
+void backward(const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight, const Tensor& rstd,
+              const Tensor& dx) {
+  const RowCall call = {.work = {"rms_norm_backward", (kSum ? 4.0 : 3.0) * bytes_of(x)},
+                        .rows = x.size(0),
+                        .columns = x.size(1),
+                        .packed = packs(dy) && packs(dsum) && packs(x) && packs(weight) && packs(dx),
+                        .vectors = 1,
+                        .device = x.device().index};
+  run_rows<T, kSum ? kBackwardOfThree : kBackward>(
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads, kSum>; },
+      [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(dsum),
+      rows_of<const T>(x), pointer<const T>(weight), pointer<const float>(rstd), rows_of<T>(dx));
+}
+
+Declined rms_norm_forward_cuda(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps,
+                               const Tensor& sum, const Tensor& y, const Tensor& rstd) {
+  if (x.dtype() == DType::f64) return "f64";
+  if (!weight.is_contiguous()) return "a strided weight";
+  if (x.numel() == 0) return nullptr;
+  visit_narrow(x.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    (residual.defined() ? forward<T, true> : forward<T, false>)(x, residual, weight, eps, sum, y, rstd);
+  });
+  return nullptr;
+}
+
+Declined rms_norm_backward_cuda(const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight,
+                                const Tensor& rstd, const Tensor& dx, const Tensor& dweight) {
+  if (x.dtype() == DType::f64) return "f64";
+  if (!weight.is_contiguous()) return "a strided weight";
+  visit_narrow(x.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    if (x.numel() > 0) (dsum.defined() ? backward<T, true> : backward<T, false>)(dy, dsum, x, weight, rstd, dx);
+    if (dweight.defined()) {
+      norm_param_gradients<T, false>("rms_norm_dweight", dy, x, nullptr, pointer<float>(rstd), pointer<float>(dweight));
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace
+
+void register_rms_norm() {
+  rms_norm_forward.on(DeviceType::cuda) = rms_norm_forward_cuda;
+  rms_norm_backward.on(DeviceType::cuda) = rms_norm_backward_cuda;
+}
+
+}  // namespace wick::cuda

@@ -1,0 +1,295 @@
+// The CUDA kernels of the ops on rows against sums in double, at sizes that take each of their ways: rows in part of a
+// warp, a block, clusters that walk over many rows or one, and rows too long or not aligned.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "backend/backend.h"
+#include "core/rng.h"
+#include "ops/layer_norm/layer_norm.h"
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/softmax/softmax.h"
+
+namespace wick {
+namespace {
+
+constexpr float kEps = 1e-5F;
+constexpr double kUntouched = 77;
+constexpr DeviceType kCuda = DeviceType::cuda;
+
+enum class Layout { dense, gaps, odd };  // odd: rows do not start on 16 bytes
+
+struct Case {
+  std::int64_t rows, columns;
+  Layout layout;
+};
+
+std::string name_of(const Case& c) {
+  const char* const layouts[] = {"dense", "gaps", "odd"};
+  return std::to_string(c.rows) + "_" + std::to_string(c.columns) + "_" + layouts[static_cast<int>(c.layout)];
+}
+
+void PrintTo(const Case& c, std::ostream* out) { *out << name_of(c); }
+
+class CudaRows : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    device_.type = kCuda;
+    if (const std::string missing = backend(device_).missing(device_); !missing.empty()) GTEST_SKIP() << missing;
+  }
+
+  Tensor empty_rows(DType dtype) const {
+    const auto [rows, columns, layout] = GetParam();
+    const std::int64_t before = layout == Layout::odd ? 1 : 0;
+    const std::int64_t gap = layout == Layout::dense ? 0 : layout == Layout::gaps ? 16 : 3;
+    return Tensor::full({rows, columns + gap}, kUntouched, dtype, device_).slice(1, before, columns);
+  }
+  Tensor random(const Tensor& t, double limit) {
+    fill_uniform(t, -limit, limit, 1, {RandomPurpose::initialisation, next_++});
+    return t;
+  }
+  Tensor random_rows(DType dtype, double limit = 2) {
+    const auto [rows, columns, layout] = GetParam();
+    const Tensor dense = random(Tensor::empty({rows, columns}, dtype, device_), limit);
+    if (layout == Layout::dense) return dense;
+    const Tensor t = empty_rows(dtype);
+    t.copy_from(dense);
+    return t;
+  }
+  Tensor random_vector(DType dtype) { return random(Tensor::empty({GetParam().columns}, dtype, device_), 2); }
+
+  Device device_;
+  std::uint32_t next_ = 0;
+};
+
+std::vector<double> values(const Tensor& t) { return t.contiguous().to(DType::f64).to_vector<double>(); }
+
+double rounding(DType dtype) { return dtype == DType::f32 ? 2e-5 : dtype == DType::bf16 ? 4e-3 : 1e-3; }
+
+void expect_near(const char* what, const Tensor& t, const std::vector<double>& expected, double tolerance) {
+  const std::vector<double> found = values(t);
+  ASSERT_EQ(found.size(), expected.size());
+  double largest = 1e-30;
+  for (const double value : expected) largest = std::max(largest, std::abs(value));
+  double error = 0;
+  std::size_t where = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double difference = std::abs(found[i] - expected[i]);
+    if (!(difference <= error)) {  // NaN too
+      error = difference;
+      where = i;
+      if (std::isnan(error)) break;
+    }
+  }
+  EXPECT_LE(error / largest, tolerance) << what << ", element " << where;
+}
+
+void expect_gaps_untouched(const char* what, const Tensor& t) {
+  if (t.stride(0) == t.size(1)) return;
+  const std::int64_t gap = t.stride(0) - t.size(1);
+  const std::int64_t rows = t.size(0) - 1;  // behind the last one there may be nothing
+  if (rows == 0) return;
+  const Tensor all = t.as_strided({rows, t.stride(0)}, {t.stride(0), 1});
+  for (const double value : values(all.slice(1, t.size(1), gap))) ASSERT_EQ(value, kUntouched) << what;
+}
+
+// Calls fn(offset of the row's first element) for each row.
+template <class Fn>
+void each_row(const Case& c, Fn&& fn) {
+  for (std::int64_t row = 0; row < c.rows; ++row) {
+    fn(static_cast<std::size_t>(row), static_cast<std::size_t>(row * c.columns));
+  }
+}
+
+TEST_P(CudaRows, RmsNorm) {
+  const Case& c = GetParam();
+  const auto n = static_cast<std::size_t>(c.columns);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const bool with_residual : {false, true}) {
+      SCOPED_TRACE(std::string(to_string(dtype)) + (with_residual ? ", residual" : ""));
+      const Tensor x = random_rows(dtype);
+      const Tensor residual = with_residual ? random_rows(dtype) : Tensor();
+      const Tensor weight = random_vector(dtype);
+      const Tensor sum = with_residual ? empty_rows(dtype) : Tensor();
+      const Tensor y = empty_rows(dtype);
+      const Tensor rstd = Tensor::full({c.rows}, kUntouched, DType::f32, device_);
+      ASSERT_EQ(rms_norm_forward.on(kCuda)(x, residual, weight, kEps, sum, y, rstd), nullptr);
+      std::vector<double> xs = values(x);
+      const std::vector<double> ws = values(weight);
+      if (with_residual) {
+        const std::vector<double> rs = values(residual);
+        for (std::size_t i = 0; i < xs.size(); ++i) xs[i] += rs[i];
+        expect_near("sum", sum, xs, rounding(dtype));
+        expect_gaps_untouched("sum", sum);
+        xs = values(sum);
+      }
+      std::vector<double> scales(static_cast<std::size_t>(c.rows));
+      std::vector<double> ys(xs.size());
+      each_row(c, [&](std::size_t row, std::size_t at) {
+        double squares = 0;
+        for (std::size_t i = 0; i < n; ++i) squares += xs[at + i] * xs[at + i];
+        scales[row] = 1 / std::sqrt(squares / static_cast<double>(n) + kEps);
+        for (std::size_t i = 0; i < n; ++i) ys[at + i] = xs[at + i] * scales[row] * ws[i];
+      });
+      expect_near("y", y, ys, rounding(dtype));
+      expect_near("rstd", rstd, scales, 1e-6);
+      expect_gaps_untouched("y", y);
+
+      const Tensor in = with_residual ? sum : x;
+      const Tensor dy = random_rows(dtype);
+      const Tensor dsum = with_residual ? random_rows(dtype) : Tensor();
+      const Tensor dx = empty_rows(dtype);
+      const Tensor dweight = Tensor::full({c.columns}, kUntouched, DType::f32, device_);
+      ASSERT_EQ(rms_norm_backward.on(kCuda)(dy, dsum, in, weight, rstd, dx, dweight), nullptr);
+      const std::vector<double> gs = values(dy);
+      std::vector<double> dxs = with_residual ? values(dsum) : std::vector<double>(xs.size());
+      std::vector<double> dws(n);
+      each_row(c, [&](std::size_t row, std::size_t at) {
+        const double scale = scales[row];
+        double dot = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+          dot += gs[at + i] * ws[i] * xs[at + i];
+          dws[i] += gs[at + i] * xs[at + i] * scale;
+        }
+        const double pull = dot * scale * scale * scale / static_cast<double>(n);
+        for (std::size_t i = 0; i < n; ++i) dxs[at + i] += gs[at + i] * ws[i] * scale - xs[at + i] * pull;
+      });
+      // One column: x / |x| has no slope, and dx is all cancellation.
+      if (c.columns > 1) expect_near("dx", dx, dxs, rounding(dtype));
+      expect_near("dweight", dweight, dws, 1e-5);
+      expect_gaps_untouched("dx", dx);
+    }
+  }
+}
+
+TEST_P(CudaRows, LayerNorm) {
+  const Case& c = GetParam();
+  if (c.columns == 1) return;  // all cancellation
+  const auto n = static_cast<std::size_t>(c.columns);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const bool with_bias : {false, true}) {
+      SCOPED_TRACE(std::string(to_string(dtype)) + (with_bias ? ", bias" : ""));
+      const Tensor x = random_rows(dtype);
+      const Tensor weight = random_vector(dtype);
+      const Tensor bias = with_bias ? random_vector(dtype) : Tensor();
+      const Tensor y = empty_rows(dtype);
+      const Tensor dy = random_rows(dtype);
+      const Tensor dx = empty_rows(dtype);
+      const Tensor stats = Tensor::full({2, c.rows}, kUntouched, DType::f32, device_);
+      const Tensor dparams = Tensor::full({2, c.columns}, kUntouched, DType::f32, device_);
+      ASSERT_EQ(layer_norm_forward.on(kCuda)(x, weight, bias, kEps, y, stats), nullptr);
+      ASSERT_EQ(layer_norm_backward.on(kCuda)(dy, x, weight, stats, dx, dparams), nullptr);
+      const std::vector<double> xs = values(x);
+      const std::vector<double> ws = values(weight);
+      const std::vector<double> bs = with_bias ? values(bias) : std::vector<double>(n);
+      const std::vector<double> gs = values(dy);
+      std::vector<double> ys(xs.size());
+      std::vector<double> dxs(xs.size());
+      std::vector<double> means(static_cast<std::size_t>(c.rows));
+      std::vector<double> scales(means.size());
+      std::vector<double> params(2 * n);
+      const auto count = static_cast<double>(n);
+      each_row(c, [&](std::size_t row, std::size_t at) {
+        double mean = 0;
+        for (std::size_t i = 0; i < n; ++i) mean += xs[at + i] / count;
+        double variance = 0;
+        for (std::size_t i = 0; i < n; ++i) variance += (xs[at + i] - mean) * (xs[at + i] - mean) / count;
+        const double scale = 1 / std::sqrt(variance + kEps);
+        means[row] = mean;
+        scales[row] = scale;
+        double centre = 0;
+        double pull = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+          const double unit = (xs[at + i] - mean) * scale;
+          ys[at + i] = unit * ws[i] + bs[i];
+          centre += gs[at + i] * ws[i] / count;
+          pull += gs[at + i] * ws[i] * unit / count;
+          params[i] += gs[at + i] * unit;
+          params[n + i] += gs[at + i];
+        }
+        for (std::size_t i = 0; i < n; ++i) {
+          dxs[at + i] = scale * (gs[at + i] * ws[i] - centre - (xs[at + i] - mean) * scale * pull);
+        }
+      });
+      expect_near("y", y, ys, rounding(dtype));
+      expect_near("mean", stats.select(0, 0), means, 1e-5);
+      expect_near("rstd", stats.select(0, 1), scales, 1e-5);
+      expect_near("dx", dx, dxs, rounding(dtype));
+      expect_near("dparams", dparams, params, 1e-5);
+      expect_gaps_untouched("y", y);
+      expect_gaps_untouched("dx", dx);
+    }
+  }
+}
+
+TEST_P(CudaRows, Softmax) {
+  const Case& c = GetParam();
+  const auto n = static_cast<std::size_t>(c.columns);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(std::string(to_string(dtype)));
+    const Tensor x = random_rows(dtype, 8);
+    if (c.columns > 8) x.slice(1, 2, 3).copy_from(Tensor::full({c.rows, 3}, -INFINITY, dtype, device_));
+    const Tensor y = empty_rows(dtype);
+    const Tensor dy = random_rows(dtype);
+    const Tensor dx = empty_rows(dtype);
+    ASSERT_EQ(softmax_forward.on(kCuda)(x, y), nullptr);
+    ASSERT_EQ(softmax_backward.on(kCuda)(dy, y, dx), nullptr);
+    const std::vector<double> xs = values(x);
+    const std::vector<double> found = values(y);
+    const std::vector<double> gs = values(dy);
+    std::vector<double> ys(xs.size());
+    std::vector<double> dxs(xs.size());
+    each_row(c, [&](std::size_t, std::size_t at) {
+      double largest = -INFINITY;
+      for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, xs[at + i]);
+      double total = 0;
+      for (std::size_t i = 0; i < n; ++i) total += std::exp(xs[at + i] - largest);
+      double dot = 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        ys[at + i] = std::exp(xs[at + i] - largest) / total;
+        dot += found[at + i] * gs[at + i];
+      }
+      for (std::size_t i = 0; i < n; ++i) dxs[at + i] = found[at + i] * (gs[at + i] - dot);
+    });
+    expect_near("y", y, ys, rounding(dtype));
+    expect_near("dx", dx, dxs, rounding(dtype));
+    expect_gaps_untouched("y", y);
+    expect_gaps_untouched("dx", dx);
+  }
+}
+
+TEST_P(CudaRows, SoftmaxOfRowsWithoutAResultIsNaN) {
+  const Case& c = GetParam();
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const double value : {static_cast<double>(INFINITY), static_cast<double>(NAN)}) {
+      const Tensor x = random_rows(dtype);
+      const Tensor y = empty_rows(dtype);
+      x.slice(1, c.columns / 2, 1).copy_from(Tensor::full({c.rows, 1}, value, dtype, device_));
+      ASSERT_EQ(softmax_forward.on(kCuda)(x, y), nullptr);
+      for (const double found : values(y)) ASSERT_TRUE(std::isnan(found));
+    }
+    const Tensor y = empty_rows(dtype);
+    const Tensor x = empty_rows(dtype);
+    x.copy_from(Tensor::full(x.shape(), -INFINITY, dtype, device_));
+    ASSERT_EQ(softmax_forward.on(kCuda)(x, y), nullptr);
+    for (const double found : values(y)) ASSERT_TRUE(std::isnan(found));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, CudaRows,
+    testing::Values(Case{1, 1, Layout::dense}, Case{3, 7, Layout::dense}, Case{33, 40, Layout::odd},
+                    Case{130, 16, Layout::gaps}, Case{33, 48, Layout::dense}, Case{9, 896, Layout::gaps},
+                    Case{5, 1000, Layout::odd}, Case{65, 1024, Layout::dense},   // parts of a warp
+                    Case{1200, 2048, Layout::gaps},                              // a warp
+                    Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},  // few rows
+                    Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps},
+                    Case{300, 16384, Layout::dense},                                  // a block
+                    Case{300, 24584, Layout::gaps}, Case{2, 32768, Layout::dense},    // a cluster of 2
+                    Case{150, 50000, Layout::dense},                                  // of 4
+                    Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
+                    Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),   // in several passes
+    [](const auto& param) { return name_of(param.param); });
+
+}  // namespace
+}  // namespace wick
