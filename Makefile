@@ -16,7 +16,7 @@ help:
 	@echo "make demo          adapt a small model to a book; under 3 minutes on 2 cores"
 	@echo "make test          build and run every test"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "make bench         time every op, fused and composite, in some minutes; FILTER=rms_norm for some"
+	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
 	@echo "make format        format the sources; make format-check only looks"
 	@echo "make install       program, library, headers and CMake package into PREFIX (/usr/local)"
 	@echo "make bundle        build/bundle: the program with all its libraries, for any Debian 12"
