@@ -5,9 +5,9 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 PREFIX ?= /usr/local
 MIN_TIME ?= 0.1
-SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h')
+SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: all build setup test test-asan demo bench format format-check install bundle clean help
+.PHONY: all build setup test test-asan test-gpu demo bench format format-check install bundle clean help
 
 all: build
 
@@ -16,6 +16,7 @@ help:
 	@echo "make demo          adapt a small model to a book; under 3 minutes on 2 cores"
 	@echo "make test          build and run every test"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU"
 	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
 	@echo "make format        format the sources; make format-check only looks"
 	@echo "make install       program, library, headers and CMake package into PREFIX (/usr/local)"
@@ -35,6 +36,12 @@ test: build
 
 test-asan:
 	@$(MAKE) --no-print-directory test PRESET=asan
+
+# The tests that run on any device, on the GPU. Without one they say so, and nothing has been tested.
+GPU_TESTS = op_matrix_test|golden_test|lora_products_test|gemv_cuda_test|device_sampler_test|rows_cuda_test
+test-gpu: build
+	@build/wick devices
+	@WICK_TEST_DEVICE=cuda ctest --preset release -R '^($(GPU_TESTS))\.' -E FiniteDifferences
 
 demo: build
 	@demo/demo.sh

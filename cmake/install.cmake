@@ -10,6 +10,11 @@ install(EXPORT wickTargets NAMESPACE wick:: DESTINATION ${wick_package_dir} COMP
 if(NOT DEFINED BUILD_SHARED_LIBS)
   set(BUILD_SHARED_LIBS OFF)
 endif()
+if(wick_cuda)
+  set(wick_has_cuda ON)
+else()
+  set(wick_has_cuda OFF)
+endif()
 configure_package_config_file(cmake/wickConfig.cmake.in ${PROJECT_BINARY_DIR}/wickConfig.cmake
   INSTALL_DESTINATION ${wick_package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/wickConfigVersion.cmake COMPATIBILITY SameMinorVersion)

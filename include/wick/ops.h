@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -161,9 +162,10 @@ class LoraWeight {
 /// gradients go to x and to their a and b, never to W. With a bordered weight and an x that has the spare columns (see
 /// Tensor::bordered), h = x Aᵀ is written beside x and the forward is one GEMM over k + r; the backward likewise when
 /// dy has them. Dropout is applied to the input of each adapter, by its own mask (module + i), never to the frozen
-/// path.
+/// path. `again`, where given, makes x a second time: x is then not kept for backward but made again there, which costs
+/// its op's forward and saves its memory.
 Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
-                   const Dropout& dropout = {});
+                   const Dropout& dropout = {}, const std::function<Tensor()>& again = {});
 
 /// Rows of a table: table [n, d], ids i32 or i64 [m] -> [m, d]. Error(invalid_argument) naming the first id outside [0,
 /// n).

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "ops/primitive/functions.h"
 #include "wick/ops.h"
@@ -47,6 +48,20 @@ class Backend {
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
   /// Gives cached memory that nobody uses back to the driver.
   virtual void trim(Device device) = 0;
+  /// For `wick devices`: what there is, and the libraries that it needs, each with its version or why it is missing.
+  struct Description {
+    std::string name;
+    std::string capability;
+    std::size_t memory_bytes = 0;
+    int multiprocessors = 0;
+  };
+  virtual std::vector<Description> describe() const = 0;
+  struct Library {
+    std::string name;
+    bool there = false;
+    std::string text;
+  };
+  virtual std::vector<Library> libraries() const = 0;
   struct Memory {
     std::size_t total = 0;
     std::size_t free = 0;  ///< by the driver's count

@@ -141,8 +141,8 @@ struct Decoder::Impl {
   std::shared_ptr<const Adapter> adapter;
 
   RopeTable rope_table(std::int64_t positions);
-  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch, const RopeTable& table,
-                const Tensor& key_offsets, KvCache* cache) const;
+  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
+                const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const;
 };
 
 Decoder::Decoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -196,10 +196,11 @@ RopeTable Decoder::Impl::rope_table(std::int64_t positions) {
   return rope;
 }
 
-Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor& x, const TokenBatch& batch,
-                             const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const {
+Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
+                             const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
+                             KvCache* cache) const {
   const std::int64_t tokens = batch.tokens();
-  const std::vector<Tensor> qkv = layer.qkv.each(x);
+  const std::vector<Tensor> qkv = layer.qkv.each(x, again);
   Tensor q = reshape(qkv[0], {tokens, config.num_attention_heads, config.head_dim});
   Tensor k = reshape(qkv[1], {tokens, config.num_key_value_heads, config.head_dim});
   Tensor v = reshape(qkv[2], {tokens, config.num_key_value_heads, config.head_dim});
@@ -247,6 +248,8 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
 
   Tensor hidden = embedding(impl_->embeddings, batch.ids);
   Tensor branch;  // what the last sublayer adds to `hidden`
+  // On an accelerator memory is short and norms and activations are cheap: backward makes them again.
+  const bool recompute = impl_->device.type != DeviceType::cpu;
   for (std::size_t i = 0; i < impl_->layers.size(); ++i) {
     const Layer& layer = impl_->layers[i];
     Tensor x;
@@ -256,12 +259,23 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
       } else {
         x = rms_norm(hidden, weight, c.rms_norm_eps, border);
       }
+      AdaptedLinear::Again again;
+      if (recompute) {
+        again = [total = hidden.detach(), weight, eps = c.rms_norm_eps, border] {
+          return rms_norm(total, weight, eps, border);
+        };
+      }
+      return again;
     };
-    add_and_norm(layer.input_norm, layer.qkv.border());
-    branch = impl_->attend(layer, i, x, batch, table, key_offsets, cache);
-    add_and_norm(layer.post_attention_norm, layer.gate_up.border());
-    const std::vector<Tensor> gate_up = layer.gate_up.each(x);
-    branch = layer.down(swiglu(gate_up[0], gate_up[1], layer.down.border()));
+    const AdaptedLinear::Again input_again = add_and_norm(layer.input_norm, layer.qkv.border());
+    branch = impl_->attend(layer, i, x, input_again, batch, table, key_offsets, cache);
+    const AdaptedLinear::Again mlp_again = add_and_norm(layer.post_attention_norm, layer.gate_up.border());
+    const std::vector<Tensor> gate_up = layer.gate_up.each(x, mlp_again);
+    const auto activate = [gate = gate_up[0].detach(), up = gate_up[1].detach(), border = layer.down.border()] {
+      return swiglu(gate, up, border);
+    };
+    branch = layer.down(swiglu(gate_up[0], gate_up[1], layer.down.border()),
+                        recompute ? AdaptedLinear::Again(activate) : AdaptedLinear::Again());
   }
   if (cache != nullptr) cache->length_ += tokens;
   return rms_norm_residual(branch, hidden, impl_->final_norm, c.rms_norm_eps).second;

@@ -18,7 +18,9 @@ AdaptedLinear::AdaptedLinear(std::vector<Projection> projections) {
   attach(nullptr, LoraLayout::separate);
 }
 
-std::vector<Tensor> AdaptedLinear::each(const Tensor& x) const { return split((*this)(x), 1, sizes_); }
+std::vector<Tensor> AdaptedLinear::each(const Tensor& x, const Again& again) const {
+  return split((*this)(x, again), 1, sizes_);
+}
 
 void AdaptedLinear::attach(const Adapter* adapter, LoraLayout layout) {
   branches_.clear();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,9 +21,13 @@ class AdaptedLinear {
   AdaptedLinear() = default;
   explicit AdaptedLinear(std::vector<Projection> projections);
 
-  Tensor operator()(const Tensor& x) const { return lora_linear(x, lora_, bias_, branches_, dropout_); }
+  /// `again` makes x a second time, so that it need not be kept (see lora_linear).
+  using Again = std::function<Tensor()>;
+  Tensor operator()(const Tensor& x, const Again& again = {}) const {
+    return lora_linear(x, lora_, bias_, branches_, dropout_, again);
+  }
   /// The same, as one tensor for each projection.
-  std::vector<Tensor> each(const Tensor& x) const;
+  std::vector<Tensor> each(const Tensor& x, const Again& again = {}) const;
 
   /// Spare columns that an input should have.
   std::int64_t border() const { return lora_.layout() == LoraLayout::bordered ? lora_.rank() : 0; }

@@ -31,6 +31,18 @@ class CudaBackend final : public Primitives {
     return static_cast<std::size_t>(device.index) < count ? "" : fmt::format("there are {}", count);
   }
 
+  std::vector<Description> describe() const override {
+    std::vector<Description> all;
+    for (const DeviceInfo& d : devices()) {
+      all.push_back({d.name, fmt::format("{}.{}", d.major, d.minor), d.memory_bytes, d.multiprocessors});
+    }
+    return all;
+  }
+  std::vector<Library> libraries() const override {
+    const LibraryState cublaslt = cublaslt_state();
+    return {{"cuBLASLt", cublaslt.there, cublaslt.text}};
+  }
+
   Block allocate(std::size_t bytes, Device device) override {
     (void)info(device.index);
     Arena::Block* block = current_arena(device.index).allocate(bytes);

@@ -49,11 +49,12 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Tensor detached = x.detach();
   Tensor y = product(detached, dense_weight, bias);
   record(kOp, {x, weight, bias}, {&y},
-         [x = detached, weight = dense_weight](std::span<const Tensor> grad, const std::vector<bool>& needs) {
+         [x = weight.needs_grad() ? detached : Tensor(), shape = x.shape(), weight = dense_weight](
+             std::span<const Tensor> grad, const std::vector<bool>& needs) {
            const Tensor dy = as_rows(grad[0]);
            std::vector<Tensor> grads(3);
            if (needs[0]) {
-             const Tensor dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+             const Tensor dx = Tensor::empty(shape, dy.dtype(), dy.device());
              gemm(dy, weight, as_rows(dx));
              grads[0] = dx;
            }

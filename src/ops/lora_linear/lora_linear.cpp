@@ -71,13 +71,16 @@ bool run_skinny(Kernels<Signature>& kernels, const Tensor& x, Args&&... args) {
          run_kernel(kOp, kernels, x.device(), std::forward<Args>(args)...);
 }
 
-void project(const Tensor& x, const Tensor& a, const Tensor& h) {
-  if (!run_skinny(lora_project, x, x, a, h)) gemm(x, a.transpose(0, 1), h);
+// Measured on an H200 (lora_bench, 8,192 tokens): the fused pass over dy pays for one short rank and outputs no
+// narrower than inputs; the library is faster otherwise, and always for h.
+bool fused_gradients_pay(const LoraWeight& weight) {
+  return weight.rank() <= 16 && weight.core().size(1) <= weight.core().size(0);
 }
 
 // g, dA and dB as products of the library. Without `padding` the columns of g past the last sibling's stay as they are.
+// `stacked`, where defined, is all of da in one: x is then read once.
 void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool padding,
-                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db) {
+                      const Tensor& g, const Tensor& stacked, std::span<const Tensor> da, std::span<const Tensor> db) {
   if (padding) gemm(dy, weight.scaled_b(), g);
   for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
     const LoraWeight::Block& block = weight.blocks()[i];
@@ -87,11 +90,17 @@ void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const 
     const Tensor b_i =
         weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
     if (!padding) gemm(dy_i, b_i, g_i);
-    if (da[i].defined()) gemm(g_i.transpose(0, 1), x, da[i]);
+    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i]);
     if (db[i].defined()) {
       gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), db[i], block.scale);
     }
   }
+  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked);
+}
+
+// The ranks of all siblings, without padding.
+std::int64_t ranks_of(const LoraWeight& weight) {
+  return weight.blocks().back().rank_begin + weight.blocks().back().rank_size;
 }
 
 }  // namespace
@@ -102,14 +111,14 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
   const double beta = bias.defined() ? 1.0 : 0.0;
   const Tensor border = claim_border(x, weight);
   if (border.defined()) {
-    project(x, weight.a(), border);
+    gemm(x, weight.a().transpose(0, 1), border);
     const Tensor rows = weight.bordered().slice(0, 0, y.size(1));
     gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, beta);
     return {y, border};
   }
   const Tensor h = Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
   gemm(x, weight.core().transpose(0, 1), y, 1.0, beta);
-  project(x, weight.a(), h);
+  gemm(x, weight.a().transpose(0, 1), h);
   for (const LoraWeight::Block& block : weight.blocks()) {
     if (block.rank_size == 0) continue;
     const Tensor b =
@@ -124,18 +133,21 @@ LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, 
                             const std::vector<bool>& needs_a, const std::vector<bool>& needs_b) {
   LoraGradients result;
   const DType sums = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor all = Tensor::empty({ranks_of(weight), x.size(1)}, sums, x.device());
+  bool every = true;
   for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
     const LoraWeight::Block& block = weight.blocks()[i];
     const bool adapted = block.rank_size > 0;
-    result.da.push_back(adapted && needs_a[i] ? Tensor::empty({block.rank_size, x.size(1)}, sums, x.device())
-                                              : Tensor());
+    every = every && (!adapted || needs_a[i]);
+    result.da.push_back(adapted && needs_a[i] ? all.slice(0, block.rank_begin, block.rank_size) : Tensor());
     result.db.push_back(adapted && needs_b[i] ? Tensor::empty({block.out_size, block.rank_size}, sums, x.device())
                                               : Tensor());
   }
   const Tensor border = claim_border(dy, weight);
   const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  if (!run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, result.da, result.db)) {
-    factor_gradients(dy, x, h, weight, border.defined(), g, result.da, result.db);
+  if (!fused_gradients_pay(weight) ||
+      !run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, result.da, result.db)) {
+    factor_gradients(dy, x, h, weight, border.defined(), g, every ? all : Tensor(), result.da, result.db);
   }
   if (!needs_x) return result;
   result.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -143,14 +155,14 @@ LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, 
     gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, x.size(1)), result.dx);
   } else {
     gemm(dy, weight.core(), result.dx);
-    const std::int64_t rank = weight.blocks().back().rank_begin + weight.blocks().back().rank_size;  // without padding
+    const std::int64_t rank = ranks_of(weight);
     gemm(g.slice(1, 0, rank), weight.a().slice(0, 0, rank), result.dx, 1.0, 1.0);
   }
   return result;
 }
 
 Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
-                   const Dropout& options) {
+                   const Dropout& options, const std::function<Tensor()>& again) {
   check(x, weight, bias, branches);
   if (weight.rank() == 0) return linear(x, weight.core(), bias);
   if (!fused_enabled() || options.p > 0) return composite(x, weight, bias, branches, options);
@@ -163,22 +175,27 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
   const Tensor rows = as_rows(x.detach());  // a view, with its border, unless x is no plain matrix of rows
   auto [y, h] = lora_forward(rows, weight, bias.detach());
   Tensor* outputs[] = {&y};
-  record(kOp, inputs, outputs, [rows, h = h, weight](std::span<const Tensor> grad, const std::vector<bool>& needs) {
-    std::vector<bool> needs_a;
-    std::vector<bool> needs_b;
-    for (std::size_t i = 1; i < needs.size(); i += 2) {
-      needs_a.push_back(needs[i]);
-      needs_b.push_back(needs[i + 1]);
-    }
-    const Tensor dy = as_rows(grad[0]);
-    LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
-    std::vector<Tensor> result = {grads.dx};
-    for (std::size_t i = 0; i < grads.da.size(); ++i) {
-      result.push_back(grads.da[i]);
-      result.push_back(grads.db[i]);
-    }
-    return result;
-  });
+  const bool kept = !again || !recording(inputs);
+  const Tensor saved_h = kept ? h : h.clone();  // it may stand in x's border
+  record(kOp, inputs, outputs,
+         [saved = kept ? rows : Tensor(), again, h = saved_h, weight](std::span<const Tensor> grad,
+                                                                      const std::vector<bool>& needs) {
+           const Tensor rows = saved.defined() ? saved : as_rows(again());
+           std::vector<bool> needs_a;
+           std::vector<bool> needs_b;
+           for (std::size_t i = 1; i < needs.size(); i += 2) {
+             needs_a.push_back(needs[i]);
+             needs_b.push_back(needs[i + 1]);
+           }
+           const Tensor dy = as_rows(grad[0]);
+           LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
+           std::vector<Tensor> result = {grads.dx};
+           for (std::size_t i = 0; i < grads.da.size(); ++i) {
+             result.push_back(grads.da[i]);
+             result.push_back(grads.db[i]);
+           }
+           return result;
+         });
   return y;
 }
 
