@@ -77,6 +77,15 @@ std::vector<OpSample> lora_linear_samples() {
                        return std::vector{lora_linear(x, weight, {}, std::span(&branch, 1)),
                                           lora_linear(x, weight, {}, std::span(&branch, 1))};
                      }});
+  samples.push_back({.name = "an input made again in backward",
+                     .inputs = {normal({6, 16}), frozen({24, 16}), normal({3, 16}), normal({24, 3})},
+                     .run = [](Inputs in) {
+                       const LoraBranch branch{24, in[2], in[3], 2.0};
+                       const LoraWeight weight(in[1], std::span(&branch, 1), LoraLayout::bordered);
+                       const auto again = [x = in[0].detach()] { return mul(x, 2.0); };
+                       const Tensor x = through_border(mul(in[0], 2.0), weight.rank());
+                       return std::vector{lora_linear(x, weight, {}, std::span(&branch, 1), {}, again)};
+                     }});
   samples.push_back({.name = "dropout",
                      .inputs = {normal({6, 10}), frozen({4, 10}), normal({3, 10}), normal({4, 3})},
                      .run = [](Inputs in) {
