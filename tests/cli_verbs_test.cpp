@@ -409,6 +409,29 @@ TEST(CliDevices, NamesTheCpu) {
   EXPECT_EQ(json["devices"][0]["type"], "cpu");
   EXPECT_GE(json["devices"][0]["threads"].get<int>(), 1);
   EXPECT_NE(expect_success({"devices"}).find("threads"), std::string::npos);
+  EXPECT_TRUE(json["cuda"]["missing"].is_string());  // why there is no GPU; empty where there is one
+}
+
+TEST(CliBench, MeasuresAnyShape) {
+  const std::string shape = std::string(WICK_TEST_DATA) + "/golden/llama-gqa/model/config.json";
+  const Json train = expect_json({"bench", "train", "--shape", shape, "--device", "cpu", "--sequences", "2", "--length",
+                                  "8", "--rank", "2", "--steps", "2", "--json"});
+  EXPECT_EQ(train["work"], "train");
+  EXPECT_GT(train["tokens_per_second"].get<double>(), 0);
+  EXPECT_GT(train["loss"].get<double>(), 0);
+  const Json decode =
+      expect_json({"bench", "decode", "--shape", shape, "--device", "cpu", "--prompt", "4", "--tokens", "3", "--json"});
+  EXPECT_GT(decode["token_ms"].get<double>(), 0);
+  const Json prefill = expect_json(
+      {"bench", "prefill", "--shape", shape, "--device", "cpu", "--prompt", "9", "--dtype", "f32", "--json"});
+  EXPECT_GT(prefill["ms"].get<double>(), 0);
+}
+
+TEST(CliDevices, RefusesWhatIsNotThere) {
+  const std::string shape = std::string(WICK_TEST_DATA) + "/golden/llama-gqa/model/config.json";
+  for (const char* device : {"metal", "cuda:x", "cuda:99"}) {
+    expect_failure(3, {"device", device}, {"bench", "prefill", "--shape", shape, "--device", device});
+  }
 }
 
 }  // namespace
