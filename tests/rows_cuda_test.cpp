@@ -212,7 +212,14 @@ TEST_P(CudaRows, LayerNorm) {
         }
       });
       expect_near("y", y, ys, rounding(dtype));
-      expect_near("mean", stats.select(0, 0), means, 1e-5);
+      // A mean is used as x - mean: its error is judged by the row's spread, since of a mean near 0 any rounding is a
+      // lot.
+      const std::vector<double> found_means = values(stats.select(0, 0));
+      ASSERT_EQ(found_means.size(), means.size());
+      for (std::size_t row = 0; row < means.size(); ++row) {
+        EXPECT_LE(std::abs(found_means[row] - means[row]), 1e-6 * (std::abs(means[row]) + 1 / scales[row]))
+            << "mean " << row;
+      }
       expect_near("rstd", stats.select(0, 1), scales, 1e-5);
       expect_near("dx", dx, dxs, rounding(dtype));
       expect_near("dparams", dparams, params, 1e-5);
