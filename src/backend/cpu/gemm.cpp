@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/gemv.h"
+#include "backend/gemm_layout.h"
 #include "core/dispatch.h"
 #include "core/fail.h"
 #include "core/parallel.h"
@@ -20,25 +21,6 @@ namespace wick {
 namespace {
 
 using dnnl::memory;
-
-// A leading dimension that oneDNN takes: one stride is 1, the other at least the extent it steps over.
-struct Layout {
-  bool transposed = false;
-  std::int64_t leading = 1;
-};
-
-Layout layout_of(const Tensor& t, const char* what) {
-  const std::int64_t rows = t.size(0);
-  const std::int64_t columns = t.size(1);
-  if ((t.stride(1) == 1 || columns <= 1) && (t.stride(0) >= columns || rows <= 1)) {
-    return {false, rows <= 1 ? std::max<std::int64_t>(columns, 1) : t.stride(0)};
-  }
-  if ((t.stride(0) == 1 || rows <= 1) && (t.stride(1) >= rows || columns <= 1)) {
-    return {true, columns <= 1 ? std::max<std::int64_t>(rows, 1) : t.stride(1)};
-  }
-  fail(ErrorCode::invalid_argument, "[gemm] {} of shape {} has strides {}: one of them must be 1", what,
-       to_string(t.shape()), to_string(t.strides()));
-}
 
 // f64 and f16: never on the hot path (reference answers, conversions of small pieces), so plain loops.
 template <class T>
@@ -191,13 +173,13 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
   }
   if (c.numel() == 0) return;
   if (Backend* device = accelerator(c)) return device->gemm(a, b, c, alpha, beta);
-  const Layout lc = layout_of(c, "c");
+  const GemmLayout lc = gemm_layout(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   if (a.size(1) == 0) return scale(c, beta);
   if (a.dtype() == DType::f64) return gemm_loops<double>(a, b, c, alpha, beta);
   if (a.dtype() == DType::f16) return gemm_loops<f16>(a, b, c, alpha, beta);
-  const Layout la = layout_of(a, "a");
-  const Layout lb = layout_of(b, "b");
+  const GemmLayout la = gemm_layout(a, "a");
+  const GemmLayout lb = gemm_layout(b, "b");
   const std::int64_t m = a.size(0);
   const std::int64_t k = a.size(1);
   const std::int64_t n = b.size(1);

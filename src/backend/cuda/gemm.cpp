@@ -9,6 +9,7 @@
 
 #include "backend/cuda/gemv.h"
 #include "backend/cuda/runtime.h"
+#include "backend/gemm_layout.h"
 #include "core/fail.h"
 
 namespace wick::cuda {
@@ -53,25 +54,6 @@ struct Library {
 void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   fail(ErrorCode::device, "[gemm] cuBLASLt, {}: {}", what, Library::get().GetStatusString(status));
-}
-
-// A column-major matrix as cuBLASLt takes it.
-struct Layout {
-  bool transposed = false;
-  std::int64_t leading = 1;
-};
-// Row-major t [rows, columns] is column-major [columns, rows].
-Layout layout_of(const Tensor& t, const char* what) {
-  const std::int64_t rows = t.size(0);
-  const std::int64_t columns = t.size(1);
-  if ((t.stride(1) == 1 || columns <= 1) && (t.stride(0) >= columns || rows <= 1)) {
-    return {false, rows <= 1 ? std::max<std::int64_t>(columns, 1) : t.stride(0)};
-  }
-  if ((t.stride(0) == 1 || rows <= 1) && (t.stride(1) >= rows || columns <= 1)) {
-    return {true, columns <= 1 ? std::max<std::int64_t>(rows, 1) : t.stride(1)};
-  }
-  fail(ErrorCode::invalid_argument, "[gemm] {} of shape {} has strides {}: one of them must be 1", what,
-       to_string(t.shape()), to_string(t.strides()));
 }
 
 cudaDataType_t type_of(DType dtype) {
@@ -174,9 +156,9 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
   // Few rows by a matrix that lies as weights do: reading it is all the work.
   if (b.stride(0) == 1 && gemv(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta))) return;
   const Library& lib = Library::needed();
-  const Layout la = layout_of(a, "a");
-  const Layout lb = layout_of(b, "b");
-  const Layout lc = layout_of(c, "c");
+  const GemmLayout la = gemm_layout(a, "a");
+  const GemmLayout lb = gemm_layout(b, "b");
+  const GemmLayout lc = gemm_layout(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   const int device = a.device().index;
   const Key key{device,        a.size(0), b.size(1), a.size(1), la.leading,   lb.leading,   lc.leading,  la.transposed,
