@@ -1,4 +1,4 @@
-// Our attention kernels on a GPU: held to a float64 reference, then timed.
+// Attention kernels on a GPU, ours and cuDNN's: held to a float64 reference, then timed.
 //
 //   attention_bench [check|time]
 //
@@ -32,6 +32,14 @@ Tensor offsets(const std::vector<std::int32_t>& values, Device device) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Checks
 
+struct Implementation {
+  const char* name;
+  AttentionForward* forward;
+  AttentionBackward* backward;
+};
+const Implementation kOwn{"own", cuda::attention_forward_own, cuda::attention_backward_own};
+const Implementation kCudnn{"cuDNN", cuda::attention_forward_cudnn, cuda::attention_backward_cudnn};
+
 enum class Layout { dense, fused, odd };  // fused: views of one projection; odd: rows that no vector load can read
 
 struct Case {
@@ -47,6 +55,14 @@ struct Case {
   std::int64_t window = 0;
   Layout layout = Layout::dense;
   float size = 1;  // of q and k
+
+  std::int64_t longest() const {  // 0 where keys are other than queries
+    std::int32_t most = 0;
+    for (std::size_t i = 0; i + 1 < query_offsets.size(); ++i) {
+      most = std::max(most, query_offsets[i + 1] - query_offsets[i]);
+    }
+    return query_offsets == key_offsets ? most : 0;
+  }
 };
 
 struct Inputs {
@@ -154,7 +170,7 @@ struct Results {
   Tensor y, lse, dq, dk, dv;
 };
 
-Results run(const Case& c, const Inputs& in, double scale, Device device) {
+Results run(const Implementation& by, const Case& c, const Inputs& in, double scale, Device device) {
   const std::vector<Tensor> inputs = places(c, in.q.dtype(), device);
   inputs[0].copy_from(in.q);
   inputs[1].copy_from(in.k);
@@ -164,13 +180,13 @@ Results run(const Case& c, const Inputs& in, double scale, Device device) {
                                .causal = c.causal,
                                .window = c.window,
                                .query_offsets = offsets(c.query_offsets, device),
-                               .key_offsets = offsets(c.key_offsets, device)};
+                               .key_offsets = offsets(c.key_offsets, device),
+                               .longest = c.longest()};
   const Results r{unwritten(in.q.shape(), in.q.dtype(), device), unwritten({c.heads, c.tokens}, DType::f32, device),
                   grads[0], grads[1], grads[2]};
-  Declined reason = cuda::attention_forward_own(inputs[0], inputs[1], inputs[2], layout, r.y, r.lse);
+  Declined reason = by.forward(inputs[0], inputs[1], inputs[2], layout, r.y, r.lse);
   if (reason == nullptr) {
-    reason = cuda::attention_backward_own(in.dy.to(device), inputs[0], inputs[1], inputs[2], r.y, r.lse, layout, r.dq,
-                                          r.dk, r.dv);
+    reason = by.backward(in.dy.to(device), inputs[0], inputs[1], inputs[2], r.y, r.lse, layout, r.dq, r.dk, r.dv);
   }
   if (reason != nullptr) std::printf("  declined: %s\n", reason);
   return r;
@@ -193,12 +209,12 @@ double error(const std::vector<double>& found, const std::vector<double>& expect
   return difference / size;
 }
 
-bool check(const Case& c, DType dtype, Device device) {
+bool check(const Implementation& by, const Case& c, DType dtype, Device device) {
   const Inputs in(c, dtype);
   const double scale = 1 / std::sqrt(static_cast<double>(c.d));
   const Reference expected = reference(c, in, scale);
-  const Results first = run(c, in, scale, device);
-  const Results second = run(c, in, scale, device);
+  const Results first = run(by, c, in, scale, device);
+  const Results second = run(by, c, in, scale, device);
   const bool wide = dtype == DType::f32;
   const struct {
     const char* name;
@@ -212,7 +228,7 @@ bool check(const Case& c, DType dtype, Device device) {
              {"dk", first.dk, second.dk, expected.dk.values, wide ? 1e-4 : 2e-2},
              {"dv", first.dv, second.dv, expected.dv.values, wide ? 1e-4 : 2e-2}};
   bool good = true;
-  std::printf("%-36s %-4s", c.name.c_str(), std::string(to_string(dtype)).c_str());
+  std::printf("%-5s %-36s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
   for (const auto& [name, found, again, wanted, tolerance] : all) {
     const std::vector<double> result = values(found);
     const double size = error(result, wanted);
@@ -236,7 +252,7 @@ void run_garbage(DType dtype, Device device) {
       for (const auto& queries : all) {
         for (const auto& keys : all) {
           const Case c{"garbage", tokens, 150, heads, 1, 64, queries, keys};
-          (void)values(run(c, Inputs(c, dtype), 0.1, device).dk);
+          (void)values(run(kOwn, c, Inputs(c, dtype), 0.1, device).dk);
         }
       }
     }
@@ -283,12 +299,37 @@ int run_checks(Device device) {
       {"decode, no keys", 1, 400, 4, 2, 64, {0, 1}, {0, 0}},
       {"decode, odd strides", 1, 300, 4, 2, 128, {0, 1}, {0, 300}, true, 0, Layout::odd},
   };
+  // Shapes that cuDNN takes; its lengths are the host's word.
+  const std::vector<std::int32_t> mixed = {0, 7, 135, 136, 520, 520, 600};
+  const std::vector<Case> cudnn_cases = {
+      {"dense, 4/2 heads of 64", 512, 512, 4, 2, 64, {0, 256, 512}, {0, 256, 512}},
+      {"dense, 14/2 heads of 64", 384, 384, 14, 2, 64, {0, 128, 256, 384}, {0, 128, 256, 384}},
+      {"dense, 8/2 heads of 128", 256, 256, 8, 2, 128, {0, 256}, {0, 256}},
+      {"dense, 4/4 heads of 64", 256, 256, 4, 4, 64, {0, 256}, {0, 256}},
+      {"dense, bidirectional", 256, 256, 4, 2, 64, {0, 128, 256}, {0, 128, 256}, false},
+      {"dense, window 100", 512, 512, 4, 2, 64, {0, 512}, {0, 512}, true, 100},
+      {"dense, fused projection", 512, 512, 6, 2, 64, {0, 256, 512}, {0, 256, 512}, true, 0, Layout::fused},
+      {"dense, fused, heads of 128", 256, 256, 4, 2, 128, {0, 256}, {0, 256}, true, 0, Layout::fused},
+      {"dense, heads a few at a time", 8192, 8192, 8, 2, 64, {0, 8192}, {0, 8192}, true, 64},
+      {"one sequence of 300", 300, 300, 4, 2, 64, {0, 300}, {0, 300}},
+      {"packed, 4/2 heads of 64", 600, 600, 4, 2, 64, mixed, mixed},
+      {"packed, 14/2 heads of 64", 600, 600, 14, 2, 64, mixed, mixed},
+      {"packed, 8/2 heads of 128", 600, 600, 8, 2, 128, mixed, mixed},
+      {"packed, 4/4 heads of 64", 600, 600, 4, 4, 64, mixed, mixed},
+      {"packed, bidirectional", 600, 600, 4, 2, 64, mixed, mixed, false},
+      {"packed, window 100", 600, 600, 4, 2, 64, mixed, mixed, true, 100},
+      {"packed, fused projection", 600, 600, 6, 2, 64, mixed, mixed, true, 0, Layout::fused},
+      {"packed, large scores", 600, 600, 4, 2, 64, mixed, mixed, true, 0, Layout::dense, 4},
+  };
   int failed = 0;
   for (const Case& c : cases) {
-    for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) failed += check(c, dtype, device) ? 0 : 1;
+    for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) failed += check(kOwn, c, dtype, device) ? 0 : 1;
+  }
+  for (const Case& c : cudnn_cases) {
+    for (const DType dtype : {DType::bf16, DType::f16}) failed += check(kCudnn, c, dtype, device) ? 0 : 1;
   }
   for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(dtype, device);
-  std::printf("%d of %zu failed\n\n", failed, 3 * cases.size());
+  std::printf("%d of %zu failed\n\n", failed, 3 * cases.size() + 2 * cudnn_cases.size());
   return failed;
 }
 
@@ -300,7 +341,8 @@ struct Model {
   std::int64_t heads, kv_heads, d;
 };
 
-void time_training(const Model& m, std::int64_t sequences, std::int64_t length, DType dtype, Device device) {
+void time_training(const Implementation& by, const Model& m, std::int64_t sequences, std::int64_t length, DType dtype,
+                   Device device) {
   const std::int64_t tokens = sequences * length;
   std::vector<std::int32_t> boundaries;
   for (std::int64_t s = 0; s <= sequences; ++s) boundaries.push_back(static_cast<std::int32_t>(s * length));
@@ -314,17 +356,21 @@ void time_training(const Model& m, std::int64_t sequences, std::int64_t length, 
                                .causal = true,
                                .window = 0,
                                .query_offsets = at,
-                               .key_offsets = at};
-  const std::vector<Spread> times =
-      time_in_turn(device, {{[&] { (void)cuda::attention_forward_own(q, k, v, layout, y, lse); }}, {[&] {
-                              (void)cuda::attention_backward_own(dy, q, k, v, y, lse, layout, dq, dk, dv);
-                            }}},
-                   5, dtype == DType::f32 ? 3 : 20);
+                               .key_offsets = at,
+                               .longest = length};
+  if (const Declined reason = by.forward(q, k, v, layout, y, lse)) {
+    std::printf("%-5s %-13s declined: %s\n", by.name, m.name, reason);
+    return;
+  }
+  const std::vector<Spread> times = time_in_turn(device, {{[&] { (void)by.forward(q, k, v, layout, y, lse); }}, {[&] {
+                                                            (void)by.backward(dy, q, k, v, y, lse, layout, dq, dk, dv);
+                                                          }}},
+                                                 5, dtype == DType::f32 ? 3 : 20);
   const auto pairs = static_cast<double>(m.heads * sequences * length * (length + 1) / 2);
   const auto rate = [&](double operations, const Spread& time) {
     return operations * pairs * static_cast<double>(m.d) / time.median / 1e6;
   };
-  std::printf("%-13s %2d/%d heads of %3d, %d x %4d, %-4s", m.name, static_cast<int>(m.heads),
+  std::printf("%-5s %-13s %2d/%d heads of %3d, %d x %4d, %-4s", by.name, m.name, static_cast<int>(m.heads),
               static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(sequences),
               static_cast<int>(length), std::string(to_string(dtype)).c_str());
   std::printf("  forward %8.1f us (%.1f to %.1f), %5.1f TFLOP/s", times[0].median, times[0].low, times[0].high,
@@ -365,12 +411,14 @@ void run_times(Device device) {
   const Model qwen{"Qwen2.5-0.5B", 14, 2, 64};
   const Model llama_1b{"Llama-3.2-1B", 32, 8, 64};
   const Model llama_8b{"Llama-3.1-8B", 32, 8, 128};
-  time_training(qwen, 4, 2048, DType::bf16, device);
-  time_training(llama_1b, 4, 2048, DType::bf16, device);
-  time_training(llama_8b, 2, 2048, DType::bf16, device);
-  time_training(llama_1b, 1, 8192, DType::bf16, device);
-  time_training(llama_8b, 1, 8192, DType::bf16, device);
-  time_training(qwen, 1, 2048, DType::f32, device);
+  for (const Implementation& by : {kOwn, kCudnn}) {
+    time_training(by, qwen, 4, 2048, DType::bf16, device);
+    time_training(by, llama_1b, 4, 2048, DType::bf16, device);
+    time_training(by, llama_8b, 2, 2048, DType::bf16, device);
+    time_training(by, llama_1b, 1, 8192, DType::bf16, device);
+    time_training(by, llama_8b, 1, 8192, DType::bf16, device);
+  }
+  time_training(kOwn, qwen, 1, 2048, DType::f32, device);
   for (const std::int64_t length : {256, 2048, 8192}) {
     for (const Model& m : {qwen, llama_1b, llama_8b}) time_decoding(m, length, device);
   }

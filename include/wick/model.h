@@ -69,13 +69,14 @@ std::vector<ModuleInfo> linear_modules(const ModelConfig& config);
 
 /// Sequences packed into one batch without padding.
 struct TokenBatch {
-  Tensor ids;        ///< i32 [tokens]
-  Tensor positions;  ///< i32 [tokens], from 0 in each sequence
-  Tensor offsets;    ///< i32 [sequences + 1]: where each sequence begins, and the number of tokens
+  Tensor ids;                ///< i32 [tokens]
+  Tensor positions;          ///< i32 [tokens], from 0 in each sequence
+  Tensor offsets;            ///< i32 [sequences + 1]: where each sequence begins, and the number of tokens
+  std::int64_t longest = 0;  ///< tokens of the longest sequence, or more; 0: unknown
 
   static TokenBatch single(std::span<const std::int32_t> ids, std::int64_t first_position = 0);
   static TokenBatch packed(std::span<const std::vector<std::int32_t>> sequences);
-  TokenBatch to(Device device) const { return {ids.to(device), positions.to(device), offsets.to(device)}; }
+  TokenBatch to(Device device) const { return {ids.to(device), positions.to(device), offsets.to(device), longest}; }
   std::int64_t tokens() const { return ids.size(0); }
 };
 

@@ -178,6 +178,9 @@ struct AttentionOptions {
   std::int64_t window = 0;    ///< a query sees keys less than this far back (causal only); 0 means all
   Tensor query_offsets = {};  ///< undefined: one sequence of all tokens
   Tensor key_offsets = {};    ///< undefined: query_offsets
+  /// Tokens of the longest sequence, or more, where offsets are on a device and the host knows it; 0: unknown. Some
+  /// kernels need it. Error(invalid_argument) where offsets on the host say otherwise.
+  std::int64_t longest = 0;
 };
 /// Scaled dot-product attention, grouped-query: q [tokens, heads, d], k and v [key_tokens, kv_heads, d], heads a
 /// multiple of kv_heads -> [tokens, heads, d]. Each sequence sees only itself. With fewer queries than keys in a

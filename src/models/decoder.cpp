@@ -70,7 +70,9 @@ TokenBatch TokenBatch::packed(std::span<const std::vector<std::int32_t>> sequenc
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> positions;
   std::vector<std::int32_t> offsets = {0};
+  std::int64_t longest = 0;
   for (const std::vector<std::int32_t>& sequence : sequences) {
+    longest = std::max(longest, std::ssize(sequence));
     ids.insert(ids.end(), sequence.begin(), sequence.end());
     for (std::size_t i = 0; i < sequence.size(); ++i) positions.push_back(static_cast<std::int32_t>(i));
     offsets.push_back(static_cast<std::int32_t>(ids.size()));
@@ -78,7 +80,7 @@ TokenBatch TokenBatch::packed(std::span<const std::vector<std::int32_t>> sequenc
   const auto vector = [](const std::vector<std::int32_t>& v) {
     return Tensor::from(v, {static_cast<std::int64_t>(v.size())});
   };
-  return {vector(ids), vector(positions), vector(offsets)};
+  return {vector(ids), vector(positions), vector(offsets), longest};
 }
 
 TokenBatch TokenBatch::single(std::span<const std::int32_t> ids, std::int64_t first_position) {
@@ -218,7 +220,11 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
     v = cache->values_[index].slice(0, 0, end);
   }
   const Tensor y =
-      attention(q, k, v, {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
+      attention(q, k, v,
+                {.window = layer.window,
+                 .query_offsets = batch.offsets,
+                 .key_offsets = key_offsets,
+                 .longest = cache == nullptr ? batch.longest : 0});
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 

@@ -53,9 +53,10 @@ DeviceStep::DeviceStep(Decoder& model, const Adapter& adapter, const Tensor& exp
       schedule_(Tensor::zeros({3}, DType::f64, device_)),
       results_(Tensor::zeros({2}, DType::f64, device_)) {}
 
-DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t sequences) {
+DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t sequences, std::int64_t longest) {
   for (auto it = shapes_.begin(); it != shapes_.end(); ++it) {
-    if (it->tokens.tokens() != tokens || it->tokens.offsets.numel() != sequences + 1) continue;
+    const TokenBatch& known = it->tokens;
+    if (known.tokens() != tokens || known.offsets.numel() != sequences + 1 || known.longest != longest) continue;
     shapes_.splice(shapes_.begin(), shapes_, it);
     return shapes_.front();
   }
@@ -63,7 +64,7 @@ DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t seq
   Shaped shaped;
   shaped.inputs = Tensor::empty({3 * tokens + sequences + 1}, DType::i32, device_);
   shaped.tokens = {shaped.inputs.slice(0, 0, tokens), shaped.inputs.slice(0, tokens, tokens),
-                   shaped.inputs.slice(0, 3 * tokens, sequences + 1)};
+                   shaped.inputs.slice(0, 3 * tokens, sequences + 1), longest};
   shaped.labels = shaped.inputs.slice(0, 2 * tokens, tokens);
   shapes_.push_front(std::move(shaped));
   return shapes_.front();
@@ -107,9 +108,15 @@ void DeviceStep::begin(std::int64_t trained_tokens) {
 void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
   const std::int64_t tokens = std::max(
       settings_.token_budget > 0 ? settings_.token_budget : bucket(batch.tokens.tokens()), batch.tokens.tokens());
-  const auto sequences =
-      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(batch.tokens.offsets.numel())));
-  Shaped& shaped = shaped_for(tokens, sequences);
+  const std::int64_t padding = tokens - batch.tokens.tokens();
+  const auto power_of_two = [](std::int64_t n) {
+    return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(n)));
+  };
+  const std::int64_t rows = batch.tokens.offsets.numel() - 1;
+  const std::int64_t sequences = power_of_two(rows + (padding > 0 ? 1 : 0));
+  const std::int64_t longest = std::max(batch.tokens.longest, padding);
+  const bool even = padding == 0 && sequences * longest == tokens;  // sequences of one length, which kernels may know
+  Shaped& shaped = shaped_for(tokens, sequences, even ? longest : std::min(power_of_two(longest), tokens));
   shaped.inputs.copy_from(Tensor::from(padded(batch, tokens, sequences, settings_.pad_id), shaped.inputs.shape()));
   if (settings_.dropout > 0) {  // its masks differ from pass to pass in more than what lies in memory
     model_.set_dropout(settings_.dropout, settings_.seed, pass);

@@ -30,7 +30,7 @@ class DeviceStep final : public TrainStep {
     bool ran = false;
     std::unique_ptr<Recording> recording;
   };
-  Shaped& shaped_for(std::int64_t tokens, std::int64_t sequences);
+  Shaped& shaped_for(std::int64_t tokens, std::int64_t sequences, std::int64_t longest);
   void forward_backward(const Shaped& shaped);
   void apply();
   void run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work);

@@ -93,7 +93,7 @@ Batch make_batch(const Dataset& dataset, std::span<const std::size_t> rows, cons
     offsets.push_back(static_cast<std::int32_t>(end));
     batch.trained_tokens += example.trained_tokens();
   }
-  batch.tokens = {to_tensor(ids), to_tensor(positions), to_tensor(offsets)};
+  batch.tokens = {to_tensor(ids), to_tensor(positions), to_tensor(offsets), longest};
   batch.labels = to_tensor(labels);
   batch.rows = static_cast<std::int64_t>(rows.size());
   return batch;

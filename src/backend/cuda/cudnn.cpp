@@ -135,42 +135,21 @@ CudnnDevice::CudnnDevice() {
   check_cudnn(cudnn().create(&handle_), "making a handle");
 }
 
-CudnnDevice::CudnnDevice(std::string_view properties) {
-  Descriptor description(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, "device properties");
-  description.set(CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
-                  static_cast<std::int64_t>(properties.size()), properties.data());
-  description.finalize();
-  properties_.push_back(std::move(description));
-  constexpr std::string_view key = "\"deviceVer\":";
-  if (const std::size_t at = properties.find(key); at != std::string_view::npos) {
-    capability_ = std::atoi(std::string(properties.substr(at + key.size(), 8)).c_str()) / 10;
-  }
-}
-
 CudnnDevice::~CudnnDevice() {
   if (handle_ != nullptr) (void)cudnn().destroy(handle_);
 }
 
 void CudnnDevice::bind_graph(Descriptor& graph) const {
-  if (here()) graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle_);
-}
-
-void CudnnDevice::bind_heuristic(Descriptor& heuristic) const {
-  if (!here()) heuristic.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, properties_.front());
+  graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle_);
 }
 
 void CudnnDevice::bind_plan(Descriptor& plan) const {
-  if (here()) {
-    // Deprecated in favour of device properties, and what every release of cuDNN 9 takes. The header has no other name.
-    constexpr auto kPlanHandle = static_cast<cudnnBackendAttributeName_t>(400);
-    plan.set(kPlanHandle, CUDNN_TYPE_HANDLE, 1, &handle_);
-  } else {
-    plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, properties_.front());
-  }
+  // Deprecated in favour of device properties, and what every release of cuDNN 9 takes. The header has no other name.
+  constexpr auto kPlanHandle = static_cast<cudnnBackendAttributeName_t>(400);
+  plan.set(kPlanHandle, CUDNN_TYPE_HANDLE, 1, &handle_);
 }
 
 void CudnnDevice::execute(const Descriptor& plan, const Descriptor& pack, cudaStream_t stream) {
-  if (!here()) throw CudnnRefusal("cuDNN: this device is described, not here: its plans cannot run");
   const std::scoped_lock lock(mutex_);
   if (stream != stream_) {
     check_cudnn(cudnn().set_stream(handle_, stream), "choosing a stream");

@@ -77,23 +77,18 @@ class Descriptor {
   cudnnBackendDescriptor_t handle_ = nullptr;
 };
 
-/// What plans are made for, and what runs them.
+/// What plans are made for, and what runs them: the calling thread's current CUDA device.
 class CudnnDevice {
  public:
-  /// The calling thread's current CUDA device.
   CudnnDevice();
-  /// A device that is not here, from cuDNN's own JSON description of it: plans can be made for it, not run.
-  explicit CudnnDevice(std::string_view properties);
   ~CudnnDevice();
   CudnnDevice(const CudnnDevice&) = delete;
   CudnnDevice& operator=(const CudnnDevice&) = delete;
 
   int compute_capability() const { return capability_; }  ///< 90 for 9.0
-  bool here() const { return handle_ != nullptr; }
 
-  /// Tells an operation graph, a heuristic or a plan which device it is for.
+  /// Tells an operation graph or a plan which device it is for.
   void bind_graph(Descriptor& graph) const;
-  void bind_heuristic(Descriptor& heuristic) const;
   void bind_plan(Descriptor& plan) const;
 
   /// Runs a plan on `stream`, without waiting for it; from any thread. Throws CudnnRefusal.
@@ -101,7 +96,6 @@ class CudnnDevice {
 
  private:
   cudnnHandle_t handle_ = nullptr;
-  std::vector<Descriptor> properties_;  // one where there is no handle
   int capability_ = 0;
   std::mutex mutex_;  // a handle has one stream at a time
   cudaStream_t stream_ = nullptr;

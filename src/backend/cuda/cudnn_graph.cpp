@@ -52,11 +52,10 @@ EngineNotes describe(const Descriptor& config) {
 }
 
 // The configurations that cuDNN proposes, best first; empty when this mode knows none.
-std::vector<Descriptor> proposals(const Descriptor& graph, const CudnnDevice& device, cudnnBackendHeurMode_t mode) {
+std::vector<Descriptor> proposals(const Descriptor& graph, cudnnBackendHeurMode_t mode) {
   Descriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, "heuristic");
   heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
   heuristic.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
-  device.bind_heuristic(heuristic);
   heuristic.finalize();
   const std::int64_t count = heuristic.get(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, nullptr);
   std::vector<Descriptor> configs;
@@ -212,7 +211,7 @@ GraphPlan Graph::build(const CudnnDevice& device, bool deterministic) const {
   std::optional<std::string> refused;
   for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
     try {
-      for (const Descriptor& config : proposals(graph, device, mode)) {
+      for (const Descriptor& config : proposals(graph, mode)) {
         const EngineNotes notes = describe(config);
         if (deterministic && notes.nondeterministic) {
           if (!refused) refused = "cuDNN has no deterministic plan (" + notes.text + ")";
@@ -226,8 +225,6 @@ GraphPlan Graph::build(const CudnnDevice& device, bool deterministic) const {
           GraphPlan plan(std::move(made));
           plan.plan_.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &plan.workspace_bytes_);
           plan.constants_ = constants_;
-          plan.engine_ = notes.text;
-          plan.nondeterministic_ = notes.nondeterministic;
           return plan;
         } catch (const CudnnRefusal& refusal) {
           if (!refused) refused = refusal.what();

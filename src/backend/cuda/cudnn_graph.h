@@ -15,10 +15,6 @@ namespace wick::cuda {
 class GraphPlan {
  public:
   std::int64_t workspace_bytes() const { return workspace_bytes_; }
-  /// cuDNN's name of the engine, its knobs and notes, for a person who compares two plans.
-  const std::string& engine() const { return engine_; }
-  /// The engine says of itself that it adds in an order of its own.
-  bool nondeterministic() const { return nondeterministic_; }
 
   /// Where a tensor of the graph lies: device memory.
   struct Binding {
@@ -39,8 +35,6 @@ class GraphPlan {
   Descriptor plan_;
   std::vector<Constant> constants_;
   std::int64_t workspace_bytes_ = 0;
-  std::string engine_;
-  bool nondeterministic_ = false;
 };
 
 /// A tensor of a graph, by cuDNN's unique id; 0: none.

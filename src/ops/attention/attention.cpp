@@ -94,6 +94,26 @@ Tensor checked_offsets(const char* what, const Tensor& offsets, std::int64_t tok
   return dense;
 }
 
+// AttentionLayout::longest.
+std::int64_t longest(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
+  const Tensor& offsets = options.query_offsets;
+  const bool as_many_keys = !options.key_offsets.defined() || options.key_offsets.raw() == offsets.raw();
+  if (!as_many_keys || q.size(0) != k.size(0)) return 0;
+  if (!offsets.defined()) return q.size(0);
+  if (options.longest < 0 || options.longest > q.size(0)) {
+    fail(ErrorCode::invalid_argument, "[{}] the longest sequence has {} of {} tokens", kOp, options.longest, q.size(0));
+  }
+  if (options.longest == 0 || offsets.device().type != DeviceType::cpu) return options.longest;
+  const std::vector<std::int32_t> at = offsets.to(DType::i32).to_vector<std::int32_t>();
+  for (std::size_t i = 0; i + 1 < at.size(); ++i) {
+    if (at[i + 1] - at[i] > options.longest) {
+      fail(ErrorCode::invalid_argument, "[{}] sequence {} has {} tokens, the longest was to have {}", kOp, i,
+           at[i + 1] - at[i], options.longest);
+    }
+  }
+  return options.longest;
+}
+
 AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
   check_floating(kOp, "q", q);
   const std::pair<const char*, const Tensor*> others[] = {{"k", &k}, {"v", &v}};
@@ -142,6 +162,7 @@ AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const A
     fail(ErrorCode::invalid_argument, "[{}] query_offsets has {} elements, key_offsets {}", kOp,
          layout.query_offsets.numel(), layout.key_offsets.numel());
   }
+  layout.longest = longest(q, k, options);
   return layout;
 }
 

@@ -128,9 +128,22 @@ Declined attention_backward_own(const Tensor& dy, const Tensor& q, const Tensor&
   return attention_backward_tensor_cores(dy, q, k, v, y, lse, layout, dq, dk, dv);
 }
 
+Declined attention_forward_cuda(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
+                                const Tensor& y, const Tensor& lse) {
+  if (attention_forward_cudnn(q, k, v, layout, y, lse) == nullptr) return nullptr;
+  return attention_forward_own(q, k, v, layout, y, lse);
+}
+
+Declined attention_backward_cuda(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                                 const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
+                                 const Tensor& dv) {
+  if (attention_backward_cudnn(dy, q, k, v, y, lse, layout, dq, dk, dv) == nullptr) return nullptr;
+  return attention_backward_own(dy, q, k, v, y, lse, layout, dq, dk, dv);
+}
+
 void register_attention() {
-  attention_forward.on(DeviceType::cuda) = attention_forward_own;
-  attention_backward.on(DeviceType::cuda) = attention_backward_own;
+  attention_forward.on(DeviceType::cuda) = attention_forward_cuda;
+  attention_backward.on(DeviceType::cuda) = attention_backward_cuda;
 }
 
 }  // namespace wick::cuda

@@ -11,6 +11,8 @@ struct AttentionLayout {
   std::int64_t window;   ///< 0: all
   Tensor query_offsets;  ///< i32 [sequences + 1]
   Tensor key_offsets;    ///< i32 [sequences + 1]
+  /// Where every sequence has as many keys as queries, how many the longest has, or more; 0: not known to the host.
+  std::int64_t longest = 0;
 };
 
 /// q [tokens, heads, d], k and v [key_tokens, kv_heads, d], each with any strides of its first two dimensions and dense
