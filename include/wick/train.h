@@ -10,6 +10,7 @@
 
 #include "wick/data.h"
 #include "wick/model.h"
+#include "wick/profile.h"
 #include "wick/schedule.h"
 
 namespace wick {
@@ -30,6 +31,11 @@ struct TrainOptions {
   std::int64_t val_batches = 25;      ///< of each validation; < 0: all
   std::int64_t save_every = 100;      ///< checkpoints; 0: only at the end
   std::int64_t patience = 0;          ///< stop after so many validations without a better one; 0: never
+
+  /// So many steps of this run are profiled, after a warm-up of kProfileWarmUp steps. On a GPU the whole run then goes
+  /// launch by launch. 0: none.
+  std::int64_t profile_steps = 0;
+  static constexpr std::int64_t kProfileWarmUp = 2;
 
   const std::atomic<bool>* stop =
       nullptr;  ///< set by a signal handler: checkpoint and Error(interrupted) at the next step
@@ -56,7 +62,8 @@ struct TrainResult {
   double final_loss = 0;
   std::optional<double> first_val_loss, last_val_loss, best_val_loss;
   std::int64_t best_step = 0;
-  bool stopped_early = false;  ///< by patience
+  bool stopped_early = false;         ///< by patience
+  std::vector<KernelRecord> profile;  ///< of options.profile_steps; empty if the run ended in its warm-up
 };
 
 /// Mean loss per trained token over batches, without recording gradients. Error(invalid_argument) if there is no such

@@ -13,6 +13,7 @@
 #include "wick/lora.h"
 #include "wick/model.h"
 #include "wick/ops.h"
+#include "wick/profile.h"
 #include "wick/safetensors.h"
 #include "wick/schedule.h"
 #include "wick/shape.h"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/primitive/functions.h"
+#include "profile/recorder.h"
 #include "wick/ops.h"
 #include "wick/tensor.h"
 
@@ -46,6 +47,8 @@ class Backend {
 
   /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
+  /// Times the work that is queued on the device, for Profile.
+  virtual std::unique_ptr<WorkRecorder> recorder(Device device) = 0;
   /// Gives cached memory that nobody uses back to the driver.
   virtual void trim(Device device) = 0;
   /// For `wick devices`: what there is, and the libraries that it needs, each with its version or why it is missing.

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/fail.h"
+#include "core/work.h"
 #include "wick/tensor.h"
 
 namespace wick {
@@ -26,6 +27,19 @@ inline GemmLayout gemm_layout(const Tensor& t, const char* what) {
   }
   fail(ErrorCode::invalid_argument, "[gemm] {} of shape {} has strides {}: one of them must be 1", what,
        to_string(t.shape()), to_string(t.strides()));
+}
+
+/// The product c = a b, plus c where beta is not 0, as work for the profile.
+inline Work gemm_work(const Tensor& a, const Tensor& b, const Tensor& c, double beta) {
+  const auto bytes = [](const Tensor& t) {
+    return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
+  };
+  return {.name = "gemm",
+          .bytes = bytes(a) + bytes(b) + bytes(c) * (beta != 0 ? 2 : 1),
+          .flops = 2.0 * static_cast<double>(c.numel()) * static_cast<double>(a.size(1)),
+          .m = a.size(0),
+          .n = b.size(1),
+          .k = a.size(1)};
 }
 
 }  // namespace wick

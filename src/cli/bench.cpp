@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "cli/cli.h"
+#include "cli/profile_option.h"
 #include "core/fail.h"
 #include "core/rng.h"
 #include "io/json.h"
@@ -19,6 +20,7 @@ struct Options {
   std::string device = "auto";
   std::string dtype = "bf16";
   std::uint64_t seed = 0;
+  std::string profile;
   bool json = false;
   // train
   std::int64_t sequences = 4;
@@ -76,6 +78,22 @@ void report(const Options& o, Json fields, const std::string& text) {
   }
 }
 
+// With --profile, all that comes after start(), which may be called again.
+class Profiled {
+ public:
+  explicit Profiled(const Options& o) : o_(o) {}
+  void start(Device device) {
+    if (!o_.profile.empty() && !profile_) profile_.emplace(device);
+  }
+  void report(const Decoder& model) {
+    if (profile_) report_profile(o_.profile, profile_->stop(), model.device(), model.dtype(), "wick bench");
+  }
+
+ private:
+  const Options& o_;
+  std::optional<Profile> profile_;
+};
+
 // Whole optimizer steps on random tokens, every sequence of the same length; all of them evaluated, the first three not
 // counted.
 void train(const Options& o) {
@@ -100,12 +118,15 @@ void train(const Options& o) {
   BatchStream stream(data, {.batch_size = o.sequences});
   const Tensor exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
   const Tensor exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
-  const auto step = make_train_step(model, *adapter, exp_avg, exp_avg_sq, {.token_budget = o.sequences * o.length});
+  const auto step = make_train_step(model, *adapter, exp_avg, exp_avg_sq,
+                                    {.token_budget = o.sequences * o.length, .record = o.profile.empty()});
   constexpr std::int64_t kWarmUp = 3;
   std::vector<double> times;
   double loss = 0;
+  Profiled profiled(o);
   for (std::int64_t i = 0; i < kWarmUp + o.steps; ++i) {
     const Batch batch = stream.next();
+    if (i == kWarmUp) profiled.start(device);
     synchronize(device);
     const Clock::time_point start = Clock::now();
     step->begin(batch.trained_tokens);
@@ -130,6 +151,7 @@ void train(const Options& o) {
           {"loss", loss}},
          fmt::format("train {}: {:.0f} tokens/s, {:.2f} ms a step ({:.2f} to {:.2f}), peak {:.2f} GiB, loss {:.4f}",
                      o.shape, tokens / s.median, s.median * 1e3, s.low * 1e3, s.high * 1e3, gib, loss));
+  profiled.report(model);
 }
 
 // Greedy decoding of one sequence. The prompt is not counted.
@@ -140,8 +162,13 @@ void decode(const Options& o) {
   options.max_tokens = o.tokens + 1;  // the first one comes with the prompt
   options.ignore_eos = true;
   std::vector<double> times;
+  Profiled profiled(o);
   for (std::int64_t i = 0; i < 1 + o.repeats; ++i) {
-    const GenerateResult result = generate(model, nullptr, prompt, options);
+    const bool last = i == o.repeats;
+    const GenerateResult result = generate(model, nullptr, prompt, options, [&](std::string_view, std::int32_t) {
+      if (last) profiled.start(model.device());
+      return true;
+    });
     if (i > 0) times.push_back(result.decode_seconds / static_cast<double>(o.tokens));
   }
   const Spread s = spread(times);
@@ -154,6 +181,7 @@ void decode(const Options& o) {
           {"token_ms_high", s.high * 1e3}},
          fmt::format("decode {}: {:.3f} ms a token ({:.3f} to {:.3f}), {:.0f} tokens/s", o.shape, s.median * 1e3,
                      s.low * 1e3, s.high * 1e3, 1 / s.median));
+  profiled.report(model);
 }
 
 // The hidden states of a whole prompt into an empty cache, and the logits of its last token.
@@ -164,8 +192,10 @@ void prefill(const Options& o) {
   const NoGrad no_grad;
   const TokenBatch batch = TokenBatch::single(random_ids(o.prompt, c.vocab_size, o.seed, 0)).to(device);
   std::vector<double> times;
+  Profiled profiled(o);
   for (std::int64_t i = 0; i < 2 + o.repeats; ++i) {
     KvCache cache(c, o.prompt, model.dtype(), device);
+    if (i == 2) profiled.start(device);
     synchronize(device);
     const Clock::time_point start = Clock::now();
     const Tensor hidden = model.forward(batch, &cache);
@@ -193,6 +223,7 @@ void prefill(const Options& o) {
           {"linear_tflops", tflops}},
          fmt::format("prefill {}: {} tokens in {:.2f} ms ({:.2f} to {:.2f}), {:.0f} TFLOP/s in linear layers", o.shape,
                      o.prompt, s.median * 1e3, s.low * 1e3, s.high * 1e3, tflops));
+  profiled.report(model);
 }
 
 }  // namespace
@@ -213,6 +244,7 @@ void add_bench(CLI::App& app) {
         ->check(CLI::IsMember({"f32", "bf16"}))
         ->capture_default_str();
     sub->add_option("--seed", o->seed, "of weights and tokens")->capture_default_str();
+    add_profile_option(*sub, o->profile, "what is measured");
     sub->add_flag("--json", o->json, "print one JSON object");
     sub->callback([o, run] { run(*o); });
     return sub;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/cli.h"
+#include "cli/profile_option.h"
 #include "core/fail.h"
 #include "io/json.h"
 #include "wick/chat_template.h"
@@ -19,6 +20,7 @@ struct Options {
   bool chat = false;
   std::optional<std::string> system;
   GenerateOptions generate;
+  std::string profile;
   bool quiet = false;
   bool json = false;
 };
@@ -54,6 +56,8 @@ void run(const Options& o) {
   install_signal_handlers();
   const bool stream = !o.json && tokenizer.has_value();
   if (stream && !o.quiet && !o.chat) print(o.prompt);
+  std::optional<Profile> profile;
+  if (!o.profile.empty()) profile.emplace(loaded.decoder.device());
   const GenerateResult result = generate(loaded.decoder, tokenizer ? &*tokenizer : nullptr, prompt, o.generate,
                                          [&](std::string_view text, std::int32_t) {
                                            if (stream && !text.empty()) print(std::string(text));
@@ -78,6 +82,9 @@ void run(const Options& o) {
                            result.prompt_tokens, result.prefill_seconds, result.ids.size(), seconds,
                            seconds > 0 ? static_cast<double>(result.ids.size()) / seconds : 0.0,
                            to_string(result.finish_reason)));
+  }
+  if (profile) {
+    report_profile(o.profile, profile->stop(), loaded.decoder.device(), loaded.decoder.dtype(), "wick generate");
   }
   if (result.finish_reason == FinishReason::interrupted) fail(ErrorCode::interrupted, "interrupted");
 }
@@ -109,6 +116,7 @@ void add_generate(CLI::App& app) {
   verb->add_flag("--ignore-eos", g.ignore_eos, "go on after an end-of-sequence token");
   verb->add_option("--stop", g.stop_strings, "end where this text appears; may be given several times");
   verb->add_option("--stop-token", g.stop_tokens, "end at this token id; may be given several times");
+  add_profile_option(*verb, o->profile, "prompt and new tokens");
   verb->add_flag("--quiet", o->quiet, "do not repeat the prompt");
   verb->add_flag("--json", o->json, "print one JSON object with the new ids and the text");
   verb->callback([o] { run(*o); });

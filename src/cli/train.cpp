@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "cli/cli.h"
+#include "cli/profile_option.h"
 #include "cli/progress.h"
 #include "core/fail.h"
 #include "io/json.h"
@@ -29,6 +30,7 @@ struct Options {
   bool mask_prompt = false;
   std::int64_t max_seq_length = 2048;
   TrainOptions train;
+  std::string profile;
   bool json = false;
 };
 
@@ -114,6 +116,7 @@ void run(Options o, const CLI::App& verb) {
   o.train.batches.pack = !o.no_pack;
   o.train.batches.seed = o.train.seed;
   o.train.stop = &stop_requested;
+  if (o.profile.empty()) o.train.profile_steps = 0;
   validate(o.train);
   LoadedModel loaded = load_model(o.model);
   Decoder& model = loaded.decoder;
@@ -161,6 +164,7 @@ void run(Options o, const CLI::App& verb) {
     printer.update(progress, every > 0 && report.step > 0 && report.step % every == 0);
   });
   printer.finish();
+  if (!o.profile.empty()) report_profile(o.profile, result.profile, model.device(), model.dtype(), "wick train");
   if (o.json) {
     print(dump_json_line(result_json(result, o, adapter->parameter_count())) + "\n");
     return;
@@ -276,6 +280,13 @@ void add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(reports);
   verb->add_option("--patience", t.patience, "end after so many validations without a better one; 0: off")
+      ->capture_default_str()
+      ->group(reports);
+  o->train.profile_steps = 3;
+  CLI::Option* profile = add_profile_option(*verb, o->profile, "steps, from the third on,")->group(reports);
+  verb->add_option("--profile-steps", t.profile_steps, "steps to profile")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(profile)
       ->capture_default_str()
       ->group(reports);
   verb->add_flag("--json", o->json, "print the result as one JSON object")->group(reports);

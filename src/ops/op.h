@@ -1,11 +1,13 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "core/fail.h"
+#include "core/work.h"
 #include "ops/kernel_table.h"
 #include "wick/ops.h"
 
@@ -19,6 +21,8 @@ template <class Signature, class... Args>
 bool run_kernel(const char* op, Kernels<Signature>& kernels, Device device, Args&&... args) {
   if (!fused_enabled()) return false;
   Signature* kernel = kernels.on(device.type);
+  std::optional<WorkScope> scope;  // an accelerator's launches have their own
+  if (kernel != nullptr && device.type == DeviceType::cpu) scope.emplace(Work{op});
   const Declined reason = kernel == nullptr ? "it has no kernel for this device" : kernel(std::forward<Args>(args)...);
   if (reason == nullptr) return true;
   report_fallback(op, device, reason);

@@ -95,6 +95,7 @@ void validate(const TrainOptions& o) {
   require(o.steps_per_report >= 0, "--steps-per-report", number(o.steps_per_report), "0 (never) or more");
   require(o.steps_per_eval >= 0, "--steps-per-eval", number(o.steps_per_eval), "0 (never) or more");
   require(o.save_every >= 0, "--save-every", number(o.save_every), "0 (only at the end) or more");
+  require(o.profile_steps >= 0, "--profile-steps", number(o.profile_steps), "0 (none) or more");
   require(o.patience >= 0, "--patience", number(o.patience), "0 (off) or more");
 }
 
@@ -202,7 +203,8 @@ StepReport Trainer::Impl::step() {
                                   .dropout = adapter->config().dropout,
                                   .seed = options.seed,
                                   .pad_id = options.batches.pad_id,
-                                  .token_budget = options.batches.batch_tokens});
+                                  .token_budget = options.batches.batch_tokens,
+                                  .record = options.profile_steps == 0});
   }
   train_step->begin(tokens);
   for (std::size_t i = 0; i < batches.size(); ++i) {
@@ -276,13 +278,21 @@ TrainResult Trainer::run(const Listener& listener) {
   using Clock = std::chrono::steady_clock;
   Clock::time_point window_start = Clock::now();
   std::int64_t window_tokens = 0;
+  std::optional<Profile> profile;
+  const std::int64_t profile_from = s.state.step + TrainOptions::kProfileWarmUp;
+  const std::int64_t profile_to = std::min(profile_from + s.options.profile_steps, s.options.iters);
   while (s.state.step < s.options.iters && !result.stopped_early) {
     if (s.stop_wanted()) {
       s.save();
       fail(ErrorCode::interrupted, "stopped after step {}; --resume continues from {}", s.state.step,
            s.checkpoint_file().string());
     }
+    if (profile_to > profile_from && s.state.step == profile_from) profile.emplace(s.model.device());
     StepReport report = s.step();
+    if (profile && s.state.step == profile_to) {
+      result.profile = profile->stop();
+      profile.reset();
+    }
     window_tokens += report.trained_tokens;
     const double seconds = std::chrono::duration<double>(Clock::now() - window_start).count();
     report.tokens_per_second = static_cast<double>(window_tokens) / std::max(seconds, 1e-9);

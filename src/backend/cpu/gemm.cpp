@@ -16,6 +16,7 @@
 #include "core/fail.h"
 #include "core/parallel.h"
 #include "core/strided.h"
+#include "core/work.h"
 
 namespace wick {
 namespace {
@@ -176,6 +177,7 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
   const GemmLayout lc = gemm_layout(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   if (a.size(1) == 0) return scale(c, beta);
+  const WorkScope scope(gemm_work(a, b, c, beta));
   if (a.dtype() == DType::f64) return gemm_loops<double>(a, b, c, alpha, beta);
   if (a.dtype() == DType::f16) return gemm_loops<f16>(a, b, c, alpha, beta);
   const GemmLayout la = gemm_layout(a, "a");

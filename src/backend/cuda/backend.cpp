@@ -1,6 +1,7 @@
 #include "backend/cuda/backend.h"
 
 #include "backend/cuda/arena.h"
+#include "backend/cuda/event_recorder.h"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/graph.h"
 #include "backend/cuda/runtime.h"
@@ -55,6 +56,7 @@ class CudaBackend final : public Primitives {
   std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
     return cuda::record(device, work);
   }
+  std::unique_ptr<WorkRecorder> recorder(Device device) override { return make_event_recorder(device); }
   void trim(Device device) override { current_arena(device.index).trim(); }
   Memory memory(Device device) override {
     (void)stream(device.index);

@@ -178,11 +178,7 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
   const float alpha32 = static_cast<float>(alpha);
   const float beta32 = static_cast<float>(beta);
   const bool wide = a.dtype() == DType::f64;
-  const auto bytes = [](const Tensor& t) {
-    return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
-  };
-  const WorkScope scope({"gemm", bytes(a) + bytes(b) + bytes(c) * (beta != 0 ? 2 : 1),
-                         2.0 * static_cast<double>(key.m) * static_cast<double>(key.n) * static_cast<double>(key.k)});
+  const WorkScope scope(gemm_work(a, b, c, beta));
   check(lib.Matmul(context.handle, plan.operation, wide ? static_cast<const void*>(&alpha) : &alpha32, b.raw(), plan.a,
                    a.raw(), plan.b, wide ? static_cast<const void*>(&beta) : &beta32, c.raw(), plan.c, c.raw(), plan.c,
                    &plan.algorithm, context.workspace, kWorkspace, stream(device)),

@@ -226,10 +226,11 @@ void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
     blocks = std::min(turns, room);
   }
   const double weights = static_cast<double>(p.n) * p.k * (kSwiglu ? 2 : 1);
-  launch(
-      {"gemv", weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)), 2 * weights * p.m},
-      gemv_kernel<T, Y, kSwiglu>,
-      {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .shared = shared, .overlap = p.frozen}, p);
+  launch({"gemv", weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)),
+          2 * weights * p.m, p.m, p.n, p.k},
+         gemv_kernel<T, Y, kSwiglu>,
+         {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .shared = shared, .overlap = p.frozen},
+         p);
 }
 
 template <class T, class Y>

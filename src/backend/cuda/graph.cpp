@@ -35,7 +35,10 @@ class GraphRecording final : public Recording {
     check(cudaGraphUpload(executable_, s), "bringing a graph to the device");
   }
 
-  void replay() override { check(cudaGraphLaunch(executable_, stream(device_.index)), "replaying a graph"); }
+  void replay() override {
+    const WorkScope scope({"recorded graph"});
+    check(cudaGraphLaunch(executable_, stream(device_.index)), "replaying a graph");
+  }
   std::size_t reserved_bytes() const override { return arena_.stats().reserved; }
 
  private:

@@ -84,11 +84,6 @@ bool capturing(int index) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-ProfileHooks& profile_hooks() {
-  static ProfileHooks hooks;
-  return hooks;
-}
-
 void* open_library(std::initializer_list<const char*> names, std::string& reason) {
   for (const char* name : names) {
     if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/work.h"
 #include "wick/device.h"
 
 namespace wick::cuda {
@@ -30,33 +31,6 @@ const DeviceInfo& info(int index = 0);
 /// The stream that all work of a device goes to, in order. The calling thread's current device becomes `index`.
 cudaStream_t stream(int index = 0);
 bool capturing(int index = 0);  ///< the stream is recording a graph: nothing may wait for it
-
-/// One launch, for `--profile`: what it is, the bytes it must move and the operations it must do.
-struct Work {
-  const char* name;
-  double bytes = 0;
-  double flops = 0;
-};
-
-/// Called before and after each piece of work on the stream; set while profiling only.
-struct ProfileHooks {
-  void (*begin)(const Work&) = nullptr;
-  void (*end)() = nullptr;
-};
-ProfileHooks& profile_hooks();
-
-/// Brackets work on the stream for the profile.
-class WorkScope {
- public:
-  explicit WorkScope(const Work& work) {
-    if (profile_hooks().begin != nullptr) profile_hooks().begin(work);
-  }
-  ~WorkScope() {
-    if (profile_hooks().end != nullptr) profile_hooks().end();
-  }
-  WorkScope(const WorkScope&) = delete;
-  WorkScope& operator=(const WorkScope&) = delete;
-};
 
 /// Opens the first library of `names` that is there; null, and `reason` says why, when none is.
 void* open_library(std::initializer_list<const char*> names, std::string& reason);

@@ -1,0 +1,24 @@
+#include "cli/profile_option.h"
+
+#include "cli/cli.h"
+#include "core/fail.h"
+
+namespace wick::cli {
+
+CLI::Option* add_profile_option(CLI::App& verb, std::string& path, const std::string& what) {
+  return verb
+      .add_option("--profile", path,
+                  "profile " + what +
+                      " by kernel: a table on standard error, and a timeline\n"
+                      "in FILE (JSON) for ui.perfetto.dev; a GPU then works launch by launch")
+      ->type_name("FILE");
+}
+
+void report_profile(const std::string& path, std::span<const KernelRecord> records, Device device, DType dtype,
+                    const std::string& process) {
+  const Ceilings ceilings = measure_ceilings(device, dtype);
+  write_chrome_trace(path, records, ceilings, process);
+  print_note(profile_table(records, ceilings) + fmt::format("timeline: {}", path));
+}
+
+}  // namespace wick::cli
