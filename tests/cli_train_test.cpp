@@ -406,5 +406,34 @@ TEST_F(CliTrain, PlainLinesInAPipe) {
   }
 }
 
+TEST(CliTrainingProfile, OfStepsAfterTheWarmUp) {
+  const TempDir folder;
+  const auto products = [&](const char* steps, const char* iters, bool written) {
+    const fs::path file = folder / "trace.json";
+    fs::remove(file);
+    const RunResult result = wick(train("llama-gqa", folder / "out") +
+                                  Words{"--iters", iters, "--no-shuffle", "--batch-size", "4", "--json", "--device",
+                                        "cpu", "--profile", file, "--profile-steps", steps});
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(parse_json(result.out, "standard output").at("steps"), std::stoi(iters));
+    EXPECT_EQ(fs::exists(file), written) << result.err;
+    EXPECT_EQ(result.err.find("all kernels") != std::string::npos, written) << result.err;
+    std::size_t count = 0;
+    if (written) {
+      for (const Json& event : read_json_file(file).at("traceEvents")) {
+        count += event.at("name").get<std::string>().starts_with("gemm") ? 1 : 0;
+      }
+    }
+    return count;
+  };
+  const std::size_t one = products("1", "4", true);
+  EXPECT_GT(one, 10U);
+  EXPECT_EQ(products("2", "4", true), 2 * one);
+  EXPECT_EQ(products("2", "3", true), one);  // the run ends first
+  products("3", "2", false);
+  expect_failure(2, {"--profile-steps", "--profile"},
+                 train("llama-gqa", folder / "out") + Words{"--profile-steps", "2"});
+}
+
 }  // namespace
 }  // namespace wick::test

@@ -427,6 +427,50 @@ TEST(CliBench, MeasuresAnyShape) {
   EXPECT_GT(prefill["ms"].get<double>(), 0);
 }
 
+TEST(CliProfile, OfBenchmarks) {
+  const TempDir folder;
+  const std::string shape = std::string(WICK_TEST_DATA) + "/golden/llama-gqa/model/config.json";
+  const auto profile = [&](const std::string& verb, const std::vector<std::string>& more) {
+    const fs::path file = folder / (verb + ".json");
+    std::vector<std::string> words = {"bench", verb, "--shape", shape, "--device", "cpu", "--json", "--profile", file};
+    words.insert(words.end(), more.begin(), more.end());
+    const RunResult result = wick(words);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(parse_json(result.out, "standard output").at("work"), verb);
+    EXPECT_NE(result.err.find("all kernels"), std::string::npos) << result.err;
+    std::size_t products = 0;
+    for (const Json& event : read_json_file(file).at("traceEvents")) {
+      products += event.at("name").get<std::string>().starts_with("gem") ? 1 : 0;
+    }
+    return products;
+  };
+  EXPECT_GT(profile("train", {"--sequences", "1", "--length", "8", "--rank", "2", "--steps", "1"}), 10U);
+  const std::size_t one = profile("decode", {"--prompt", "4", "--tokens", "1", "--repeats", "1"});
+  const std::size_t three = profile("decode", {"--prompt", "4", "--tokens", "3", "--repeats", "2"});
+  EXPECT_EQ(three, 3 * one);  // of the last repetition, without the prompt
+  EXPECT_EQ(profile("prefill", {"--prompt", "9", "--repeats", "2"}),
+            2 * profile("prefill", {"--prompt", "9", "--repeats", "1"}));
+}
+
+TEST(CliProfile, OfGenerating) {
+  const TempDir folder;
+  const std::vector<std::string> words = {"generate",     "--model", model_of("llama-gqa"), "--ids", "[1, 2, 3]",
+                                          "--max-tokens", "4",       "--ignore-eos",        "--json"};
+  std::vector<std::string> with = words;
+  with.insert(with.end(), {"--profile", folder / "trace.json"});
+  const RunResult result = wick(with);
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(parse_json(result.out, "standard output").at("ids"), expect_json(words).at("ids"));
+  EXPECT_NE(result.err.find("between kernels"), std::string::npos) << result.err;
+  EXPECT_GT(read_json_file(folder / "trace.json").at("traceEvents").size(), 10U);
+}
+
+TEST(CliProfile, RefusesAFileThatCannotBe) {
+  expect_failure(2, {"--profile", "no-such-folder"},
+                 {"generate", "--model", model_of("llama-gqa"), "--ids", "[1]", "--max-tokens", "1", "--profile",
+                  "/no-such-folder/trace.json"});
+}
+
 TEST(CliDevices, RefusesWhatIsNotThere) {
   const std::string shape = std::string(WICK_TEST_DATA) + "/golden/llama-gqa/model/config.json";
   for (const char* device : {"metal", "cuda:x", "cuda:99"}) {

@@ -22,9 +22,9 @@ struct KernelRecord {
 };
 
 /// Records the work that the calling thread gives to a device, from construction to stop(): by events on the device's
-/// stream, or on the CPU by the clock. Work that is replayed from a recording is one record; to see its kernels, have
-/// it run launch by launch (TrainOptions::profile_steps does). Overlapping launches are kept apart while it lasts. What
-/// follows a pause of the device is measured with its launch: a few microseconds too long.
+/// stream, or on the CPU by the clock. Events keep kernels apart that would overlap, and the time of a kernel that the
+/// device had to wait for includes its launch, some microseconds. A recording that is made while the profile is under
+/// way has events of its own, which see no launches; one that was made before is a single record.
 class Profile {
  public:
   /// Waits for the device first. Error(invalid_argument) if this thread has a profile under way.
@@ -52,7 +52,8 @@ Ceilings measure_ceilings(Device device, DType dtype);
 /// A table with a row for each kernel, most time first: calls, total and mean time, share of the time from the first
 /// record's start to the last one's end, achieved GB/s and TFLOP/s, and the share of the ceiling: the time that its
 /// bytes or flops, whichever takes longer, need at the ceiling, of the time that it took. Time within a record that
-/// other records fill is theirs. Then the sum, and the time between records, in which the device waited for the host.
+/// other records fill is theirs. Kernels with under 0.1 % share a row. Then the sum, and the time between records, in
+/// which the device waited for the host.
 std::string profile_table(std::span<const KernelRecord> records, const Ceilings& ceilings);
 
 /// A timeline in the Trace Event Format (JSON) that Perfetto (ui.perfetto.dev) and chrome://tracing open; `process`

@@ -105,7 +105,7 @@ Ceilings measure_ceilings(Device device, DType dtype) {
   const bool host = device.type == DeviceType::cpu;
   Ceilings ceilings;
   {
-    const std::int64_t bytes = std::int64_t{1} << (host ? 26 : 30);  // beyond any cache
+    const std::int64_t bytes = std::int64_t{1} << (host ? 26 : 29);  // beyond any cache
     const Tensor from = Tensor::zeros({bytes / 4}, DType::f32, device);
     const Tensor to = Tensor::zeros({bytes / 4}, DType::f32, device);
     const auto copy = [&] {

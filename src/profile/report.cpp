@@ -9,6 +9,8 @@
 namespace wick {
 namespace {
 
+constexpr double kLeastShare = 0.001;  // what takes less has no row of its own
+
 // A row of the table.
 struct Row {
   std::string name;
@@ -17,6 +19,14 @@ struct Row {
   double bytes = 0;
   double flops = 0;
   double least_us = 0;  // at the ceiling
+
+  void add(const Row& other) {
+    calls += other.calls;
+    us += other.us;
+    bytes += other.bytes;
+    flops += other.flops;
+    least_us += other.least_us;
+  }
 };
 
 // The time that a record's work takes at the ceiling; 0 where nothing is known of it.
@@ -44,7 +54,9 @@ std::vector<double> own_times(std::span<const KernelRecord> records) {
 }
 
 std::string rate(double amount, double us, double unit) {
-  return amount > 0 && us > 0 ? fmt::format("{:.1f}", amount / us * 1e6 / unit) : "-";
+  if (amount <= 0 || us <= 0) return "-";
+  const double value = amount / us * 1e6 / unit;
+  return value >= 100 ? fmt::format("{:.0f}", value) : fmt::format("{:.{}f}", value, value >= 1 ? 1 : 3);
 }
 std::string percent(double part, double whole) {
   return part > 0 && whole > 0 ? fmt::format("{:.1f} %", 100 * part / whole) : "-";
@@ -59,20 +71,27 @@ std::string profile_table(std::span<const KernelRecord> records, const Ceilings&
   const std::vector<double> own = own_times(records);
   for (std::size_t i = 0; i < records.size(); ++i) {
     const KernelRecord& record = records[i];
-    Row& row = by_name[record.name];
-    row.name = record.name;
-    for (Row* sum : {&row, &all}) {
-      sum->calls += 1;
-      sum->us += own[i];
-      sum->bytes += record.bytes;
-      sum->flops += record.flops;
-      sum->least_us += least_us(record, ceilings);
-    }
+    const Row row{record.name, 1, own[i], record.bytes, record.flops, least_us(record, ceilings)};
+    by_name.try_emplace(record.name, Row{.name = record.name}).first->second.add(row);
+    all.add(row);
     wall = std::max(wall, end_of(record) - records.front().start_us);
   }
   std::vector<Row> rows;
-  for (const auto& [name, row] : by_name) rows.push_back(row);
+  Row small;
+  std::size_t small_names = 0;
+  for (const auto& [name, row] : by_name) {
+    if (row.us >= kLeastShare * wall) {
+      rows.push_back(row);
+    } else {
+      small.add(row);
+      small_names += 1;
+    }
+  }
   std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.us > b.us; });
+  if (small_names > 0) {
+    small.name = fmt::format("{} with under {} % each", small_names, 100 * kLeastShare);
+    rows.push_back(small);
+  }
   rows.push_back(all);
   std::size_t width = 24;
   for (const Row& row : rows) width = std::max(width, row.name.size());
@@ -89,8 +108,8 @@ std::string profile_table(std::span<const KernelRecord> records, const Ceilings&
   text += fmt::format("{:<{}} {:>7} {:>11.3f} {:>10} {:>8}\n", "between kernels", width, "", between / 1e3, "",
                       percent(between, wall));
   text += fmt::format("{:<{}} {:>7} {:>11.3f}\n", "first to last", width, "", wall / 1e3);
-  text += fmt::format("ceilings measured here: {:.1f} GB/s (a copy), {:.2f} TFLOP/s (a product)\n",
-                      ceilings.bytes_per_second / 1e9, ceilings.flops_per_second / 1e12);
+  text += fmt::format("ceilings measured here: {} GB/s (a copy), {} TFLOP/s (a product)\n",
+                      rate(ceilings.bytes_per_second, 1e6, 1e9), rate(ceilings.flops_per_second, 1e6, 1e12));
   return text;
 }
 

@@ -310,6 +310,7 @@ TrainResult Trainer::run(const Listener& listener) {
     if (listener) listener(report);
     if (!last && s.options.save_every > 0 && s.state.step % s.options.save_every == 0) s.save();
   }
+  if (profile) result.profile = profile->stop();  // out of patience
   s.save();
   const std::vector<Metrics> records = read_metrics(log);
   write_file_atomically(s.folder / "loss.svg", loss_curve_svg(records, "loss, nats per token"));

@@ -56,7 +56,7 @@ class CudaBackend final : public Primitives {
   std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
     return cuda::record(device, work);
   }
-  std::unique_ptr<WorkRecorder> recorder(Device device) override { return make_event_recorder(device); }
+  std::unique_ptr<WorkRecorder> recorder(Device device) override { return std::make_unique<EventRecorder>(device); }
   void trim(Device device) override { current_arena(device.index).trim(); }
   Memory memory(Device device) override {
     (void)stream(device.index);

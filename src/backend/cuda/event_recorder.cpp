@@ -1,76 +1,98 @@
 #include "backend/cuda/event_recorder.h"
 
-#include "backend/cuda/runtime.h"
-
 namespace wick::cuda {
 namespace {
 
-class EventRecorder final : public WorkRecorder {
- public:
-  explicit EventRecorder(int device) : stream_(stream(device)), device_(device) {
-    while (events_.size() < kAtOnce) add_event();  // not in the middle of what is measured
-  }
-  ~EventRecorder() override {
-    for (cudaEvent_t event : events_) (void)cudaEventDestroy(event);
-  }
+constexpr std::size_t kAtOnce = 4096;
 
-  // Work within work is one record.
-  void begin(const Work& work) override {
-    if (depth_++ > 0 || capturing(device_)) return;
-    open_ = true;
-    works_.push_back(work);
-    while (events_.size() < 2 * works_.size()) add_event();
-    check(cudaEventRecord(events_[2 * works_.size() - 2], stream_), "an event");
-  }
-  void end() noexcept override {
-    if (--depth_ > 0 || !open_) return;
-    open_ = false;
-    const cudaError_t status = cudaEventRecord(events_[2 * works_.size() - 1], stream_);
-    if (status_ == cudaSuccess) status_ = status;
-  }
+cudaEvent_t make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreate(&event), "making an event");
+  return event;
+}
 
-  std::vector<KernelRecord> take() override {
-    check(status_, "an event");
-    check(cudaStreamSynchronize(stream_), "waiting");
-    std::vector<KernelRecord> records;
-    records.reserve(works_.size());
-    double start = 0;
-    for (std::size_t i = 0; i < works_.size(); ++i) {
-      // From one to the next: a float holds no long time exactly.
-      if (i > 0) start += elapsed_us(2 * i - 2, 2 * i);
-      records.push_back({work_name(works_[i]), start, elapsed_us(2 * i, 2 * i + 1), works_[i].bytes, works_[i].flops});
-    }
-    works_.clear();
-    return records;
-  }
+double elapsed_us(cudaEvent_t from, cudaEvent_t to) {
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, from, to), "an event's time");
+  return 1e3 * static_cast<double>(milliseconds);
+}
 
- private:
-  static constexpr std::size_t kAtOnce = 4096;
-
-  void add_event() {
-    cudaEvent_t event = nullptr;
-    check(cudaEventCreate(&event), "making an event");
-    events_.push_back(event);
-  }
-  double elapsed_us(std::size_t from, std::size_t to) const {
-    float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, events_[from], events_[to]), "an event's time");
-    return 1e3 * static_cast<double>(milliseconds);
-  }
-
-  cudaStream_t stream_;
-  int device_;
-  int depth_ = 0;
-  bool open_ = false;
-  cudaError_t status_ = cudaSuccess;
-  std::vector<Work> works_;
-  std::vector<cudaEvent_t> events_;  // two for each
-};
+unsigned flags(bool recording) { return recording ? cudaEventRecordExternal : cudaEventRecordDefault; }
 
 }  // namespace
 
-std::unique_ptr<WorkRecorder> make_event_recorder(Device device) {
-  return std::make_unique<EventRecorder>(device.index);
+TimedWorks::~TimedWorks() {
+  for (cudaEvent_t event : events_) (void)cudaEventDestroy(event);
+}
+
+void TimedWorks::reserve(std::size_t works) {
+  works_.reserve(works);
+  while (events_.size() < 2 * works) events_.push_back(make_event());
+}
+
+void TimedWorks::begin(const Work& work, cudaStream_t stream, bool recording) {
+  while (events_.size() < 2 * works_.size() + 2) events_.push_back(make_event());
+  check(cudaEventRecordWithFlags(events_[2 * works_.size()], stream, flags(recording)), "an event");
+  works_.push_back(work);
+}
+
+void TimedWorks::end(cudaStream_t stream, bool recording) noexcept {
+  const cudaError_t status = cudaEventRecordWithFlags(after(works_.size() - 1), stream, flags(recording));
+  if (status_ == cudaSuccess) status_ = status;
+}
+
+EventRecorder::EventRecorder(Device device)
+    : device_(device.index), stream_(stream(device.index)), origin_(make_event()) {
+  queued_.reserve(kAtOnce);  // not in the middle of what is measured
+  check(cudaEventRecord(origin_, stream_), "an event");
+}
+
+EventRecorder::~EventRecorder() { (void)cudaEventDestroy(origin_); }
+
+void EventRecorder::begin(const Work& work) {
+  if (depth_ == 0) {
+    const bool recording = capturing(device_);
+    TimedWorks* works = recording ? recording_ : &queued_;
+    if (works != nullptr) works->begin(work, stream_, recording);
+    open_ = works;
+  }
+  depth_ += 1;
+}
+
+void EventRecorder::end() noexcept {
+  depth_ -= 1;
+  if (depth_ == 0 && open_ != nullptr) open_->end(stream_, open_ == recording_);
+}
+
+// From one event to the next, since a float holds no long time exactly.
+void EventRecorder::read(const TimedWorks& works) {
+  if (works.size() == 0) return;
+  works.check_ends();
+  check(cudaStreamSynchronize(stream_), "waiting");
+  cudaEvent_t last = origin_;
+  for (std::size_t i = 0; i < works.size(); ++i) {
+    origin_us_ += elapsed_us(last, works.before(i));
+    last = works.before(i);
+    const Work& work = works.work(i);
+    records_.push_back({work_name(work), origin_us_, elapsed_us(last, works.after(i)), work.bytes, work.flops});
+  }
+  origin_us_ += records_.back().duration_us;
+  check(cudaEventRecord(origin_, stream_), "an event");
+}
+
+void EventRecorder::replay(const TimedWorks& works, const std::function<void()>& launch) {
+  read(queued_);
+  queued_.clear();
+  launch();
+  read(works);
+}
+
+std::vector<KernelRecord> EventRecorder::take() {
+  read(queued_);
+  queued_.clear();
+  const double first = records_.empty() ? 0 : records_.front().start_us;
+  for (KernelRecord& record : records_) record.start_us -= first;
+  return std::move(records_);
 }
 
 }  // namespace wick::cuda

@@ -3,10 +3,29 @@
 #include <utility>
 
 #include "backend/cuda/arena.h"
+#include "backend/cuda/event_recorder.h"
 #include "backend/cuda/runtime.h"
 
 namespace wick::cuda {
 namespace {
+
+// While a profile is under way, what a graph records gets events around it, in `works`.
+class Timing {
+ public:
+  explicit Timing(std::unique_ptr<TimedWorks>& works) : recorder_(EventRecorder::current()) {
+    if (recorder_ == nullptr) return;
+    works = std::make_unique<TimedWorks>();
+    recorder_->record_into(works.get());
+  }
+  ~Timing() {
+    if (recorder_ != nullptr) recorder_->record_into(nullptr);
+  }
+  Timing(const Timing&) = delete;
+  Timing& operator=(const Timing&) = delete;
+
+ private:
+  EventRecorder* recorder_;
+};
 
 class GraphRecording final : public Recording {
  public:
@@ -19,6 +38,7 @@ class GraphRecording final : public Recording {
   void capture(const std::function<void()>& work) {
     const cudaStream_t s = stream(device_.index);
     const ArenaScope scope(arena_);
+    const Timing timing(timed_);
     check(cudaStreamBeginCapture(s, cudaStreamCaptureModeRelaxed), "beginning a capture");
     cudaGraph_t graph = nullptr;
     try {
@@ -36,14 +56,18 @@ class GraphRecording final : public Recording {
   }
 
   void replay() override {
+    const auto launch = [this] { check(cudaGraphLaunch(executable_, stream(device_.index)), "replaying a graph"); };
+    EventRecorder* recorder = EventRecorder::current();
+    if (recorder != nullptr && timed_ != nullptr) return recorder->replay(*timed_, launch);
     const WorkScope scope({"recorded graph"});
-    check(cudaGraphLaunch(executable_, stream(device_.index)), "replaying a graph");
+    launch();
   }
   std::size_t reserved_bytes() const override { return arena_.stats().reserved; }
 
  private:
   Device device_;
   Arena arena_;
+  std::unique_ptr<TimedWorks> timed_;  // outlives the graph that has its events
   cudaGraphExec_t executable_ = nullptr;
 };
 

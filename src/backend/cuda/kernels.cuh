@@ -159,7 +159,7 @@ void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, 
   config.stream = stream();
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
-  if (how.overlap) {
+  if (how.overlap && work_listener() == nullptr) {  // a profile tells one kernel from the next
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
