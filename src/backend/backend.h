@@ -71,8 +71,9 @@ class Backend {
   /// `to` = `from`, of one shape; any strides, converts the dtype. Either may be on the host, then both are dense and
   /// of one dtype.
   virtual void copy(const Tensor& from, const Tensor& to) = 0;
-  virtual void fill(const Tensor& t, double value) = 0;                                                 ///< any strides
-  virtual void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) = 0;  ///< see gemm.h
+  virtual void fill(const Tensor& t, double value) = 0;  ///< any strides
+  virtual void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta,
+                    const Tensor& bias) = 0;  ///< see gemm.h
 
   virtual void unary(Unary op, const Tensor& x, double value, const Tensor& y) = 0;  ///< any strides
   /// a and b already expanded to y's shape; any strides. y may be a or b.

@@ -4,10 +4,12 @@
 
 namespace wick {
 
-/// c = alpha * a b + beta * c, on the vendor's library. a [m, k], b [k, n], c [m, n]; in each, one of the two strides
-/// is 1 (a transposed view is free), c's columns are dense. a and b share one dtype (f32, bf16, f16, f64); c has it
-/// too, or is f32 for bf16 and f16 inputs. Accumulates in float32 (float64 for f64). Empty extents are fine (k = 0
-/// scales c). Error(invalid_argument) on shapes, dtypes or strides.
-void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha = 1.0, double beta = 0.0);
+/// c = alpha * a b + beta * c + bias, on the vendor's library, rounded once. a [m, k], b [k, n], c [m, n]; in each, one
+/// of the two strides is 1 (a transposed view is free), c's columns are dense. a and b share one dtype (f32, bf16, f16,
+/// f64); c has it too, or is f32 for bf16 and f16 inputs. bias [n] of c's dtype, or undefined; with one, beta is 0.
+/// Accumulates in float32 (float64 for f64). Empty extents are fine (k = 0 scales c, or leaves the bias).
+/// Error(invalid_argument) on shapes, dtypes or strides.
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha = 1.0, double beta = 0.0,
+          const Tensor& bias = {});
 
 }  // namespace wick

@@ -1,6 +1,7 @@
 #include "backend/cuda/backend.h"
 
 #include "backend/cuda/arena.h"
+#include "backend/cuda/cublaslt.h"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/graph.h"
 #include "backend/cuda/runtime.h"
@@ -39,8 +40,8 @@ class CudaBackend final : public Primitives {
     return all;
   }
   std::vector<Library> libraries() const override {
-    const LibraryState cublaslt = cublaslt_state();
-    return {{"cuBLASLt", cublaslt.there, cublaslt.text}};
+    const CublasLt& cublaslt = CublasLt::get();
+    return {{"cuBLASLt", cublaslt.available(), cublaslt.text()}};
   }
 
   Block allocate(std::size_t bytes, Device device) override {
@@ -79,9 +80,11 @@ class CudaBackend final : public Primitives {
     if (on_host(to) || on_host(from)) check(cudaStreamSynchronize(stream(device.index)), "a copy");
   }
 
-  void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) override {
-    if (a.size(1) > 0) return cuda::gemm(a, b, c, alpha, beta);
-    if (beta == 0) {
+  void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& bias) override {
+    if (a.size(1) > 0) return cuda::gemm(a, b, c, alpha, beta, bias);
+    if (bias.defined()) {
+      copy(bias.expand(c.shape()), c);
+    } else if (beta == 0) {
       fill(c, 0);
     } else {
       unary(Unary::mul, c, beta, c);

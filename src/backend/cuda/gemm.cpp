@@ -1,12 +1,11 @@
 #include "backend/cuda/gemm.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <map>
 #include <mutex>
 
+#include "backend/cuda/cublaslt.h"
 #include "backend/cuda/gemv.h"
 #include "backend/cuda/runtime.h"
 #include "backend/gemm_layout.h"
@@ -14,47 +13,6 @@
 
 namespace wick::cuda {
 namespace {
-
-// cuBLASLt, opened when it is first needed.
-struct Library {
-  std::string reason;
-  void* handle = open_library({"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, reason);
-#define WICK_FUNCTION(name) decltype(&cublasLt##name) name = load<decltype(&cublasLt##name)>("cublasLt" #name)
-  WICK_FUNCTION(Create);
-  WICK_FUNCTION(GetVersion);
-  WICK_FUNCTION(GetStatusString);
-  WICK_FUNCTION(MatmulDescCreate);
-  WICK_FUNCTION(MatmulDescDestroy);
-  WICK_FUNCTION(MatmulDescSetAttribute);
-  WICK_FUNCTION(MatrixLayoutCreate);
-  WICK_FUNCTION(MatrixLayoutDestroy);
-  WICK_FUNCTION(MatmulPreferenceCreate);
-  WICK_FUNCTION(MatmulPreferenceDestroy);
-  WICK_FUNCTION(MatmulPreferenceSetAttribute);
-  WICK_FUNCTION(MatmulAlgoGetHeuristic);
-  WICK_FUNCTION(Matmul);
-#undef WICK_FUNCTION
-
-  static const Library& get() {
-    static const Library library;
-    return library;
-  }
-  static const Library& needed() {
-    if (get().handle == nullptr) fail(ErrorCode::device, "[cuda] cuBLASLt is needed: {}", get().reason);
-    return get();
-  }
-
- private:
-  template <class F>
-  F load(const char* name) const {
-    return handle == nullptr ? nullptr : reinterpret_cast<F>(symbol(handle, name));
-  }
-};
-
-void check(cublasStatus_t status, const char* what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail(ErrorCode::device, "[gemm] cuBLASLt, {}: {}", what, Library::get().GetStatusString(status));
-}
 
 cudaDataType_t type_of(DType dtype) {
   switch (dtype) {
@@ -79,7 +37,7 @@ struct Key {
   std::int64_t m, n, k, lda, ldb, ldc;
   bool ta, tb, beta;
   DType in, out;
-  std::uint32_t align_a, align_b, align_c;
+  std::uint32_t align_a, align_b, align_c, align_bias;  // align_bias is 0 without a bias
   auto operator<=>(const Key&) const = default;
 };
 
@@ -98,7 +56,7 @@ struct Context {
   std::map<Key, Plan> plans;
 };
 
-cublasLtMatrixLayout_t make_layout(const Library& lib, DType dtype, std::int64_t rows, std::int64_t columns,
+cublasLtMatrixLayout_t make_layout(const CublasLt& lib, DType dtype, std::int64_t rows, std::int64_t columns,
                                    std::int64_t leading) {
   cublasLtMatrixLayout_t layout = nullptr;
   check(lib.MatrixLayoutCreate(&layout, type_of(dtype), static_cast<std::uint64_t>(rows),
@@ -108,7 +66,7 @@ cublasLtMatrixLayout_t make_layout(const Library& lib, DType dtype, std::int64_t
 }
 
 // Row-major c = a b is column-major cᵀ = bᵀ aᵀ: cuBLASLt's A is our b, its B our a.
-Plan make_plan(const Library& lib, const Context& context, const Key& key) {
+Plan make_plan(const CublasLt& lib, const Context& context, const Key& key) {
   Plan plan;
   const cublasComputeType_t compute = key.in == DType::f64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
   check(lib.MatmulDescCreate(&plan.operation, compute, key.in == DType::f64 ? CUDA_R_64F : CUDA_R_32F), "a product");
@@ -117,15 +75,25 @@ Plan make_plan(const Library& lib, const Context& context, const Key& key) {
   };
   set(CUBLASLT_MATMUL_DESC_TRANSA, key.tb ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, key.ta ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (key.align_bias != 0) {
+    // Along the rows of cuBLASLt's result, which are our columns.
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(key.out));
+    // The search looks at no more than the alignment of the address; each product brings its own.
+    set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(std::uintptr_t{key.align_bias}));
+  }
   plan.a = key.tb ? make_layout(lib, key.in, key.k, key.n, key.ldb) : make_layout(lib, key.in, key.n, key.k, key.ldb);
   plan.b = key.ta ? make_layout(lib, key.in, key.m, key.k, key.lda) : make_layout(lib, key.in, key.k, key.m, key.lda);
   plan.c = make_layout(lib, key.out, key.n, key.m, key.ldc);
   cublasLtMatmulPreference_t preference = nullptr;
   check(lib.MatmulPreferenceCreate(&preference), "a preference");
+  // Parts of a sum meet in float32, never in the result's own 16 bits.
+  const std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
     check(lib.MatmulPreferenceSetAttribute(preference, what, &value, sizeof value), "a preference's attribute");
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspace);
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
@@ -145,24 +113,29 @@ Plan make_plan(const Library& lib, const Context& context, const Key& key) {
 
 }  // namespace
 
-LibraryState cublaslt_state() {
-  const Library& lib = Library::get();
-  if (lib.handle == nullptr) return {false, lib.reason};
-  const std::size_t version = lib.GetVersion();
-  return {true, fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100)};
-}
-
-void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) {
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& given_bias) {
+  const Tensor bias = given_bias.defined() ? given_bias.contiguous() : given_bias;
   // Few rows by a matrix that lies as weights do: reading it is all the work.
-  if (b.stride(0) == 1 && gemv(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta))) return;
-  const Library& lib = Library::needed();
+  GemvOptions few;
+  few.bias = bias;
+  if (b.stride(0) == 1 && gemv(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta), few)) {
+    return;
+  }
+  const bool wide = a.dtype() == DType::f64;
+  if (wide && bias.defined()) {  // no epilogues in double
+    c.copy_from(bias.expand(c.shape()));
+    return gemm(a, b, c, alpha, 1.0, {});
+  }
+  const CublasLt& lib = CublasLt::needed();
   const GemmLayout la = gemm_layout(a, "a");
   const GemmLayout lb = gemm_layout(b, "b");
   const GemmLayout lc = gemm_layout(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   const int device = a.device().index;
-  const Key key{device,        a.size(0), b.size(1), a.size(1), la.leading,   lb.leading,   lc.leading,  la.transposed,
-                lb.transposed, beta != 0, a.dtype(), c.dtype(), alignment(a), alignment(b), alignment(c)};
+  const Key key{device,        a.size(0),    b.size(1),    a.size(1),
+                la.leading,    lb.leading,   lc.leading,   la.transposed,
+                lb.transposed, beta != 0,    a.dtype(),    c.dtype(),
+                alignment(a),  alignment(b), alignment(c), bias.defined() ? alignment(bias) : 0};
   static std::mutex mutex;
   static std::map<int, Context> contexts;
   const std::scoped_lock lock(mutex);
@@ -177,7 +150,11 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
   const Plan& plan = found->second;
   const float alpha32 = static_cast<float>(alpha);
   const float beta32 = static_cast<float>(beta);
-  const bool wide = a.dtype() == DType::f64;
+  if (bias.defined()) {
+    const void* const address = bias.raw();
+    check(lib.MatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address, sizeof address),
+          "a bias");
+  }
   const auto bytes = [](const Tensor& t) {
     return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
   };

@@ -107,17 +107,15 @@ std::int64_t ranks_of(const LoraWeight& weight) {
 
 LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias) {
   const Tensor y = Tensor::empty({x.size(0), weight.core().size(0)}, x.dtype(), x.device());
-  if (bias.defined()) y.copy_from(bias.expand(y.shape()));
-  const double beta = bias.defined() ? 1.0 : 0.0;
   const Tensor border = claim_border(x, weight);
   if (border.defined()) {
     gemm(x, weight.a().transpose(0, 1), border);
     const Tensor rows = weight.bordered().slice(0, 0, y.size(1));
-    gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, beta);
+    gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, 0.0, bias);
     return {y, border};
   }
   const Tensor h = Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  gemm(x, weight.core().transpose(0, 1), y, 1.0, beta);
+  gemm(x, weight.core().transpose(0, 1), y, 1.0, 0.0, bias);
   gemm(x, weight.a().transpose(0, 1), h);
   for (const LoraWeight::Block& block : weight.blocks()) {
     if (block.rank_size == 0) continue;
