@@ -7,6 +7,7 @@
 #include <random>
 
 #include "op_matrix.h"
+#include "wick/error.h"
 
 namespace wick::testing {
 namespace {

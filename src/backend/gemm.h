@@ -12,4 +12,18 @@ namespace wick {
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha = 1.0, double beta = 0.0,
           const Tensor& bias = {});
 
+/// While one lives, products that this thread computes on an accelerator take the fastest algorithm of the library
+/// rather than its first proposal: found by timing when a shape comes for the first time, and kept in a file
+/// (gemm_plans.h), so that every run takes the same. For work whose shapes come again many times. What is computed
+/// outside of it never depends on what was timed.
+class GemmTuning {
+ public:
+  GemmTuning() noexcept;
+  ~GemmTuning();
+  GemmTuning(const GemmTuning&) = delete;
+  GemmTuning& operator=(const GemmTuning&) = delete;
+
+  static bool wanted() noexcept;  ///< on this thread, now
+};
+
 }  // namespace wick

@@ -153,7 +153,13 @@ void scale(const Tensor& c, double beta) {
   });
 }
 
+thread_local int tunings = 0;
+
 }  // namespace
+
+GemmTuning::GemmTuning() noexcept { ++tunings; }
+GemmTuning::~GemmTuning() { --tunings; }
+bool GemmTuning::wanted() noexcept { return tunings > 0; }
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& bias) {
   if (a.rank() != 2 || b.rank() != 2 || c.rank() != 2 || a.size(1) != b.size(0) || c.size(0) != a.size(0) ||
