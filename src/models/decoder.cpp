@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <mutex>
 #include <tuple>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "models/rope_table.h"
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
+#include "ops/lora_linear/lora_refresh.h"
 #include "wick/model.h"
 
 namespace wick {
@@ -141,6 +143,7 @@ struct Decoder::Impl {
   RopeTable rope;  // grows with the positions that are asked for
   std::vector<ModuleInfo> modules;
   std::shared_ptr<const Adapter> adapter;
+  LoraRefresh refresh;
 
   RopeTable rope_table(std::int64_t positions);
   Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
@@ -317,9 +320,15 @@ void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) 
            entry.target.name, to_string(shape), to_string(needed));
     }
   }
+  std::vector<LoraWeight::Copy> copies;
   for (Layer& layer : impl_->layers) {
-    layer.each_linear([&](AdaptedLinear& linear) { linear.attach(adapter.get(), layout); });
+    layer.each_linear([&](AdaptedLinear& linear) {
+      linear.attach(adapter.get(), layout);
+      std::ranges::move(linear.copies(), std::back_inserter(copies));
+    });
   }
+  impl_->refresh = LoraRefresh(std::move(copies));
+  impl_->refresh.run();  // what a device needs for it is then there before anything is recorded
   impl_->adapter = std::move(adapter);
 }
 
@@ -327,14 +336,11 @@ void Decoder::detach() {
   for (Layer& layer : impl_->layers) {
     layer.each_linear([](AdaptedLinear& linear) { linear.attach(nullptr, LoraLayout::separate); });
   }
+  impl_->refresh = {};
   impl_->adapter = nullptr;
 }
 
-void Decoder::refresh_adapter() {
-  for (Layer& layer : impl_->layers) {
-    layer.each_linear([](AdaptedLinear& linear) { linear.refresh(); });
-  }
-}
+void Decoder::refresh_adapter() { impl_->refresh.run(); }
 
 void Decoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
   std::uint32_t module = 0;
