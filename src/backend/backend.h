@@ -46,7 +46,7 @@ class Backend {
 
   /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
-  /// Gives cached memory that nobody uses back to the driver.
+  /// Gives cached memory that nobody uses back to the driver, of the device and pinned memory of the host.
   virtual void trim(Device device) = 0;
   /// For `wick devices`: what there is, and the libraries that it needs, each with its version or why it is missing.
   struct Description {

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "backend/backend.h"
 #include "backend/gemm.h"
 #include "core/fail.h"
 #include "core/rng.h"
@@ -175,6 +176,7 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   impl->build([&](const std::string& name, const Shape& shape) { return reader.take(name, shape); });
   if (impl->config.tie_word_embeddings) reader.take_copy("lm_head.weight", "model.embed_tokens.weight");
   reader.finish([](const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); });
+  if (impl->device.type != DeviceType::cpu) backend(impl->device).trim(impl->device);  // what only loading needed
   return Decoder(std::move(impl));
 }
 
