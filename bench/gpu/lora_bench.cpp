@@ -185,7 +185,7 @@ class Case {
   }
   void factor_gradients(const Inputs& in, std::span<const Tensor> da) const {
     const Declined reason =
-        lora_factor_gradients.on(DeviceType::cuda)(in.dy_rows, in.x_rows, in.h, weight_, in.g, da, db_);
+        lora_factor_gradients.on(DeviceType::cuda)(in.dy_rows, in.x_rows, in.h, weight_, in.g, da, db_, false);
     if (reason == nullptr) return;
     gemm(in.dy_rows, weight_.scaled_b(), in.g);
     gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0);

@@ -28,7 +28,7 @@ class Adapter {
   const std::vector<Entry>& entries() const noexcept { return entries_; }
   const Entry* find(std::string_view module) const noexcept;  ///< null when the module has no adapter
 
-  const Tensor& values() const noexcept { return values_; }        ///< flat f32 [parameters]
+  const Tensor& values() const noexcept { return values_; }        ///< flat f32 [parameters]: every A, then every B
   const Tensor& gradients() const noexcept { return gradients_; }  ///< flat f32 [parameters]
   std::int64_t parameter_count() const { return values_.numel(); }
   void zero_grad() const;

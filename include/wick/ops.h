@@ -133,6 +133,12 @@ class LoraWeight {
 
   /// Writes the masters' present values into the border. Shapes and scales must be those given at construction.
   void refresh(std::span<const LoraBranch> branches);
+  /// What refresh() does, piece by piece: target = scale * source, computed in the source's dtype and rounded once.
+  struct Copy {
+    Tensor source, target;
+    double scale = 1;
+  };
+  std::vector<Copy> copies(std::span<const LoraBranch> branches) const;
 
   LoraLayout layout() const noexcept { return layout_; }
   std::int64_t rank() const noexcept {

@@ -49,7 +49,7 @@ class Backend {
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
   /// Times the work that is queued on the device, for Profile.
   virtual std::unique_ptr<WorkRecorder> recorder(Device device) = 0;
-  /// Gives cached memory that nobody uses back to the driver.
+  /// Gives cached memory that nobody uses back to the driver, of the device and pinned memory of the host.
   virtual void trim(Device device) = 0;
   /// For `wick devices`: what there is, and the libraries that it needs, each with its version or why it is missing.
   struct Description {
@@ -74,8 +74,9 @@ class Backend {
   /// `to` = `from`, of one shape; any strides, converts the dtype. Either may be on the host, then both are dense and
   /// of one dtype.
   virtual void copy(const Tensor& from, const Tensor& to) = 0;
-  virtual void fill(const Tensor& t, double value) = 0;                                                 ///< any strides
-  virtual void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) = 0;  ///< see gemm.h
+  virtual void fill(const Tensor& t, double value) = 0;  ///< any strides
+  virtual void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta,
+                    const Tensor& bias) = 0;  ///< see gemm.h
 
   virtual void unary(Unary op, const Tensor& x, double value, const Tensor& y) = 0;  ///< any strides
   /// a and b already expanded to y's shape; any strides. y may be a or b.

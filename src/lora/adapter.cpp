@@ -15,21 +15,24 @@ Adapter::Adapter(const AdapterWeights& weights, std::span<const ModuleInfo> modu
   for (const LoraTarget& target : targets) total += target.rank * (target.in_features + target.out_features);
   values_ = Tensor::empty({total}, DType::f32, device);
   gradients_ = Tensor::zeros({total}, DType::f32, device);
-  std::int64_t at = 0;
-  const auto next = [&](const std::string& name, const Shape& shape, const Tensor& source) {
+  std::int64_t next_a = 0;
+  std::int64_t next_b = 0;
+  for (const LoraTarget& target : targets) next_b += target.rank * target.in_features;
+  const auto parameter = [&](const std::string& name, const Shape& shape, const Tensor& source, std::int64_t& at) {
     const std::int64_t count = numel(shape);
     const Tensor value = values_.slice(0, at, count).view(shape);
     value.copy_from(source);
-    Parameter parameter(name, value, gradients_.slice(0, at, count).view(shape));
+    const Tensor gradient = gradients_.slice(0, at, count).view(shape);
     at += count;
-    return parameter;
+    return Parameter(name, value, gradient);
   };
   for (const LoraTarget& target : targets) {
     const auto found = weights.modules.find(target.name);
     if (found == weights.modules.end())
       fail(ErrorCode::invalid_argument, "the adapter has no factors for {}", target.name);
-    Parameter a = next(target.name + ".lora_A.weight", {target.rank, target.in_features}, found->second.a);
-    Parameter b = next(target.name + ".lora_B.weight", {target.out_features, target.rank}, found->second.b);
+    Parameter a = parameter(target.name + ".lora_A.weight", {target.rank, target.in_features}, found->second.a, next_a);
+    Parameter b =
+        parameter(target.name + ".lora_B.weight", {target.out_features, target.rank}, found->second.b, next_b);
     entries_.push_back({target, std::move(a), std::move(b)});
   }
 }

@@ -1,15 +1,18 @@
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <mutex>
 #include <tuple>
 #include <utility>
 
+#include "backend/backend.h"
 #include "backend/gemm.h"
 #include "core/fail.h"
 #include "core/rng.h"
 #include "models/rope_table.h"
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
+#include "ops/lora_linear/lora_refresh.h"
 #include "wick/model.h"
 
 namespace wick {
@@ -141,6 +144,7 @@ struct Decoder::Impl {
   RopeTable rope;  // grows with the positions that are asked for
   std::vector<ModuleInfo> modules;
   std::shared_ptr<const Adapter> adapter;
+  LoraRefresh refresh;
 
   RopeTable rope_table(std::int64_t positions);
   Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
@@ -172,6 +176,7 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
   impl->build([&](const std::string& name, const Shape& shape) { return reader.take(name, shape); });
   if (impl->config.tie_word_embeddings) reader.take_copy("lm_head.weight", "model.embed_tokens.weight");
   reader.finish([](const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); });
+  if (impl->device.type != DeviceType::cpu) backend(impl->device).trim(impl->device);  // what only loading needed
   return Decoder(std::move(impl));
 }
 
@@ -317,9 +322,15 @@ void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) 
            entry.target.name, to_string(shape), to_string(needed));
     }
   }
+  std::vector<LoraWeight::Copy> copies;
   for (Layer& layer : impl_->layers) {
-    layer.each_linear([&](AdaptedLinear& linear) { linear.attach(adapter.get(), layout); });
+    layer.each_linear([&](AdaptedLinear& linear) {
+      linear.attach(adapter.get(), layout);
+      std::ranges::move(linear.copies(), std::back_inserter(copies));
+    });
   }
+  impl_->refresh = LoraRefresh(std::move(copies));
+  impl_->refresh.run();  // what a device needs for it is then there before anything is recorded
   impl_->adapter = std::move(adapter);
 }
 
@@ -327,14 +338,11 @@ void Decoder::detach() {
   for (Layer& layer : impl_->layers) {
     layer.each_linear([](AdaptedLinear& linear) { linear.attach(nullptr, LoraLayout::separate); });
   }
+  impl_->refresh = {};
   impl_->adapter = nullptr;
 }
 
-void Decoder::refresh_adapter() {
-  for (Layer& layer : impl_->layers) {
-    layer.each_linear([](AdaptedLinear& linear) { linear.refresh(); });
-  }
-}
+void Decoder::refresh_adapter() { impl_->refresh.run(); }
 
 void Decoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
   std::uint32_t module = 0;

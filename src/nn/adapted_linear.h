@@ -32,7 +32,8 @@ class AdaptedLinear {
   /// Spare columns that an input should have.
   std::int64_t border() const { return lora_.layout() == LoraLayout::bordered ? lora_.rank() : 0; }
   void attach(const Adapter* adapter, LoraLayout layout);  ///< null: detach
-  void refresh() { lora_.refresh(branches_); }
+  /// What brings the adapter's present values into the weight (see LoraWeight::refresh).
+  std::vector<LoraWeight::Copy> copies() const { return lora_.copies(branches_); }
   void set_dropout(const Dropout& dropout) { dropout_ = dropout; }
 
   Tensor weight_of(std::string_view name) const;  ///< undefined when there is no such projection

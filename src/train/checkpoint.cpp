@@ -8,7 +8,7 @@
 namespace wick {
 namespace {
 
-constexpr const char* kFormat = "wick-checkpoint-1";
+constexpr const char* kFormat = "wick-checkpoint-2";
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/gemm.h"
 #include "core/fail.h"
 #include "ops/op.h"
 
@@ -91,6 +92,7 @@ void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std
 }
 
 void DeviceStep::forward_backward(const Shaped& shaped) {
+  const GemmTuning tuning;
   Tape tape;
   const Tensor hidden = model_.forward(shaped.tokens);
   const Tensor loss =

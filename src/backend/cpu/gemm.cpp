@@ -154,9 +154,15 @@ void scale(const Tensor& c, double beta) {
   });
 }
 
+thread_local int tunings = 0;
+
 }  // namespace
 
-void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) {
+GemmTuning::GemmTuning() noexcept { ++tunings; }
+GemmTuning::~GemmTuning() { --tunings; }
+bool GemmTuning::wanted() noexcept { return tunings > 0; }
+
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& bias) {
   if (a.rank() != 2 || b.rank() != 2 || c.rank() != 2 || a.size(1) != b.size(0) || c.size(0) != a.size(0) ||
       c.size(1) != b.size(1)) {
     fail(ErrorCode::invalid_argument, "[gemm] shapes {} x {} -> {} do not fit", to_string(a.shape()),
@@ -172,8 +178,17 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
     fail(ErrorCode::invalid_argument, "[gemm] a is on {}, b on {}, c on {}", to_string(a.device()),
          to_string(b.device()), to_string(c.device()));
   }
+  if (bias.defined() && (bias.rank() != 1 || bias.size(0) != c.size(1) || bias.dtype() != c.dtype() ||
+                         bias.device() != c.device() || beta != 0)) {
+    fail(ErrorCode::invalid_argument, "[gemm] a bias {} for c {} with beta {}: expected c's width and dtype, and 0",
+         describe(bias), describe(c), beta);
+  }
   if (c.numel() == 0) return;
-  if (Backend* device = accelerator(c)) return device->gemm(a, b, c, alpha, beta);
+  if (Backend* device = accelerator(c)) return device->gemm(a, b, c, alpha, beta, bias);
+  if (bias.defined()) {  // oneDNN adds to what is there
+    c.copy_from(bias.expand(c.shape()));
+    return gemm(a, b, c, alpha, 1.0);
+  }
   const GemmLayout lc = gemm_layout(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   if (a.size(1) == 0) return scale(c, beta);

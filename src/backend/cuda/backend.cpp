@@ -1,10 +1,15 @@
 #include "backend/cuda/backend.h"
 
+#include <map>
+#include <mutex>
+
 #include "backend/cuda/arena.h"
 #include "backend/cuda/event_recorder.h"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/graph.h"
+#include "backend/cuda/libraries.h"
 #include "backend/cuda/runtime.h"
+#include "backend/cuda/staging.h"
 #include "core/fail.h"
 
 namespace wick {
@@ -39,10 +44,7 @@ class CudaBackend final : public Primitives {
     }
     return all;
   }
-  std::vector<Library> libraries() const override {
-    const LibraryState cublaslt = cublaslt_state();
-    return {{"cuBLASLt", cublaslt.there, cublaslt.text}};
-  }
+  std::vector<Library> libraries() const override { return cuda::libraries(); }
 
   Block allocate(std::size_t bytes, Device device) override {
     (void)info(device.index);
@@ -57,7 +59,13 @@ class CudaBackend final : public Primitives {
     return cuda::record(device, work);
   }
   std::unique_ptr<WorkRecorder> recorder(Device device) override { return std::make_unique<EventRecorder>(device); }
-  void trim(Device device) override { current_arena(device.index).trim(); }
+  void trim(Device device) override {
+    {
+      const std::scoped_lock lock(staging_mutex_);
+      staging_.erase(device.index);
+    }
+    current_arena(device.index).trim();
+  }
   Memory memory(Device device) override {
     (void)stream(device.index);
     Memory memory;
@@ -76,19 +84,29 @@ class CudaBackend final : public Primitives {
       fail(ErrorCode::unsupported, "a recording cannot wait for a copy from or to the host");
     }
     const WorkScope scope({"copy", 2.0 * static_cast<double>(bytes)});
+    if (on_host(from) && bytes >= Staging::kWorthIt) {
+      const std::scoped_lock lock(staging_mutex_);
+      if (staging_.try_emplace(device.index, device.index).first->second.copy(from.raw(), to.raw(), bytes)) return;
+    }
     check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDefault, stream(device.index)), "a copy");
     // To the host the copy has to have arrived; from it, the source may go away as soon as this returns.
     if (on_host(to) || on_host(from)) check(cudaStreamSynchronize(stream(device.index)), "a copy");
   }
 
-  void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta) override {
-    if (a.size(1) > 0) return cuda::gemm(a, b, c, alpha, beta);
-    if (beta == 0) {
+  void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& bias) override {
+    if (a.size(1) > 0) return cuda::gemm(a, b, c, alpha, beta, bias);
+    if (bias.defined()) {
+      copy(bias.expand(c.shape()), c);
+    } else if (beta == 0) {
       fill(c, 0);
     } else {
       unary(Unary::mul, c, beta, c);
     }
   }
+
+ private:
+  std::mutex staging_mutex_;
+  std::map<int, Staging> staging_;
 };
 
 }  // namespace

@@ -9,8 +9,7 @@ namespace {
 Tensor product(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Tensor rows = as_rows(x);
   const Tensor y = Tensor::empty({rows.size(0), weight.size(0)}, x.dtype(), x.device());
-  if (bias.defined()) y.copy_from(bias.detach().expand(y.shape()));
-  gemm(rows, weight.transpose(0, 1), y, 1.0, bias.defined() ? 1.0 : 0.0);
+  gemm(rows, weight.transpose(0, 1), y, 1.0, 0.0, bias.defined() ? bias.detach() : bias);
   Shape shape = x.shape();
   shape[-1] = weight.size(0);
   return y.view(shape);

@@ -77,10 +77,31 @@ bool fused_gradients_pay(const LoraWeight& weight) {
   return weight.rank() <= 16 && weight.core().size(1) <= weight.core().size(0);
 }
 
+// The ranks of all siblings, without padding.
+std::int64_t ranks_of(const LoraWeight& weight) {
+  return weight.blocks().back().rank_begin + weight.blocks().back().rank_size;
+}
+
+// All of da as one matrix [ranks, k], where they lie one behind the other; undefined where they do not, or one is not
+// wanted.
+Tensor in_one(const LoraWeight& weight, std::span<const Tensor> da) {
+  Tensor first;
+  const std::byte* end = nullptr;
+  for (std::size_t i = 0; i < da.size(); ++i) {
+    if (weight.blocks()[i].rank_size == 0) continue;
+    if (!da[i].defined() || !da[i].is_contiguous()) return {};
+    if (first.defined() && (da[i].storage() != first.storage() || da[i].raw() != end)) return {};
+    if (!first.defined()) first = da[i];
+    end = da[i].raw() + static_cast<std::size_t>(da[i].numel()) * size_of(da[i].dtype());
+  }
+  return first.as_strided({ranks_of(weight), first.size(1)}, {first.size(1), 1});
+}
+
 // g, dA and dB as products of the library. Without `padding` the columns of g past the last sibling's stay as they are.
-// `stacked`, where defined, is all of da in one: x is then read once.
 void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool padding,
-                      const Tensor& g, const Tensor& stacked, std::span<const Tensor> da, std::span<const Tensor> db) {
+                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+  const double beta = add ? 1.0 : 0.0;
+  const Tensor stacked = in_one(weight, da);  // x is then read once
   if (padding) gemm(dy, weight.scaled_b(), g);
   for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
     const LoraWeight::Block& block = weight.blocks()[i];
@@ -90,34 +111,27 @@ void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const 
     const Tensor b_i =
         weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
     if (!padding) gemm(dy_i, b_i, g_i);
-    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i]);
+    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i], 1.0, beta);
     if (db[i].defined()) {
-      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), db[i], block.scale);
+      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), db[i], block.scale, beta);
     }
   }
-  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked);
-}
-
-// The ranks of all siblings, without padding.
-std::int64_t ranks_of(const LoraWeight& weight) {
-  return weight.blocks().back().rank_begin + weight.blocks().back().rank_size;
+  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked, 1.0, beta);
 }
 
 }  // namespace
 
 LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias) {
   const Tensor y = Tensor::empty({x.size(0), weight.core().size(0)}, x.dtype(), x.device());
-  if (bias.defined()) y.copy_from(bias.expand(y.shape()));
-  const double beta = bias.defined() ? 1.0 : 0.0;
   const Tensor border = claim_border(x, weight);
   if (border.defined()) {
     gemm(x, weight.a().transpose(0, 1), border);
     const Tensor rows = weight.bordered().slice(0, 0, y.size(1));
-    gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, beta);
+    gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, 0.0, bias);
     return {y, border};
   }
   const Tensor h = Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  gemm(x, weight.core().transpose(0, 1), y, 1.0, beta);
+  gemm(x, weight.core().transpose(0, 1), y, 1.0, 0.0, bias);
   gemm(x, weight.a().transpose(0, 1), h);
   for (const LoraWeight::Block& block : weight.blocks()) {
     if (block.rank_size == 0) continue;
@@ -129,35 +143,38 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
   return {y, h};
 }
 
+Tensor lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
+                     std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+  const Tensor border = claim_border(dy, weight);
+  const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
+  if (!fused_gradients_pay(weight) || !run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, da, db, add)) {
+    factor_gradients(dy, x, h, weight, border.defined(), g, da, db, add);
+  }
+  if (!needs_x) return {};
+  const Tensor dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (border.defined()) {
+    gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, x.size(1)), dx);
+  } else {
+    gemm(dy, weight.core(), dx);
+    const std::int64_t rank = ranks_of(weight);
+    gemm(g.slice(1, 0, rank), weight.a().slice(0, 0, rank), dx, 1.0, 1.0);
+  }
+  return dx;
+}
+
 LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
                             const std::vector<bool>& needs_a, const std::vector<bool>& needs_b) {
   LoraGradients result;
   const DType sums = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
   const Tensor all = Tensor::empty({ranks_of(weight), x.size(1)}, sums, x.device());
-  bool every = true;
   for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
     const LoraWeight::Block& block = weight.blocks()[i];
     const bool adapted = block.rank_size > 0;
-    every = every && (!adapted || needs_a[i]);
     result.da.push_back(adapted && needs_a[i] ? all.slice(0, block.rank_begin, block.rank_size) : Tensor());
     result.db.push_back(adapted && needs_b[i] ? Tensor::empty({block.out_size, block.rank_size}, sums, x.device())
                                               : Tensor());
   }
-  const Tensor border = claim_border(dy, weight);
-  const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  if (!fused_gradients_pay(weight) ||
-      !run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, result.da, result.db)) {
-    factor_gradients(dy, x, h, weight, border.defined(), g, every ? all : Tensor(), result.da, result.db);
-  }
-  if (!needs_x) return result;
-  result.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
-  if (border.defined()) {
-    gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, x.size(1)), result.dx);
-  } else {
-    gemm(dy, weight.core(), result.dx);
-    const std::int64_t rank = ranks_of(weight);
-    gemm(g.slice(1, 0, rank), weight.a().slice(0, 0, rank), result.dx, 1.0, 1.0);
-  }
+  result.dx = lora_backward(dy, x, h, weight, needs_x, result.da, result.db, false);
   return result;
 }
 
@@ -175,24 +192,43 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
   const Tensor rows = as_rows(x.detach());  // a view, with its border, unless x is no plain matrix of rows
   auto [y, h] = lora_forward(rows, weight, bias.detach());
   Tensor* outputs[] = {&y};
+  // Factors that are parameters have buffers for their gradients: these are added to right there.
+  const DType sums = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  std::vector<std::shared_ptr<GradSlot>> factors;
+  bool parameters = true;
+  for (std::size_t i = 1; i < inputs.size(); ++i) {
+    factors.push_back(inputs[i].defined() ? inputs[i].slot() : nullptr);
+    const GradSlot* slot = factors.back().get();
+    parameters = parameters && (slot == nullptr || (slot->leaf && slot->grad.dtype() == sums));
+  }
   const bool kept = !again || !recording(inputs);
   const Tensor saved_h = kept ? h : h.clone();  // it may stand in x's border
   record(kOp, inputs, outputs,
-         [saved = kept ? rows : Tensor(), again, h = saved_h, weight](std::span<const Tensor> grad,
-                                                                      const std::vector<bool>& needs) {
+         [saved = kept ? rows : Tensor(), again, h = saved_h, weight, factors, parameters](
+             std::span<const Tensor> grad, const std::vector<bool>& needs) {
            const Tensor rows = saved.defined() ? saved : as_rows(again());
+           const Tensor dy = as_rows(grad[0]);
+           std::vector<Tensor> result(needs.size());
+           if (parameters) {
+             std::vector<Tensor> sums[2];  // of a, of b
+             for (std::size_t i = 0; i < factors.size(); ++i) {
+               sums[i % 2].push_back(factors[i] == nullptr ? Tensor() : factors[i]->grad);
+               if (factors[i] != nullptr) factors[i]->received = true;
+             }
+             result[0] = lora_backward(dy, rows, h, weight, needs[0], sums[0], sums[1], true);
+             return result;
+           }
            std::vector<bool> needs_a;
            std::vector<bool> needs_b;
            for (std::size_t i = 1; i < needs.size(); i += 2) {
              needs_a.push_back(needs[i]);
              needs_b.push_back(needs[i + 1]);
            }
-           const Tensor dy = as_rows(grad[0]);
            LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
-           std::vector<Tensor> result = {grads.dx};
+           result[0] = grads.dx;
            for (std::size_t i = 0; i < grads.da.size(); ++i) {
-             result.push_back(grads.da[i]);
-             result.push_back(grads.db[i]);
+             result[2 * i + 1] = grads.da[i];
+             result[2 * i + 2] = grads.db[i];
            }
            return result;
          });

@@ -109,8 +109,9 @@ Declined project_cuda(const Tensor& x, const Tensor& a, const Tensor& h) {
   return ran ? nullptr : "no cluster of 8 blocks fits on the device";
 }
 
-Siblings siblings_of(const LoraWeight& weight, std::span<const Tensor> da, std::span<const Tensor> db) {
+Siblings siblings_of(const LoraWeight& weight, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
   Siblings siblings = {};
+  siblings.add = add;
   for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
     const LoraWeight::Block& block = weight.blocks()[i];
     if (block.rank_size == 0) continue;
@@ -141,7 +142,7 @@ void run_outer(const Outer<T>& p) {
 }
 
 Declined factor_gradients_cuda(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
-                               const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db) {
+                               const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
   if (const Declined reason = check_matrices(dy, weight.scaled_b(), g)) return reason;
   if (const Declined reason = check_matrices(x, weight.a(), h)) return reason;
   if (h.size(1) != g.size(1)) return "h and g of different ranks";
@@ -152,7 +153,7 @@ Declined factor_gradients_cuda(const Tensor& dy, const Tensor& x, const Tensor& 
   visit(dy.dtype(), g.size(1), [&](auto zero, auto rank) {
     using T = decltype(zero);
     constexpr int kRank = rank;
-    const Siblings siblings = siblings_of(weight, da, db);
+    const Siblings siblings = siblings_of(weight, da, db, add);
     Project<T> p = {};
     p.x = pointer<T>(dy);
     p.factor = pointer<T>(weight.scaled_b());

@@ -34,6 +34,7 @@ struct Siblings {
     std::int64_t da_stride, db_stride;
   };
   int count;
+  bool add;  // to what da and db hold
   Block blocks[kMaxBlocks];
 };
 
@@ -180,7 +181,8 @@ __device__ inline void add_partials(const float* partial, int ranges, int n, con
       float sum = 0;
 #pragma unroll 8
       for (int range = 0; range < ranges; ++range) sum += partial[range * count + id];
-      block.db[(row - block.out_begin) * block.db_stride + r - block.rank_begin] = block.scale * sum;
+      float& db = block.db[(row - block.out_begin) * block.db_stride + r - block.rank_begin];
+      db = (siblings.add ? db : 0.0F) + block.scale * sum;
     }
   }
 }
@@ -438,7 +440,8 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
     for (int i = 0; i < p.siblings.count; ++i) {
       const Siblings::Block& block = p.siblings.blocks[i];
       if (r < block.rank_begin || r >= block.rank_end || block.da == nullptr) continue;
-      block.da[(r - block.rank_begin) * block.da_stride + begin + column] = sum;
+      float& da = block.da[(r - block.rank_begin) * block.da_stride + begin + column];
+      da = (p.siblings.add ? da : 0.0F) + sum;
     }
   }
   cluster_sync();  // nobody leaves while its shared memory is read

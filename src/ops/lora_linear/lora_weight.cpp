@@ -1,3 +1,4 @@
+#include "ops/lora_linear/lora_refresh.h"
 #include "ops/op.h"
 
 namespace wick {
@@ -52,10 +53,11 @@ LoraWeight::LoraWeight(const Tensor& weight, std::span<const LoraBranch> branche
   refresh(branches);
 }
 
-void LoraWeight::refresh(std::span<const LoraBranch> branches) {
+std::vector<LoraWeight::Copy> LoraWeight::copies(std::span<const LoraBranch> branches) const {
   if (branches.size() != blocks_.size()) {
     fail(ErrorCode::invalid_argument, "[lora_linear] {} adapters for {} projections", branches.size(), blocks_.size());
   }
+  std::vector<Copy> result;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     const LoraBranch& branch = branches[i];
@@ -64,11 +66,13 @@ void LoraWeight::refresh(std::span<const LoraBranch> branches) {
       fail(ErrorCode::invalid_argument, "[lora_linear] adapter {} changed its rank, width or scale", i);
     }
     if (r == 0) continue;
-    const NoGrad no_grad;
-    const Tensor b = mul(branch.b.detach(), branch.scale);  // scaled in the masters' precision, rounded once
-    a_.slice(0, block.rank_begin, r).copy_from(branch.a.detach());
-    scaled_b_.slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, r).copy_from(b);
+    result.push_back({branch.a.detach(), a_.slice(0, block.rank_begin, r), 1});
+    result.push_back({branch.b.detach(),
+                      scaled_b_.slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, r), branch.scale});
   }
+  return result;
 }
+
+void LoraWeight::refresh(std::span<const LoraBranch> branches) { copy_each(copies(branches)); }
 
 }  // namespace wick
