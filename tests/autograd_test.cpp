@@ -331,6 +331,96 @@ TEST(SharedGradients, ExpandedInputs) {
   EXPECT_EQ(floats(linear(row.slice(0, 0, 1).expand({3, 4}), weight)), (Floats{1, 10, 1, 10, 1, 10}));
 }
 
+// y = factor * x whose gradient is written where the place of x says; `made` receives it.
+Tensor scaled_in_place(const Tensor& x, double factor, Tensor* made = nullptr) {
+  Tensor y = mul(x.detach(), factor);
+  record("scaled", {x}, {&y},
+         [factor, made, place = GradPlace(x)](std::span<const Tensor> dy, const std::vector<bool>&) {
+           const Tensor dx = place.empty();
+           dx.copy_from(mul(dy[0], factor));
+           if (made != nullptr) *made = dx;
+           return std::vector<Tensor>{dx};
+         });
+  return y;
+}
+
+// x again; `arrived` receives its gradient.
+Tensor probed(const Tensor& x, Tensor* arrived) {
+  Tensor y = x.detach();
+  record("probed", {x}, {&y}, [arrived](std::span<const Tensor> dy, const std::vector<bool>&) {
+    *arrived = dy[0];
+    return std::vector<Tensor>{dy[0]};
+  });
+  return y;
+}
+
+const std::vector<std::int64_t> kPieces = {1, 2};
+Parameter matrix() { return {"p", Tensor::from(Floats{1, 2, 3, 4, 5, 6}, {2, 3})}; }
+
+TEST(JointGradients, PiecesAreWrittenIntoTheWhole) {
+  const Parameter p = matrix();
+  Tape tape;
+  Tensor whole, first, second;
+  const std::vector<Tensor> pieces = split(probed(p.value(), &whole), 1, kPieces);
+  const Tensor a = scaled_in_place(pieces[0], 10, &first);
+  const Tensor b = scaled_in_place(reshape(pieces[1], {2, 1, 2}), 100, &second);
+  tape.backward(add(sum(a), sum(b)));
+  EXPECT_EQ(floats(p.grad()), (Floats{10, 100, 100, 10, 100, 100}));
+  EXPECT_EQ(first.storage(), whole.storage());
+  EXPECT_EQ(second.storage(), whole.storage());
+}
+
+TEST(JointGradients, APieceWithoutAGradient) {
+  const Parameter p = matrix();
+  Tape tape;
+  Tensor whole, made;
+  const std::vector<Tensor> pieces = split(probed(p.value(), &whole), 1, kPieces);
+  tape.backward(sum(scaled_in_place(pieces[1], 100, &made)));
+  EXPECT_EQ(floats(p.grad()), (Floats{0, 100, 100, 0, 100, 100}));
+  EXPECT_EQ(made.storage(), whole.storage());
+}
+
+TEST(JointGradients, APieceReadTwice) {
+  const Parameter p = matrix();
+  Tape tape;
+  const std::vector<Tensor> pieces = split(mul(p.value(), 1.0), 1, kPieces);
+  const Tensor both = add(sum(scaled_in_place(pieces[1], 10)), sum(scaled_in_place(pieces[1], 100)));
+  tape.backward(add(both, sum(mul(pieces[0], 7.0))));
+  EXPECT_EQ(floats(p.grad()), (Floats{7, 110, 110, 7, 110, 110}));
+}
+
+// The memory of a piece stands in another gradient too, when the piece's own has to be added up elsewhere.
+TEST(JointGradients, APieceWhoseMemoryIsShared) {
+  const Parameter p = matrix();
+  const Parameter other("other", Tensor::full({2, 2}, 1.0, DType::f32));
+  Tape tape;
+  const std::vector<Tensor> pieces = split(mul(p.value(), 1.0), 1, kPieces);
+  const Tensor twin = mul(other.value(), 1.0);
+  const Tensor later = scaled_in_place(pieces[1], 1);
+  Tensor y = add(pieces[1].detach(), twin.detach());
+  record("shared", {pieces[1], twin}, {&y},
+         [place = GradPlace(pieces[1])](std::span<const Tensor> dy, const std::vector<bool>&) {
+           const Tensor dx = place.empty();
+           dx.copy_from(dy[0]);
+           return std::vector<Tensor>{dx, dx};
+         });
+  tape.backward(add(sum(later), sum(y)));
+  EXPECT_EQ(floats(p.grad()), (Floats{0, 2, 2, 0, 2, 2}));
+  EXPECT_EQ(floats(other.grad()), (Floats{1, 1, 1, 1}));
+}
+
+TEST(JointGradients, OfPiecesOfPieces) {
+  const Parameter p = matrix();
+  Tape tape;
+  Tensor whole, made;
+  const std::vector<Tensor> pieces = split(probed(p.value(), &whole), 1, kPieces);
+  const std::vector<Tensor> halves = split(pieces[1], 1, std::vector<std::int64_t>{1, 1});
+  const Tensor a = add(sum(scaled_in_place(halves[0], 10)), sum(scaled_in_place(halves[1], 100, &made)));
+  tape.backward(add(a, sum(scaled_in_place(pieces[0], 1))));
+  EXPECT_EQ(floats(p.grad()), (Floats{1, 10, 100, 1, 10, 100}));
+  EXPECT_EQ(made.storage(), whole.storage());
+}
+
 TEST(Parameter, RefusesWhatCannotGather) {
   const Tensor value = Tensor::zeros({2, 3}, DType::f32);
   const auto make = [](const Tensor& v, const Tensor& grad = {}) { (void)Parameter("p", v, grad); };

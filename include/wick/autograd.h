@@ -17,8 +17,9 @@ struct GradSlot {
   Tensor grad;       ///< undefined until something arrives
   std::string name;  ///< of a leaf, for messages
   bool leaf = false;
-  bool received = false;  ///< of a leaf: a gradient arrived since zero_grad()
-  bool owned = false;     ///< of another: the buffer is not shared, so further gradients are added in place
+  bool received = false;          ///< of a leaf: a gradient arrived since zero_grad()
+  bool owned = false;             ///< of another: the buffer is not shared, so further gradients are added in place
+  std::function<Tensor()> place;  ///< of another: makes the memory that its gradient had best lie in (GradPlace)
 };
 
 /// A trainable tensor: f32 (f64 in gradient checks), contiguous, with a gradient buffer of the same shape that
@@ -99,6 +100,27 @@ bool recording(std::initializer_list<Tensor> inputs) noexcept;
 void record(const char* op, std::span<const Tensor> inputs, std::span<Tensor* const> outputs, BackwardFn backward);
 void record(const char* op, std::initializer_list<Tensor> inputs, std::initializer_list<Tensor*> outputs,
             BackwardFn backward);
+
+/// Where a node's backward writes the gradient of its input x; taken when the node is recorded. What x was cut from may
+/// want the gradients of its pieces side by side in one buffer, so that nobody has to join them, or with spare columns.
+class GradPlace {
+ public:
+  GradPlace() = default;
+  explicit GradPlace(const Tensor& x);
+  /// Uninitialised, of x's shape, dtype and device, perhaps with strides of its own. Only the first reader of x that
+  /// asks gets the place wished for, the others get dense memory: gradients are added up.
+  Tensor empty() const;
+
+ private:
+  std::shared_ptr<GradSlot> slot_;
+  Shape shape_;
+  DType dtype_ = DType::f32;
+  Device device_;
+};
+
+/// Wishes that the gradient of y, which was just recorded, be written to what `make` gives: called at most once, in the
+/// backward pass. Whoever asks for it then compares: gradients need not come from there.
+void place_gradient(const Tensor& y, std::function<Tensor()> make);
 
 /// Error(invalid_argument) naming the first parameter that got no gradient since zero_grad().
 void require_gradients(std::span<const Parameter> parameters);

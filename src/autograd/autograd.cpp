@@ -158,6 +158,17 @@ void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> see
   }
 }
 
+GradPlace::GradPlace(const Tensor& x) : slot_(x.slot()), shape_(x.shape()), dtype_(x.dtype()), device_(x.device()) {}
+
+Tensor GradPlace::empty() const {
+  if (slot_ != nullptr && slot_->place) return std::exchange(slot_->place, nullptr)();
+  return Tensor::empty(shape_, dtype_, device_);
+}
+
+void place_gradient(const Tensor& y, std::function<Tensor()> make) {
+  if (y.needs_grad() && !y.slot()->leaf) y.slot()->place = std::move(make);
+}
+
 void require_gradients(std::span<const Parameter> parameters) {
   for (const Parameter& parameter : parameters) {
     if (!parameter.received_gradient()) {

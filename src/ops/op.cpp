@@ -121,12 +121,15 @@ std::int64_t row_count(const Tensor& x) {
   return rows;
 }
 
-Tensor as_rows(const Tensor& x) {
+namespace {
+
+// As as_rows(); undefined where there is no view.
+Tensor view_as_rows(const Tensor& x) {
   if (x.rank() == 0) return x.view({1, 1});
   const std::int64_t columns = x.size(-1);
   const std::int64_t rows = row_count(x);
   if (x.is_contiguous()) return x.view({rows, columns});
-  bool regular = columns == 1 || x.stride(-1) == 1;
+  if (x.numel() == 0 || (columns != 1 && x.stride(-1) != 1)) return {};
   std::int64_t row_stride = columns;
   std::int64_t expected = 0;
   bool first = true;
@@ -136,13 +139,30 @@ Tensor as_rows(const Tensor& x) {
       row_stride = x.stride(i);
       first = false;
     } else if (x.stride(i) != expected) {
-      regular = false;
+      return {};
     }
     expected = x.stride(i) * x.size(i);
   }
-  // Rows that overlap (an expanded gradient) are no matrix to a GEMM library.
-  if (!regular || row_stride < columns || x.numel() == 0) return x.contiguous().view({rows, columns});
+  if (row_stride < columns) return {};  // rows that overlap (an expanded gradient) are no matrix to a GEMM library
   return x.as_strided({rows, columns}, {row_stride, 1});
+}
+
+}  // namespace
+
+Tensor as_rows(const Tensor& x) {
+  const Tensor rows = view_as_rows(x);
+  return rows.defined() ? rows : x.contiguous().view({row_count(x), x.size(-1)});
+}
+
+OutputRows::OutputRows(const Tensor& to) : to_(to) {
+  if (!to.defined()) return;
+  rows_ = view_as_rows(to);
+  if (!rows_.defined()) rows_ = Tensor::empty({row_count(to), to.size(-1)}, to.dtype(), to.device());
+}
+
+const Tensor& OutputRows::finished() const {
+  if (to_.defined() && rows_.storage() != to_.storage()) to_.copy_from(rows_.view(to_.shape()));
+  return to_;
 }
 
 }  // namespace wick

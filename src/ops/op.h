@@ -53,4 +53,16 @@ std::int64_t row_count(const Tensor& x);
 /// exists, else a copy.
 Tensor as_rows(const Tensor& x);
 
+/// A tensor that a kernel writes as such a matrix: in place where a view exists, else by way of dense memory.
+class OutputRows {
+ public:
+  explicit OutputRows(const Tensor& to);  ///< undefined: so are its rows
+  const Tensor& rows() const noexcept { return rows_; }
+  const Tensor& finished() const;  ///< the tensor, once the rows are written
+
+ private:
+  Tensor to_;
+  Tensor rows_;
+};
+
 }  // namespace wick

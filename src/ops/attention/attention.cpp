@@ -2,6 +2,7 @@
 #include "ops/op.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -171,11 +172,11 @@ Tensor dense_columns(const Tensor& x) { return x.stride(2) == 1 || x.size(2) == 
 
 std::vector<Tensor> gradient(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                              const Tensor& lse, const AttentionLayout& layout, double scale,
-                             const std::vector<bool>& needs) {
-  const auto like = [&](const Tensor& x, std::size_t i) {
-    return needs[i] ? Tensor::empty(x.shape(), x.dtype(), x.device()) : Tensor();
-  };
-  std::vector<Tensor> grads{like(q, 0), like(k, 1), like(v, 2)};
+                             std::span<const GradPlace> places, const std::vector<bool>& needs) {
+  std::vector<Tensor> grads(3);
+  for (std::size_t i = 0; i < grads.size(); ++i) {
+    if (needs[i]) grads[i] = places[i].empty();
+  }
   if (run_kernel(kOp, attention_backward, q.device(), dense_columns(dy), q, k, v, y, lse, layout, grads[0], grads[1],
                  grads[2])) {
     return grads;
@@ -202,9 +203,10 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     return composite(q, k, v, layout, scale);
   }
   record(kOp, {q, k, v}, {&y},
-         [queries, keys, values, y = y.detach(), lse, layout, scale](std::span<const Tensor> dy,
-                                                                     const std::vector<bool>& needs) {
-           return gradient(dy[0], queries, keys, values, y, lse, layout, scale, needs);
+         [queries, keys, values, y = y.detach(), lse, layout, scale,
+          places = std::array{GradPlace(q), GradPlace(k), GradPlace(v)}](std::span<const Tensor> dy,
+                                                                         const std::vector<bool>& needs) {
+           return gradient(dy[0], queries, keys, values, y, lse, layout, scale, places, needs);
          });
   return y;
 }

@@ -20,8 +20,8 @@ struct AttentionLayout {
 /// over the keys a query sees, -inf where there is none: saved for backward.
 using AttentionForward = Declined(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
                                   const Tensor& y, const Tensor& lse);
-/// The gradients of q, k and v (contiguous, any of them undefined: not wanted); dy as q, y and lse as forward left
-/// them.
+/// The gradients of q, k and v (strides as theirs may be, any of them undefined: not wanted); dy as q, y and lse as
+/// forward left them.
 using AttentionBackward = Declined(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                                    const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
                                    const Tensor& dv);

@@ -232,6 +232,11 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
            }
            return result;
          });
+  if (weight.bordered().defined()) {  // g then stands beside dy, and dx is one product
+    place_gradient(y, [shape = y.shape(), border = weight.rank(), dtype = y.dtype(), device = y.device()] {
+      return Tensor::bordered(shape, border, dtype, device);
+    });
+  }
   return y;
 }
 

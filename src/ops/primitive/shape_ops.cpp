@@ -1,4 +1,6 @@
+#include <memory>
 #include <numeric>
+#include <utility>
 
 #include "ops/op.h"
 
@@ -14,19 +16,58 @@ bool has_view(const Tensor& x, const Shape& shape) {
   }
 }
 
-// `parts` as one tensor where they lie side by side in one dense buffer of its own, as a fused backward leaves them;
-// undefined otherwise.
-Tensor already_joined(std::span<const Tensor> parts, const Shape& shape, int dim) {
-  const Strides strides = contiguous_strides(shape);
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    if (!parts[i].defined() || parts[i].numel() == 0 || parts[i].storage() != parts[0].storage()) return {};
-    if (parts[i].strides() != strides) return {};
-    const std::int64_t before = i == 0 ? 0 : parts[i - 1].size(dim) * strides[dim];
-    const auto bytes = static_cast<std::ptrdiff_t>(before) * static_cast<std::ptrdiff_t>(size_of(parts[0].dtype()));
-    if (parts[i].raw() != parts[i == 0 ? 0 : i - 1].raw() + bytes) return {};
-  }
-  return parts.empty() ? Tensor() : parts[0].as_strided(shape, strides);
+bool same_memory(const Tensor& a, const Tensor& b) {
+  return a.storage() == b.storage() && a.raw() == b.raw() && a.shape() == b.shape() && a.strides() == b.strides();
 }
+
+// The gradient of a tensor that was cut into pieces along `dim`. Whoever makes the gradient of a piece may write it
+// straight into that of the whole.
+class JointGradient {
+ public:
+  JointGradient(const Tensor& x, int dim, std::span<const std::int64_t> sizes)
+      : place_(x), shape_(x.shape()), dim_(dim), sizes_(sizes.begin(), sizes.end()), lent_(sizes.size()) {}
+
+  Tensor piece(std::size_t i) {
+    if (!whole_.defined()) whole_ = place_.empty();
+    lent_[i] = true;
+    return cut(whole_, i);
+  }
+
+  Tensor join(std::span<const Tensor> parts) {
+    Tensor whole = whole_.defined() ? std::exchange(whole_, {}) : place_.empty();
+    std::vector<bool> there(parts.size());
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      there[i] = parts[i].defined() && same_memory(parts[i], cut(whole, i));
+    }
+    // A piece that was lent and did not come back may be part of another gradient: it is not written to.
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (!lent_[i] || there[i]) continue;
+      whole = Tensor::empty(shape_, whole.dtype(), whole.device());
+      there.assign(parts.size(), false);
+      break;
+    }
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (there[i]) continue;
+      const Tensor to = cut(whole, i);
+      to.copy_from(parts[i].defined() ? parts[i] : Tensor::zeros({}, to.dtype(), to.device()).expand(to.shape()));
+    }
+    return whole;
+  }
+
+ private:
+  Tensor cut(const Tensor& whole, std::size_t i) const {
+    const std::int64_t begin =
+        std::accumulate(sizes_.begin(), sizes_.begin() + static_cast<std::ptrdiff_t>(i), std::int64_t{0});
+    return whole.slice(dim_, begin, sizes_[i]);
+  }
+
+  GradPlace place_;
+  Shape shape_;
+  int dim_;
+  std::vector<std::int64_t> sizes_;
+  std::vector<bool> lent_;
+  Tensor whole_;  // from the first piece that is asked for, until they are joined
+};
 
 }  // namespace
 
@@ -34,6 +75,10 @@ Tensor reshape(const Tensor& x, const Shape& shape) {
   Tensor y = x.is_contiguous() || has_view(x, shape) ? x.view(shape) : x.contiguous().view(shape);
   record("reshape", {x}, {&y}, [from = x.shape()](std::span<const Tensor> dy, const std::vector<bool>&) {
     return std::vector<Tensor>{reshape(dy[0], from)};
+  });
+  place_gradient(y, [place = GradPlace(x), shape = y.shape()] {
+    const Tensor dx = place.empty();
+    return has_view(dx, shape) ? dx.view(shape) : Tensor::empty(shape, dx.dtype(), dx.device());
   });
   return y;
 }
@@ -135,20 +180,12 @@ std::vector<Tensor> split(const Tensor& x, int dim, std::span<const std::int64_t
   std::vector<Tensor*> outputs;
   for (Tensor& part : parts) outputs.push_back(&part);
   const Tensor inputs[] = {x};
-  record("split", inputs, outputs,
-         [shape = x.shape(), at, dtype = x.dtype(), device = x.device(),
-          all = std::vector<std::int64_t>(sizes.begin(), sizes.end())](std::span<const Tensor> dy,
-                                                                       const std::vector<bool>&) {
-           if (const Tensor whole = already_joined(dy, shape, at); whole.defined()) return std::vector<Tensor>{whole};
-           const Tensor dx = Tensor::empty(shape, dtype, device);
-           std::int64_t begin = 0;
-           for (std::size_t i = 0; i < all.size(); ++i) {
-             const Tensor part = dx.slice(at, begin, all[i]);
-             part.copy_from(dy[i].defined() ? dy[i] : Tensor::zeros({}, dtype, device).expand(part.shape()));
-             begin += all[i];
-           }
-           return std::vector<Tensor>{dx};
-         });
+  if (!recording(inputs)) return parts;
+  const auto joint = std::make_shared<JointGradient>(x, at, sizes);
+  record("split", inputs, outputs, [joint](std::span<const Tensor> dy, const std::vector<bool>&) {
+    return std::vector<Tensor>{joint->join(dy)};
+  });
+  for (std::size_t i = 0; i < parts.size(); ++i) place_gradient(parts[i], [joint, i] { return joint->piece(i); });
   return parts;
 }
 

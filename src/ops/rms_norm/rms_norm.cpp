@@ -30,13 +30,14 @@ void check(const char* op, const Tensor& x, const Tensor& weight, double eps, st
 
 // The gradient of both forms: dsum is undefined in the plain one.
 std::vector<Tensor> gradient(const char* op, const Tensor& x, const Tensor& weight, const Tensor& rstd, double eps,
-                             const Tensor& dsum, const Tensor& dy, bool needs_x, bool needs_weight) {
+                             const Tensor& dsum, const Tensor& dy, const GradPlace& place, bool needs_x,
+                             bool needs_weight) {
   if (!dy.defined()) return {dsum, Tensor()};
-  Tensor dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+  const OutputRows dx(place.empty());
   Tensor dweight = needs_weight ? Tensor::empty(weight.shape(), DType::f32, x.device()) : Tensor();
   if (run_kernel(op, rms_norm_backward, x.device(), as_rows(dy), dsum.defined() ? as_rows(dsum) : Tensor(), as_rows(x),
-                 weight, rstd, as_rows(dx), dweight)) {
-    return {dx, needs_weight ? dweight.to(weight.dtype()) : Tensor()};
+                 weight, rstd, dx.rows(), dweight)) {
+    return {dx.finished(), needs_weight ? dweight.to(weight.dtype()) : Tensor()};
   }
   const Tensor inputs[] = {x, weight};
   const Tensor grads_out[] = {dy};
@@ -59,9 +60,9 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, std::int64_t 
     return composite(x, weight, eps);
   }
   record("rms_norm", {x, weight}, {&y},
-         [x = x.detach(), weight = weight.detach(), rstd, eps](std::span<const Tensor> dy,
-                                                               const std::vector<bool>& needs) {
-           return gradient("rms_norm", x, weight, rstd, eps, Tensor(), dy[0], needs[0], needs[1]);
+         [x = x.detach(), weight = weight.detach(), rstd, eps, place = GradPlace(x)](std::span<const Tensor> dy,
+                                                                                     const std::vector<bool>& needs) {
+           return gradient("rms_norm", x, weight, rstd, eps, Tensor(), dy[0], place, needs[0], needs[1]);
          });
   return y;
 }
@@ -83,10 +84,10 @@ std::pair<Tensor, Tensor> rms_norm_residual(const Tensor& x, const Tensor& resid
     return {both[0], both[1]};
   }
   record(kOp, {x, residual, weight}, {&total, &y},
-         [total = total.detach(), weight = weight.detach(), rstd, eps](std::span<const Tensor> grads,
-                                                                       const std::vector<bool>& needs) {
+         [total = total.detach(), weight = weight.detach(), rstd, eps, place = GradPlace(x)](
+             std::span<const Tensor> grads, const std::vector<bool>& needs) {
            const std::vector<Tensor> both = gradient("rms_norm_residual", total, weight, rstd, eps, grads[0], grads[1],
-                                                     needs[0] || needs[1], needs[2]);
+                                                     place, needs[0] || needs[1], needs[2]);
            return std::vector<Tensor>{both[0], both[0], both[1]};
          });
   return {total, y};

@@ -26,8 +26,9 @@ Tensor composite(const Tensor& x, const Tensor& cos, const Tensor& sin, const Te
 
 Tensor dense_columns(const Tensor& x) { return x.stride(-1) == 1 || x.numel() == 0 ? x : x.contiguous(); }
 
-Tensor gradient(const Tensor& dy, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
-  const Tensor dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+Tensor gradient(const Tensor& dy, const Tensor& cos, const Tensor& sin, const Tensor& positions,
+                const GradPlace& place) {
+  const Tensor dx = place.empty();
   if (run_kernel("rope", rope_rotate, dy.device(), dense_columns(dy), cos, sin, positions, true, dx)) return dx;
   return composite(dy, cos, mul(sin, -1.0), positions);
 }
@@ -57,9 +58,10 @@ Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tenso
   if (!run_kernel("rope", rope_rotate, x.device(), dense_columns(x.detach()), cos, sin, positions, false, y)) {
     return composite(x, cos, sin, positions);
   }
-  record("rope", {x}, {&y}, [cos, sin, positions](std::span<const Tensor> dy, const std::vector<bool>&) {
-    return std::vector<Tensor>{gradient(dy[0], cos, sin, positions)};
-  });
+  record("rope", {x}, {&y},
+         [cos, sin, positions, place = GradPlace(x)](std::span<const Tensor> dy, const std::vector<bool>&) {
+           return std::vector<Tensor>{gradient(dy[0], cos, sin, positions, place)};
+         });
   return y;
 }
 

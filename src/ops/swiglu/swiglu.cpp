@@ -14,28 +14,15 @@ Tensor composite(const Tensor& gate, const Tensor& up) {
   return cast(mul(mul(z, sigmoid(z)), cast(up, wide)), gate.dtype());
 }
 
-// The gradients of two slices of one buffer lie side by side in one buffer too, which split() hands on without a copy.
-std::pair<Tensor, Tensor> empty_gradients(const Tensor& gate, const Tensor& up, bool needs_gate, bool needs_up) {
-  if (needs_gate && needs_up && gate.storage() == up.storage()) {
-    Shape both = gate.shape();
-    both[-1] *= 2;
-    const Tensor buffer = Tensor::empty(both, gate.dtype(), gate.device());
-    const std::int64_t n = gate.size(-1);
-    const std::int64_t first = gate.raw() < up.raw() ? 0 : n;
-    return {buffer.slice(-1, first, n), buffer.slice(-1, n - first, n)};
-  }
-  const auto empty = [&](bool needed) {
-    return needed ? Tensor::empty(gate.shape(), gate.dtype(), gate.device()) : Tensor();
-  };
-  return {empty(needs_gate), empty(needs_up)};
-}
-
-std::vector<Tensor> gradient(const Tensor& gate, const Tensor& up, const Tensor& dy, const std::vector<bool>& needs) {
-  const auto [dgate, dup] = empty_gradients(gate, up, needs[0], needs[1]);
-  const auto rows = [](const Tensor& t) { return t.defined() ? as_rows(t) : t; };
-  if (run_kernel("swiglu", swiglu_backward, gate.device(), as_rows(dy), as_rows(gate), as_rows(up), rows(dgate),
-                 rows(dup))) {
-    return {dgate, dup};
+std::vector<Tensor> gradient(const Tensor& gate, const Tensor& up, const Tensor& dy, const GradPlace& gate_place,
+                             const GradPlace& up_place, const std::vector<bool>& needs) {
+  const Tensor dgate = needs[0] ? gate_place.empty() : Tensor();
+  const Tensor dup = needs[1] ? up_place.empty() : Tensor();
+  const OutputRows gate_rows(dgate);
+  const OutputRows up_rows(dup);
+  if (run_kernel("swiglu", swiglu_backward, gate.device(), as_rows(dy), as_rows(gate), as_rows(up), gate_rows.rows(),
+                 up_rows.rows())) {
+    return {gate_rows.finished(), up_rows.finished()};
   }
   const Tensor inputs[] = {gate, up};
   return composite_gradients([](std::span<const Tensor> in) { return std::vector{composite(in[0], in[1])}; }, inputs,
@@ -56,8 +43,9 @@ Tensor swiglu(const Tensor& gate, const Tensor& up, std::int64_t border) {
     return composite(gate, up);
   }
   record("swiglu", {gate, up}, {&y},
-         [gate = gate.detach(), up = up.detach()](std::span<const Tensor> dy, const std::vector<bool>& needs) {
-           return gradient(gate, up, dy[0], needs);
+         [gate = gate.detach(), up = up.detach(), gate_place = GradPlace(gate), up_place = GradPlace(up)](
+             std::span<const Tensor> dy, const std::vector<bool>& needs) {
+           return gradient(gate, up, dy[0], gate_place, up_place, needs);
          });
   return y;
 }
