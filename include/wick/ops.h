@@ -81,7 +81,10 @@ Tensor softmax(const Tensor& x);
 /// x [tokens, heads, d] (d even), cos and sin f32 (f64 for f64 x) [max_positions, d/2], positions i32 [tokens]
 /// -> [tokens, heads, d]. Error(invalid_argument) naming the first position outside the table.
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions);
-/// The same with positions offset, offset + 1, ...
+/// The same in x's own memory: use the result instead of x, which nobody may read afterwards, not even for backward.
+/// Where a kernel runs, the result is a view of x; its gradient is turned back in place likewise.
+Tensor rope_(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions);
+/// The same as rope() with positions offset, offset + 1, ...
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t offset);
 
 /// silu(gate) * up, silu(z) = z * sigmoid(z). One shape. Shazeer 2020. `border` as in rms_norm.

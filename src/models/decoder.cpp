@@ -207,16 +207,22 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
                              const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                              KvCache* cache) const {
   const std::int64_t tokens = batch.tokens();
-  const std::vector<Tensor> qkv = layer.qkv.each(x, again);
-  Tensor q = reshape(qkv[0], {tokens, config.num_attention_heads, config.head_dim});
-  Tensor k = reshape(qkv[1], {tokens, config.num_key_value_heads, config.head_dim});
-  Tensor v = reshape(qkv[2], {tokens, config.num_key_value_heads, config.head_dim});
+  const std::int64_t heads = config.num_attention_heads;
+  const std::int64_t kv_heads = config.num_key_value_heads;
+  const std::int64_t all[] = {heads + kv_heads, kv_heads};
+  const std::int64_t turned[] = {heads, kv_heads};
+  const auto turn = [&](const Tensor& t) { return rope_(t, table.cos, table.sin, batch.positions); };
+  // The projections side by side; queries and keys are turned where they lie, together where nothing stands between.
+  const Tensor qkv = reshape(layer.qkv(x, again), {tokens, heads + 2 * kv_heads, config.head_dim});
+  std::vector<Tensor> parts = split(qkv, 1, all);
+  std::vector<Tensor> qk = split(layer.q_norm.defined() ? parts[0] : turn(parts[0]), 1, turned);
   if (layer.q_norm.defined()) {
-    q = rms_norm(q, layer.q_norm, config.rms_norm_eps);
-    k = rms_norm(k, layer.k_norm, config.rms_norm_eps);
+    qk[0] = turn(rms_norm(qk[0], layer.q_norm, config.rms_norm_eps));
+    qk[1] = turn(rms_norm(qk[1], layer.k_norm, config.rms_norm_eps));
   }
-  q = wick::rope(q, table.cos, table.sin, batch.positions);
-  k = wick::rope(k, table.cos, table.sin, batch.positions);
+  const Tensor& q = qk[0];
+  Tensor k = qk[1];
+  Tensor v = parts[1];
   if (cache != nullptr) {
     const std::int64_t end = cache->length_ + tokens;
     cache->keys_[index].slice(0, cache->length_, tokens).copy_from(k);
@@ -224,12 +230,11 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
     k = cache->keys_[index].slice(0, 0, end);
     v = cache->values_[index].slice(0, 0, end);
   }
-  const Tensor y =
-      attention(q, k, v,
-                {.window = layer.window,
-                 .query_offsets = batch.offsets,
-                 .key_offsets = key_offsets,
-                 .longest = cache == nullptr ? batch.longest : 0});
+  const Tensor y = attention(q, k, v,
+                             {.window = layer.window,
+                              .query_offsets = batch.offsets,
+                              .key_offsets = key_offsets,
+                              .longest = cache == nullptr ? batch.longest : 0});
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 

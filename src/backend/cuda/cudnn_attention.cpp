@@ -332,14 +332,12 @@ void CudnnAttention::run(const AttentionPlan& plan, cudaStream_t stream, std::sp
 
 void CudnnAttention::forward(const AttentionPlan& plan, cudaStream_t stream, const AttentionForwardOperands& at,
                              void* workspace) {
-  const WorkScope scope({"cudnn attention"});
   void* const operands[] = {const_cast<void*>(at.q), const_cast<void*>(at.k), const_cast<void*>(at.v), at.y, at.lse};
   run(plan, stream, operands, at.index, workspace);
 }
 
 void CudnnAttention::backward(const AttentionPlan& plan, cudaStream_t stream, const AttentionBackwardOperands& at,
                               void* workspace) {
-  const WorkScope scope({"cudnn attention backward"});
   void* const operands[] = {const_cast<void*>(at.q),
                             const_cast<void*>(at.k),
                             const_cast<void*>(at.v),

@@ -2,6 +2,7 @@
 #include "ops/op.h"
 
 #include <algorithm>
+#include <memory>
 
 namespace wick {
 
@@ -26,9 +27,8 @@ Tensor composite(const Tensor& x, const Tensor& cos, const Tensor& sin, const Te
 
 Tensor dense_columns(const Tensor& x) { return x.stride(-1) == 1 || x.numel() == 0 ? x : x.contiguous(); }
 
-Tensor gradient(const Tensor& dy, const Tensor& cos, const Tensor& sin, const Tensor& positions,
-                const GradPlace& place) {
-  const Tensor dx = place.empty();
+// Written to dx, which may be dy.
+Tensor gradient(const Tensor& dy, const Tensor& cos, const Tensor& sin, const Tensor& positions, const Tensor& dx) {
   if (run_kernel("rope", rope_rotate, dy.device(), dense_columns(dy), cos, sin, positions, true, dx)) return dx;
   return composite(dy, cos, mul(sin, -1.0), positions);
 }
@@ -52,29 +52,44 @@ void check(const Tensor& x, const Tensor& cos, const Tensor& sin) {
   check_same_shape("rope", "cos", cos, "sin", sin);
 }
 
-// Position t is row positions[t] of the tables, or row t where positions is undefined.
-Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
-  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  if (!run_kernel("rope", rope_rotate, x.device(), dense_columns(x.detach()), cos, sin, positions, false, y)) {
+// Position t is row positions[t] of the tables, or row t where positions is undefined. In place, y is x's memory, and
+// the gradient that reaches it is turned back where it lies if it lies where x's would best be.
+Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions, bool in_place) {
+  const Tensor from = dense_columns(x.detach());
+  Tensor y = in_place ? from.detach() : Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (!run_kernel("rope", rope_rotate, x.device(), from, cos, sin, positions, false, y)) {
     return composite(x, cos, sin, positions);
   }
+  if (!recording({x})) return y;
+  const auto lent = std::make_shared<Tensor>();
   record("rope", {x}, {&y},
-         [cos, sin, positions, place = GradPlace(x)](std::span<const Tensor> dy, const std::vector<bool>&) {
-           return std::vector<Tensor>{gradient(dy[0], cos, sin, positions, place)};
+         [cos, sin, positions, lent, place = GradPlace(x)](std::span<const Tensor> dy, const std::vector<bool>&) {
+           const bool there = lent->defined() && lent->raw() == dy[0].raw() && lent->strides() == dy[0].strides();
+           return std::vector<Tensor>{gradient(dy[0], cos, sin, positions, there ? dy[0] : place.empty())};
          });
+  if (in_place) place_gradient(y, [lent, place = GradPlace(x)] { return *lent = place.empty(); });
   return y;
 }
 
-}  // namespace
-
-Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+// What both forms with positions check and pass on.
+Tensor rotate_at(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions, bool in_place) {
   check(x, cos, sin);
   const Tensor at = checked_indices("rope", "positions", positions, cos.size(0));
   if (at.size(0) != x.size(0)) {
     fail(ErrorCode::invalid_argument, "[rope] {} positions for {} tokens", at.size(0), x.size(0));
   }
   check_same_device("rope", x, "positions", at);
-  return rotate(x, cos.detach().contiguous(), sin.detach().contiguous(), at);
+  return rotate(x, cos.detach().contiguous(), sin.detach().contiguous(), at, in_place);
+}
+
+}  // namespace
+
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+  return rotate_at(x, cos, sin, positions, false);
+}
+
+Tensor rope_(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions) {
+  return rotate_at(x, cos, sin, positions, true);
 }
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t offset) {
@@ -85,7 +100,8 @@ Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t 
     fail(ErrorCode::invalid_argument, "[rope] position {} is outside the table of {} positions",
          std::max(offset, cos.size(0)), cos.size(0));
   }
-  return rotate(x, cos.slice(0, offset, tokens).contiguous(), sin.slice(0, offset, tokens).contiguous(), Tensor());
+  return rotate(x, cos.slice(0, offset, tokens).contiguous(), sin.slice(0, offset, tokens).contiguous(), Tensor(),
+                false);
 }
 
 }  // namespace wick

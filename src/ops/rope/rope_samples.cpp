@@ -34,6 +34,19 @@ std::vector<OpSample> rope_samples() {
                        const Tensor k = rope(reshape(parts[1], {5, 2, 16}), in[1], in[2], in[3]);
                        return std::vector{q, k};
                      }});
+  // In place, on a value that nobody else reads.
+  samples.push_back(
+      {.name = "in place",
+       .inputs = {normal({5, 3, 8}), table({9, 4}), table({9, 4}), fixed({0, 1, 2, 0, 8})},
+       .run = [](std::span<const Tensor> in) { return std::vector{rope_(mul(in[0], 2.0), in[1], in[2], in[3])}; }});
+  samples.push_back({.name = "in place, in a fused projection",
+                     .inputs = {normal({5, 128}), table({9, 8}), table({9, 8}), fixed({0, 1, 2, 0, 1})},
+                     .run = [](std::span<const Tensor> in) {
+                       const std::vector<Tensor> parts = split(mul(in[0], 2.0), -1, std::vector<std::int64_t>{96, 32});
+                       const Tensor turned = rope_(reshape(parts[0], {5, 6, 16}), in[1], in[2], in[3]);
+                       const std::vector<Tensor> qk = split(turned, 1, std::vector<std::int64_t>{4, 2});
+                       return std::vector{mul(qk[0], qk[0]), mul(qk[1], 3.0), parts[1]};
+                     }});
   samples.push_back({.name = "[2048, 14, 64]",
                      .inputs = {normal({2048, 14, 64}), table({2048, 32}), table({2048, 32}), indices({2048}, 2048)},
                      .run = with_positions,
