@@ -1,11 +1,15 @@
 // Linear cross-entropy on CUDA: logits of a chunk of tokens by the GEMM library, then one pass of ours over each row
 // that leaves the gradient in their place.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <type_traits>
 
+#include "backend/cuda/bulk_copy.cuh"
 #include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
+#include "backend/cuda/ptx.cuh"
+#include "backend/cuda/row_plan.h"
 #include "backend/gemm.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -14,6 +18,7 @@ namespace {
 
 constexpr int kPack = 4;  // logits that are read as one
 constexpr int kHeldThreads = 512;
+constexpr int kHeldWarps = kHeldThreads / 32;
 constexpr int kTwiceThreads = 1024;
 
 // The logits of a chunk of tokens, a row each, and where the gradient goes: over the logits, at the start of its row.
@@ -38,7 +43,7 @@ struct Part {
 // For gradients of 16 bits the approximate exponential loses nothing that they could hold.
 template <class T>
 __device__ inline float exponential(float x) {
-  return std::is_same_v<T, float> ? expf(x) : __expf(x);
+  return std::is_same_v<T, float> ? expf(x) : fast_exp2(x * 1.44269504F);
 }
 
 // A row without logits, or whose logits are all -inf, has its exponentials relative to 0.
@@ -55,12 +60,16 @@ template <class T>
 __device__ inline void store_slopes(const Rows& rows, T* out, const float (&exponentials)[kPack], float factor,
                                     int column, int target) {
   const float spread = rows.smoothing / static_cast<float>(rows.vocab);
+  float p[kPack];
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) p[e] = exponentials[e] * factor - spread;
+  if (target / kPack == column / kPack) {
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) p[e] -= column + e == target ? 1 - rows.smoothing : 0.0F;
+  }
   Pack<T, kPack> slopes;
 #pragma unroll
-  for (int e = 0; e < kPack; ++e) {
-    const float p = exponentials[e] * factor - spread;
-    slopes[e] = from_float<T>(column + e == target ? p - (1 - rows.smoothing) : p);
-  }
+  for (int e = 0; e < kPack; ++e) slopes[e] = from_float<T>(p[e]);
   store_pack(out + column, slopes);
 }
 
@@ -76,89 +85,116 @@ __device__ inline void leave_out(const Rows& rows, T* out, int row, int begin, i
   for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads) store_pack(out + i * kPack, pack);
 }
 
-// A cluster a row. Each of its blocks holds its part of the row in registers, so the logits are read once and may be
-// overwritten as soon as all blocks know the whole row's sum.
+// The whole of a row from its parts, in every thread of a warp, in an order that only the number of parts decides.
+__device__ inline Part combine(const Part* parts, int count, bool with_total) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  Part whole{-INFINITY, 0.0F, 0.0F};
+  for (int i = lane; i < count; i += 32) whole.top = fmaxf(whole.top, parts[i].top);
+  whole.top = warp_max(whole.top);
+  for (int i = lane; i < count; i += 32) {
+    whole.sum += parts[i].sum * expf(parts[i].top - whole.top);
+    whole.total += parts[i].total;
+  }
+  whole.sum = warp_sum(whole.sum);
+  if (with_total) whole.total = warp_sum(whole.total);
+  return whole;
+}
+
+// A cluster takes one row after another, each block its part. The logits come into shared memory while the row before
+// is worked on, and from there into registers: they are read once, and may be overwritten as soon as all blocks have
+// theirs. The warps of the cluster meet once a row.
 template <class T, int kPacks>
-__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, int packs_per_block) {
-  __shared__ float scratch[kHeldThreads / 32];
-  __shared__ Part shared_part;
+__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
+    loss_rows_held(Rows rows, int count, int packs_per_block) {
+  __shared__ Part parts[2][kMaxCluster * kHeldWarps];  // of two rows in turn: one is written while the other is read
+  __shared__ BulkArrival arrival;
+  const auto* const buffer = reinterpret_cast<const float*>(dynamic_shared());
+  const unsigned blocks = cluster_blocks();
+  const unsigned rank = cluster_rank();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int begin = static_cast<int>(rank) * packs_per_block;
+  const int end = min(begin + packs_per_block, rows.packs);
+  const int first = begin + thread;  // of this thread's packs, in steps of kHeldThreads
+  const int columns = min(rows.vocab, end * kPack) - first * kPack;  // from there to the end of the block's part
+  const int step = static_cast<int>(gridDim.x / blocks);
+  const auto fetch = [&](int row) {
+    bulk_load(dynamic_shared(), rows.logits + row * rows.stride + begin * kPack,
+              static_cast<std::uint32_t>(end - begin) * kPack * sizeof(float), &arrival);
+  };
+  if (thread == 0) bulk_init(&arrival);
+  cluster_sync();  // all of its blocks have begun: their memory may be written
   wait_for_previous();
   allow_next();
-  const unsigned blocks = cluster_blocks();
-  const int row = static_cast<int>(blockIdx.x / blocks);
-  const int begin = static_cast<int>(cluster_rank()) * packs_per_block;
-  const int end = min(begin + packs_per_block, rows.packs);
-  float* logits = rows.logits + row * rows.stride;
-  T* out = reinterpret_cast<T*>(logits);
-  const int target = rows.targets[row];
-  if (target < 0) return leave_out<T, kHeldThreads>(rows, out, row, begin, end);
 
-  const bool speaks = begin == 0 && threadIdx.x == 0;
-  const float at_target = speaks ? logits[target] : 0.0F;  // before anybody writes
-  float z[kPacks][kPack];
-  Part mine{-INFINITY, 0.0F, 0.0F};
-  const int first = begin + static_cast<int>(threadIdx.x);
-  const int packs = end - first;                   // of this thread: those below, in steps of kHeldThreads
-  const int columns = rows.vocab - first * kPack;  // likewise
-  const float* from = logits + first * kPack;
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    if (p * kHeldThreads >= packs) {
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) z[p][e] = -INFINITY;
+  int row = static_cast<int>(blockIdx.x / blocks);
+  int target = row < count ? rows.targets[row] : -1;
+  if (thread == 0 && target >= 0) fetch(row);
+  bool parity = false;
+  for (int next = row + step; row < count; row = next, next += step) {
+    T* out = reinterpret_cast<T*>(rows.logits + row * rows.stride);
+    const int next_target = next < count ? rows.targets[next] : -1;
+    if (target < 0) {
+      leave_out<T, kHeldThreads>(rows, out, row, begin, end);
+      if (thread == 0 && next_target >= 0) fetch(next);
+      target = next_target;
       continue;
     }
-    const Pack<float> pack = load_pack(from + p * kHeldThreads * kPack);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
-  }
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    if (p * kHeldThreads >= packs) break;
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      if (p * kHeldThreads * kPack + e >= columns) {
-        z[p][e] = -INFINITY;
-      } else {
-        mine.total += z[p][e];
-      }
-      mine.top = fmaxf(mine.top, z[p][e]);
-    }
-  }
-  mine.top = block_max<kHeldThreads>(mine.top, scratch);
-  if (rows.smoothing != 0) mine.total = block_sum<kHeldThreads>(mine.total, scratch);
-  const float reference = finite_top(mine.top);
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      z[p][e] = exponential<T>(z[p][e] - reference);
-      mine.sum += z[p][e];
-    }
-  }
-  mine.sum = block_sum<kHeldThreads>(mine.sum, scratch);
-
-  if (threadIdx.x == 0) shared_part = mine;
-  cluster_sync();
-  Part whole{-INFINITY, 0.0F, 0.0F};
-  for (unsigned b = 0; b < blocks; ++b) whole.top = fmaxf(whole.top, in_block(&shared_part, b)->top);
-  for (unsigned b = 0; b < blocks; ++b) {
-    const Part part = *in_block(&shared_part, b);
-    whole.sum += part.sum * expf(part.top - whole.top);
-    whole.total += part.total;
-  }
-  cluster_arrive();  // the parts of others are read
-  if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
-  if (rows.gradient) {
-    const float factor = expf(mine.top - whole.top) / whole.sum;
+    bulk_wait(&arrival, parity);
+    const bool speaks = thread == 0 && target >= begin * kPack && target < end * kPack;
+    const float at_target = speaks ? buffer[target - begin * kPack] : 0.0F;
+    float z[kPacks][kPack];
+    Part mine{-INFINITY, 0.0F, 0.0F};
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p * kHeldThreads < packs) {
-        store_slopes(rows, out, z[p], factor, (first + p * kHeldThreads) * kPack, target);
+      const float* const from = buffer + (thread + p * kHeldThreads) * kPack;
+      const int left = columns - p * kHeldThreads * kPack;
+      if (left >= kPack) {
+        const Pack<float> pack = load_pack(from);
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
+      } else {
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) z[p][e] = e < left ? from[e] : -INFINITY;
+      }
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) mine.top = fmaxf(mine.top, z[p][e]);
+      if (rows.smoothing != 0) {
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) mine.total += e < left ? z[p][e] : 0.0F;
       }
     }
+    __syncthreads();  // the buffer is free
+    if (thread == 0 && next_target >= 0) fetch(next);
+
+    mine.top = warp_max(mine.top);
+    const float reference = finite_top(mine.top);
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) {
+        z[p][e] = exponential<T>(z[p][e] - reference);
+        mine.sum += z[p][e];
+      }
+    }
+    mine.sum = warp_sum(mine.sum);
+    if (rows.smoothing != 0) mine.total = warp_sum(mine.total);
+    Part* const meeting = parts[parity ? 1 : 0];
+    if (threadIdx.x % 32 < blocks) *in_block(meeting + rank * kHeldWarps + threadIdx.x / 32, threadIdx.x % 32) = mine;
+    cluster_sync();
+    const Part whole = combine(meeting, static_cast<int>(blocks) * kHeldWarps, rows.smoothing != 0);
+    if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
+    if (rows.gradient) {
+      const float factor = expf(mine.top - whole.top) / whole.sum;
+#pragma unroll
+      for (int p = 0; p < kPacks; ++p) {
+        if (p * kHeldThreads * kPack < columns) {
+          store_slopes(rows, out, z[p], factor, (first + p * kHeldThreads) * kPack, target);
+        }
+      }
+    }
+    parity = !parity;
+    target = next_target;
   }
-  cluster_wait();
 }
 
 // A block a row, which is read twice: for devices without clusters and vocabularies that no cluster can hold.
@@ -213,16 +249,22 @@ __global__ void __launch_bounds__(kTwiceThreads) loss_rows_twice(Rows rows) {
   }
 }
 
-// The fewest blocks in whose registers a row fits.
+// The fewest blocks in whose registers a row fits, and as many clusters of them as run at once.
 template <class T>
 void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
   const bool clusters = info(device.index).major >= 9;
   for (unsigned blocks = 1; clusters && blocks <= kMaxCluster; blocks *= 2) {
     const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
     const auto run = [&](auto kernel) {
+      const std::size_t shared = static_cast<std::size_t>(per_block) * kPack * sizeof(float);
+      const int resident = resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, shared);
       launch(work, kernel,
-             {.grid = static_cast<unsigned>(count) * blocks, .block = kHeldThreads, .overlap = true, .cluster = blocks},
-             rows, per_block);
+             {.grid = static_cast<unsigned>(std::min<std::int64_t>(count, resident)) * blocks,
+              .block = kHeldThreads,
+              .shared = shared,
+              .overlap = true,
+              .cluster = blocks},
+             rows, static_cast<int>(count), per_block);
     };
     if (per_block <= 8 * kHeldThreads) return run(loss_rows_held<T, 8>);
     if (blocks < kMaxCluster) continue;
@@ -257,10 +299,14 @@ __global__ void map_labels(const I* labels, std::int64_t count, std::int64_t voc
   targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
 }
 
-// Tokens a chunk, in pieces of one size. At 151,936 words 1,024 rows are enough for the GEMMs, and 594 MiB.
+// Tokens a chunk: the largest power of two whose float32 logits stay within kBudget, and fewer where that cuts the tokens
+// into pieces of one size. A power of two keeps the tiles (128 x 256) of dx = dlogits W [chunk, k] even: of 1,024 tokens,
+// 1,024 at 128,256 and 151,936 words (501 and 594 MiB), there are 64 at k = 2048, 128 at 4096, so one or two parts of
+// the vocabulary fill 128 multiprocessors of 132; at k = 896 they are 28, and the library must cut it into more parts.
 std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
-  constexpr std::int64_t kBudget = std::int64_t{640} << 20;
-  const std::int64_t most = std::max<std::int64_t>(kBudget / row_bytes, 128);
+  constexpr std::uint64_t kBudget = std::uint64_t{640} << 20;
+  const auto fitting = static_cast<std::int64_t>(std::bit_floor(kBudget / static_cast<std::uint64_t>(row_bytes)));
+  const std::int64_t most = std::max<std::int64_t>(fitting, 128);
   const std::int64_t pieces = (tokens + most - 1) / most;
   const std::int64_t each = (tokens + pieces - 1) / pieces;
   return std::min(tokens, (each + 127) / 128 * 128);
