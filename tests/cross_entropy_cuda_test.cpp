@@ -24,8 +24,9 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.vocab << " words, " <
 
 std::vector<double> values(const Tensor& t) { return t.contiguous().to(DType::f64).to_vector<double>(); }
 
-// dx's error where every dlogit, of size 1 at most, is rounded, and dx once more. The weights are at most 1.
-double rounding(DType dtype) { return dtype == DType::f32 ? 1e-4 : dtype == DType::bf16 ? 3.0 / 512 : 3.0 / 2048; }
+// dx's error at most: the dlogits of a row, which together are 2 or less, are rounded, and so is dx, which is 2 or less.
+// The weights are 1 or less. In float32, where other roundings are as large, more than any was.
+double rounding(DType dtype) { return dtype == DType::f32 ? 1e-4 : dtype == DType::bf16 ? 4.0 / 512 : 4.0 / 4096; }
 
 struct Expected {
   std::vector<double> losses, dx, largest_logits;
@@ -141,8 +142,8 @@ TEST_P(CudaCrossEntropy, MatchesSumsInDouble) {
         for (std::size_t row = 0; row < targets.size(); ++row) {
           ASSERT_NEAR(losses[row], expected.losses[row], 5e-5 + 5e-6 * expected.largest_logits[row]) << "row " << row;
           for (std::size_t i = row * kWidth; i < (row + 1) * kWidth; ++i) {
-            if (targets[row] == kIgnored) ASSERT_EQ(dx[i], 0) << "row " << row;
-            ASSERT_NEAR(dx[i], expected.dx[i], rounding(dtype)) << "row " << row;
+            const double tolerance = rounding(dtype) + 5e-7 * expected.largest_logits[row];
+            ASSERT_NEAR(dx[i], expected.dx[i], targets[row] == kIgnored ? 0 : tolerance) << "row " << row;
           }
         }
       }

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "backend/cuda/bulk_copy.cuh"
+#include "backend/cuda/arrival.cuh"
 #include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/ptx.cuh"
@@ -55,22 +55,19 @@ __device__ inline float loss_of(const Rows& rows, const Part& row, float at_targ
          (rows.smoothing != 0 ? rows.smoothing * below : 0.0F);
 }
 
-// Softmax - target of the pack at `column`, from e^(logit - something) and what makes probabilities of it.
+// Softmax - target of a pack, from e^(logit - something) and what makes probabilities of it. `at`: where in it the
+// target is, if it is there.
 template <class T>
 __device__ inline void store_slopes(const Rows& rows, T* out, const float (&exponentials)[kPack], float factor,
-                                    int column, int target) {
+                                    int at) {
   const float spread = rows.smoothing / static_cast<float>(rows.vocab);
-  float p[kPack];
-#pragma unroll
-  for (int e = 0; e < kPack; ++e) p[e] = exponentials[e] * factor - spread;
-  if (target / kPack == column / kPack) {
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) p[e] -= column + e == target ? 1 - rows.smoothing : 0.0F;
-  }
   Pack<T, kPack> slopes;
 #pragma unroll
-  for (int e = 0; e < kPack; ++e) slopes[e] = from_float<T>(p[e]);
-  store_pack(out + column, slopes);
+  for (int e = 0; e < kPack; ++e) {
+    const float p = exponentials[e] * factor - spread;
+    slopes[e] = from_float<T>(e == at ? p - (1 - rows.smoothing) : p);
+  }
+  store_pack(out, slopes);
 }
 
 // A row that is not trained on, or whose label is none: nothing is read.
@@ -85,15 +82,36 @@ __device__ inline void leave_out(const Rows& rows, T* out, int row, int begin, i
   for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads) store_pack(out + i * kPack, pack);
 }
 
-// The whole of a row from its parts, in every thread of a warp, in an order that only the number of parts decides.
-__device__ inline Part combine(const Part* parts, int count, bool with_total) {
+// The parts of two rows in turn, one of each warp in the cluster: one row's are written while the other's are read.
+struct Meeting {
+  float4 parts[2][kMaxCluster * kHeldWarps];
+  Arrival all[2];
+};
+
+// Sends a warp's part to all blocks, and combines all parts in an order that only their number decides. Row `number` of
+// the cluster's. A warp takes part in row n + 2 when all have in n + 1, so after all have read n's.
+__device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool with_total) {
   const int lane = static_cast<int>(threadIdx.x % 32);
+  const auto blocks = static_cast<int>(cluster_blocks());
+  const int turn = number % 2;
+  float4* const parts = meeting.parts[turn];
+  Arrival* const all = &meeting.all[turn];
+  if (threadIdx.x == 0) arrival_expect(all, static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4));
+  if (lane < blocks) {
+    float4* const to = parts + cluster_rank() * kHeldWarps + threadIdx.x / 32;
+    send_async(to, {mine.top, mine.sum, mine.total, 0.0F}, all, static_cast<unsigned>(lane));
+  }
+  arrival_wait<true>(all, static_cast<std::uint32_t>(number / 2 % 2));
+  const int count = blocks * kHeldWarps;
   Part whole{-INFINITY, 0.0F, 0.0F};
-  for (int i = lane; i < count; i += 32) whole.top = fmaxf(whole.top, parts[i].top);
+#pragma unroll 1  // the row is in the registers
+  for (int i = lane; i < count; i += 32) whole.top = fmaxf(whole.top, parts[i].x);
   whole.top = warp_max(whole.top);
+#pragma unroll 1
   for (int i = lane; i < count; i += 32) {
-    whole.sum += parts[i].sum * expf(parts[i].top - whole.top);
-    whole.total += parts[i].total;
+    const float4 part = parts[i];
+    whole.sum += part.y * expf(part.x - whole.top);
+    whole.total += part.z;
   }
   whole.sum = warp_sum(whole.sum);
   if (with_total) whole.total = warp_sum(whole.total);
@@ -106,22 +124,26 @@ __device__ inline Part combine(const Part* parts, int count, bool with_total) {
 template <class T, int kPacks>
 __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
     loss_rows_held(Rows rows, int count, int packs_per_block) {
-  __shared__ Part parts[2][kMaxCluster * kHeldWarps];  // of two rows in turn: one is written while the other is read
-  __shared__ BulkArrival arrival;
+  __shared__ Meeting meeting;
+  __shared__ Arrival loaded;
+  __shared__ float at_target;  // thread 0's
   const auto* const buffer = reinterpret_cast<const float*>(dynamic_shared());
   const unsigned blocks = cluster_blocks();
   const unsigned rank = cluster_rank();
   const int thread = static_cast<int>(threadIdx.x);
   const int begin = static_cast<int>(rank) * packs_per_block;
   const int end = min(begin + packs_per_block, rows.packs);
-  const int first = begin + thread;  // of this thread's packs, in steps of kHeldThreads
+  const int first = begin + thread;                                  // of this thread's packs, in steps of kHeldThreads
   const int columns = min(rows.vocab, end * kPack) - first * kPack;  // from there to the end of the block's part
   const int step = static_cast<int>(gridDim.x / blocks);
-  const auto fetch = [&](int row) {
-    bulk_load(dynamic_shared(), rows.logits + row * rows.stride + begin * kPack,
-              static_cast<std::uint32_t>(end - begin) * kPack * sizeof(float), &arrival);
+  const auto fetch = [&](int row) {  // by thread 0
+    const std::uint32_t bytes = static_cast<std::uint32_t>(end - begin) * kPack * sizeof(float);
+    arrival_expect(&loaded, bytes);
+    load_async(dynamic_shared(), rows.logits + row * rows.stride + begin * kPack, bytes, &loaded);
   };
-  if (thread == 0) bulk_init(&arrival);
+  if (thread == 0) {
+    for (Arrival* arrival : {&loaded, &meeting.all[0], &meeting.all[1]}) arrival_init(arrival);
+  }
   cluster_sync();  // all of its blocks have begun: their memory may be written
   wait_for_previous();
   allow_next();
@@ -129,39 +151,39 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
   int row = static_cast<int>(blockIdx.x / blocks);
   int target = row < count ? rows.targets[row] : -1;
   if (thread == 0 && target >= 0) fetch(row);
-  bool parity = false;
+  int number = 0;  // of the cluster's rows that are trained on
   for (int next = row + step; row < count; row = next, next += step) {
-    T* out = reinterpret_cast<T*>(rows.logits + row * rows.stride);
     const int next_target = next < count ? rows.targets[next] : -1;
     if (target < 0) {
-      leave_out<T, kHeldThreads>(rows, out, row, begin, end);
+      leave_out<T, kHeldThreads>(rows, reinterpret_cast<T*>(rows.logits + row * rows.stride), row, begin, end);
       if (thread == 0 && next_target >= 0) fetch(next);
       target = next_target;
       continue;
     }
-    bulk_wait(&arrival, parity);
+    arrival_wait(&loaded, static_cast<std::uint32_t>(number % 2));
     const bool speaks = thread == 0 && target >= begin * kPack && target < end * kPack;
-    const float at_target = speaks ? buffer[target - begin * kPack] : 0.0F;
+    if (speaks) at_target = buffer[target - begin * kPack];
     float z[kPacks][kPack];
     Part mine{-INFINITY, 0.0F, 0.0F};
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const float* const from = buffer + (thread + p * kHeldThreads) * kPack;
+      const Pack<float> pack = load_pack(buffer + (thread + p * kHeldThreads) * kPack);
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
+    }
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
       const int left = columns - p * kHeldThreads * kPack;
-      if (left >= kPack) {
-        const Pack<float> pack = load_pack(from);
-#pragma unroll
-        for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
-      } else {
-#pragma unroll
-        for (int e = 0; e < kPack; ++e) z[p][e] = e < left ? from[e] : -INFINITY;
-      }
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) mine.top = fmaxf(mine.top, z[p][e]);
       if (rows.smoothing != 0) {
 #pragma unroll
         for (int e = 0; e < kPack; ++e) mine.total += e < left ? z[p][e] : 0.0F;
       }
+      if (left < kPack) {  // behind the part's end lies what was there before
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) z[p][e] = e < left ? z[p][e] : -INFINITY;
+      }
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) mine.top = fmaxf(mine.top, z[p][e]);
     }
     __syncthreads();  // the buffer is free
     if (thread == 0 && next_target >= 0) fetch(next);
@@ -178,21 +200,20 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
     }
     mine.sum = warp_sum(mine.sum);
     if (rows.smoothing != 0) mine.total = warp_sum(mine.total);
-    Part* const meeting = parts[parity ? 1 : 0];
-    if (threadIdx.x % 32 < blocks) *in_block(meeting + rank * kHeldWarps + threadIdx.x / 32, threadIdx.x % 32) = mine;
-    cluster_sync();
-    const Part whole = combine(meeting, static_cast<int>(blocks) * kHeldWarps, rows.smoothing != 0);
+    const Part whole = meet(meeting, number, mine, rows.smoothing != 0);
     if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
     if (rows.gradient) {
       const float factor = expf(mine.top - whole.top) / whole.sum;
+      T* const out = reinterpret_cast<T*>(rows.logits + row * rows.stride) + first * kPack;
+      const int at = target - first * kPack;
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         if (p * kHeldThreads * kPack < columns) {
-          store_slopes(rows, out, z[p], factor, (first + p * kHeldThreads) * kPack, target);
+          store_slopes(rows, out + p * kHeldThreads * kPack, z[p], factor, at - p * kHeldThreads * kPack);
         }
       }
     }
-    parity = !parity;
+    ++number;
     target = next_target;
   }
 }
@@ -245,31 +266,36 @@ __global__ void __launch_bounds__(kTwiceThreads) loss_rows_twice(Rows rows) {
     if (i >= rows.packs) continue;
 #pragma unroll
     for (int e = 0; e < kPack; ++e) z[e] = expf(z[e] - part.top);
-    store_slopes(rows, out, z, factor, i * kPack, target);
+    store_slopes(rows, out + i * kPack, z, factor, target - i * kPack);
   }
 }
 
-// The fewest blocks in whose registers a row fits, and as many clusters of them as run at once.
+// As many clusters as run at once.
+template <class T, int kPacks>
+void launch_held(const Work& work, const Rows& rows, std::int64_t count, int packs_per_block, unsigned blocks) {
+  constexpr std::size_t kShared = sizeof(float) * kPack * kPacks * kHeldThreads;
+  void (*const kernel)(Rows, int, int) = loss_rows_held<T, kPacks>;
+  const int resident = resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, kShared);
+  launch(work, kernel,
+         {.grid = static_cast<unsigned>(std::min<std::int64_t>(count, resident)) * blocks,
+          .block = kHeldThreads,
+          .shared = kShared,
+          .overlap = true,
+          .cluster = blocks},
+         rows, static_cast<int>(count), packs_per_block);
+}
+
+// The fewest blocks in whose registers a row fits.
 template <class T>
 void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
   const bool clusters = info(device.index).major >= 9;
   for (unsigned blocks = 1; clusters && blocks <= kMaxCluster; blocks *= 2) {
     const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
-    const auto run = [&](auto kernel) {
-      const std::size_t shared = static_cast<std::size_t>(per_block) * kPack * sizeof(float);
-      const int resident = resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, shared);
-      launch(work, kernel,
-             {.grid = static_cast<unsigned>(std::min<std::int64_t>(count, resident)) * blocks,
-              .block = kHeldThreads,
-              .shared = shared,
-              .overlap = true,
-              .cluster = blocks},
-             rows, static_cast<int>(count), per_block);
-    };
-    if (per_block <= 8 * kHeldThreads) return run(loss_rows_held<T, 8>);
+    const int per_thread = (per_block + kHeldThreads - 1) / kHeldThreads;
+    if (per_thread <= 8) return launch_held<T, 8>(work, rows, count, per_block, blocks);
     if (blocks < kMaxCluster) continue;
-    if (per_block <= 10 * kHeldThreads) return run(loss_rows_held<T, 10>);
-    if (per_block <= 16 * kHeldThreads) return run(loss_rows_held<T, 16>);
+    if (per_thread <= 10) return launch_held<T, 10>(work, rows, count, per_block, blocks);
+    if (per_thread <= 16) return launch_held<T, 16>(work, rows, count, per_block, blocks);
   }
   launch(work, loss_rows_twice<T>, {.grid = static_cast<unsigned>(count), .block = kTwiceThreads, .overlap = true},
          rows);
@@ -299,10 +325,11 @@ __global__ void map_labels(const I* labels, std::int64_t count, std::int64_t voc
   targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
 }
 
-// Tokens a chunk: the largest power of two whose float32 logits stay within kBudget, and fewer where that cuts the tokens
-// into pieces of one size. A power of two keeps the tiles (128 x 256) of dx = dlogits W [chunk, k] even: of 1,024 tokens,
-// 1,024 at 128,256 and 151,936 words (501 and 594 MiB), there are 64 at k = 2048, 128 at 4096, so one or two parts of
-// the vocabulary fill 128 multiprocessors of 132; at k = 896 they are 28, and the library must cut it into more parts.
+// Tokens a chunk: the largest power of two whose float32 logits stay within kBudget, and fewer where that cuts the
+// tokens into pieces of one size. A power of two keeps the tiles (128 x 256) of dx = dlogits W [chunk, k] even: of
+// 1,024 tokens, 1,024 at 128,256 and 151,936 words (501 and 594 MiB), there are 64 at k = 2048, 128 at 4096, so one or
+// two parts of the vocabulary fill 128 multiprocessors of 132; at k = 896 they are 28, and the library must cut it into
+// more parts.
 std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
   constexpr std::uint64_t kBudget = std::uint64_t{640} << 20;
   const auto fitting = static_cast<std::int64_t>(std::bit_floor(kBudget / static_cast<std::uint64_t>(row_bytes)));
