@@ -24,8 +24,8 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.vocab << " words, " <
 
 std::vector<double> values(const Tensor& t) { return t.contiguous().to(DType::f64).to_vector<double>(); }
 
-// dx's error at most: the dlogits of a row, which together are 2 or less, are rounded, and so is dx, which is 2 or less.
-// The weights are 1 or less. In float32, where other roundings are as large, more than any was.
+// dx's error at most: the dlogits of a row, together 2 or less, are rounded, and so is dx, which is 2 or less since the
+// weights are 1 or less. In float32 the roundings of the sums are larger.
 double rounding(DType dtype) { return dtype == DType::f32 ? 1e-4 : dtype == DType::bf16 ? 4.0 / 512 : 4.0 / 4096; }
 
 struct Expected {
