@@ -1,28 +1,23 @@
-// SwiGLU, RoPE, GELU, the embedding, AdamW, the cross-entropy of the head and sampling, kernel by kernel, as a share of
-// the bandwidth of a copy measured in the same run.
+// SwiGLU, RoPE, GELU, the embedding, AdamW and sampling, kernel by kernel, as a share of the bandwidth of a copy
+// measured in the same run.
 //
 //   elementwise_bench [--json] [--only NAME] [--repeats N]
 //
 // Timed is a call into memory that lies ready; sets of inputs and outputs that together pass the L2 cache take turns,
 // so everything comes from memory. Bytes are each input once and each output once.
-#include <array>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <string>
 #include <vector>
 
-#include "backend/gemm.h"
 #include "generate/device_sampler.h"
-#include "gpu/timing.h"
+#include "gpu/report.h"
 #include "ops/adamw/adamw.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gelu/gelu.h"
-#include "ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "ops/rope/rope.h"
 #include "ops/swiglu/swiglu.h"
-#include "wick/error.h"
 
 namespace wick::bench {
 namespace {
@@ -44,123 +39,6 @@ Spread time_sets(int sets, int repeats, const std::function<void(std::size_t)>& 
   return {times.median / sets, times.low / sets, times.high / sets};
 }
 
-/// The time that the kernels named `name` take together in one call of `run`, from events around each.
-class KernelTimes {
- public:
-  KernelTimes(std::string name, std::function<void()> run) : name_(std::move(name)), run_(std::move(run)) {
-    for (auto& pair : events_) {
-      for (cudaEvent_t& event : pair) cuda::check(cudaEventCreate(&event), "an event");
-    }
-  }
-  ~KernelTimes() {
-    cuda::profile_hooks() = {};
-    for (const auto& pair : events_) {
-      for (const cudaEvent_t event : pair) (void)cudaEventDestroy(event);
-    }
-  }
-  KernelTimes(const KernelTimes&) = delete;
-  KernelTimes& operator=(const KernelTimes&) = delete;
-
-  Spread measure(int repeats) {
-    run_();
-    current_ = this;
-    cuda::profile_hooks() = {[](const cuda::Work& work) { current_->begin(work.name); }, [] { current_->end(); }};
-    std::vector<double> times;
-    for (int repeat = 0; repeat < repeats; ++repeat) {
-      count_ = 0;
-      run_();
-      double total = 0;
-      for (std::size_t i = 0; i < count_; ++i) {
-        cuda::check(cudaEventSynchronize(events_[i][1]), "waiting");
-        float milliseconds = 0;
-        cuda::check(cudaEventElapsedTime(&milliseconds, events_[i][0], events_[i][1]), "a time");
-        total += 1e3 * static_cast<double>(milliseconds);
-      }
-      times.push_back(total);
-    }
-    cuda::profile_hooks() = {};
-    return spread(std::move(times));
-  }
-
- private:
-  void begin(const char* name) {
-    inside_ = name_ == name && count_ < events_.size();
-    if (inside_) cuda::check(cudaEventRecord(events_[count_][0], cuda::stream()), "an event");
-  }
-  void end() {
-    if (inside_) cuda::check(cudaEventRecord(events_[count_++][1], cuda::stream()), "an event");
-    inside_ = false;
-  }
-
-  static inline KernelTimes* current_ = nullptr;
-  std::string name_;
-  std::function<void()> run_;
-  std::array<std::array<cudaEvent_t, 2>, 256> events_{};
-  std::size_t count_ = 0;
-  bool inside_ = false;
-};
-
-/// GB/s that a copy reads and writes together: what other bandwidths are a share of.
-double copy_bandwidth(int repeats) {
-  constexpr std::int64_t kBytes = std::int64_t{1} << 30;
-  const Tensor from = Tensor::zeros({kBytes / 4}, DType::f32, kDevice);
-  const Tensor to = Tensor::empty({kBytes / 4}, DType::f32, kDevice);
-  return 2e-3 * static_cast<double>(kBytes) / time_sets(1, repeats, [&](std::size_t) { to.copy_from(from); }).median;
-}
-
-class Report {
- public:
-  explicit Report(const Options& options) : options_(options) {
-    copy_ = copy_bandwidth(options.repeats);
-    if (options_.json) {
-      std::printf("{\"device\": \"%s\", \"copy_gb_per_s\": %.1f, \"rows\": [", cuda::info().name.c_str(), copy_);
-    } else {
-      std::printf("%s, a copy of 1 GiB moves %.0f GB/s\n\n%-58s %10s %10s %10s %8s %6s\n", cuda::info().name.c_str(),
-                  copy_, "", "us", "fastest", "slowest", "GB/s", "share");
-    }
-  }
-  ~Report() {
-    if (options_.json) std::printf("\n]}\n");
-  }
-  Report(const Report&) = delete;
-  Report& operator=(const Report&) = delete;
-
-  bool wants(const std::string& name) const { return name.find(options_.only) != std::string::npos; }
-  int repeats() const { return options_.repeats; }
-
-  /// bytes 0: no bandwidth to speak of.
-  void row(const std::string& name, const Spread& times, double bytes) {
-    const double bandwidth = 1e-3 * bytes / times.median;
-    if (options_.json) {
-      std::printf("%s\n  {\"name\": \"%s\", \"us\": %.3f, \"fastest_us\": %.3f, \"slowest_us\": %.3f",
-                  first_ ? "" : ",", name.c_str(), times.median, times.low, times.high);
-      if (bytes > 0) std::printf(", \"gb_per_s\": %.1f, \"share_of_copy\": %.3f", bandwidth, bandwidth / copy_);
-      std::printf("}");
-    } else {
-      std::printf("%-58s %10.2f %10.2f %10.2f", name.c_str(), times.median, times.low, times.high);
-      if (bytes > 0) std::printf(" %8.0f %5.0f%%", bandwidth, 100 * bandwidth / copy_);
-      std::printf("\n");
-    }
-    std::fflush(stdout);
-    first_ = false;
-  }
-
- private:
-  Options options_;
-  double copy_ = 0;
-  bool first_ = true;
-};
-
-Tensor random_ids(std::int64_t count, std::int64_t limit) {
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
-  std::uint64_t state = 1;
-  for (std::int32_t& id : ids) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    id = static_cast<std::int32_t>((state >> 33) % static_cast<std::uint64_t>(limit));
-  }
-  return Tensor::from(ids, {count}).to(kDevice);
-}
-
 double bytes_of(const Tensor& t) { return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype())); }
 
 // Sets whose bytes pass four times the cache.
@@ -169,16 +47,12 @@ int sets_for(double bytes) {
   return wanted < 2 ? 2 : wanted > 64 ? 64 : static_cast<int>(wanted) + 1;
 }
 
-void require(Declined reason) {
-  if (reason != nullptr) throw Error(ErrorCode::unsupported, reason);
-}
-
 std::string shape_name(const char* op, const Shape& shape, DType dtype) {
   return std::string(op) + " " + to_string(shape) + " " + std::string(to_string(dtype));
 }
 
 // gate and up are the halves of the rows of one buffer, as the projection writes them.
-void swiglu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtype) {
+void swiglu_rows(const Report& report, std::int64_t tokens, std::int64_t n, DType dtype) {
   const double matrix = static_cast<double>(tokens * n) * static_cast<double>(size_of(dtype));
   const int sets = sets_for(6 * matrix);
   std::vector<Tensor> both, y, dy, dboth;
@@ -204,7 +78,7 @@ void swiglu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtyp
       5 * matrix);
 }
 
-void gelu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtype) {
+void gelu_rows(const Report& report, std::int64_t tokens, std::int64_t n, DType dtype) {
   const double matrix = static_cast<double>(tokens * n) * static_cast<double>(size_of(dtype));
   const int sets = sets_for(3 * matrix);
   std::vector<Tensor> x, y, dy;
@@ -226,10 +100,10 @@ void gelu_rows(Report& report, std::int64_t tokens, std::int64_t n, DType dtype)
   }
 }
 
-void rope_rows(Report& report, std::int64_t tokens, std::int64_t heads, std::int64_t d, DType dtype) {
+void rope_rows(const Report& report, std::int64_t tokens, std::int64_t heads, std::int64_t d, DType dtype) {
   const Tensor cos = random({tokens, d / 2}, DType::f32, kDevice);
   const Tensor sin = random({tokens, d / 2}, DType::f32, kDevice);
-  const Tensor positions = random_ids(tokens, tokens);
+  const Tensor positions = random_ids(tokens, tokens, kDevice);
   const double matrix = static_cast<double>(tokens * heads * d) * static_cast<double>(size_of(dtype));
   const int sets = sets_for(2 * matrix);
   std::vector<Tensor> x, y;
@@ -245,14 +119,14 @@ void rope_rows(Report& report, std::int64_t tokens, std::int64_t heads, std::int
              2 * matrix + 2 * bytes_of(cos));
 }
 
-void embedding_rows(Report& report, std::int64_t vocab, std::int64_t d, std::int64_t tokens, DType dtype) {
+void embedding_rows(const Report& report, std::int64_t vocab, std::int64_t d, std::int64_t tokens, DType dtype) {
   const Tensor table = random({vocab, d}, dtype, kDevice);
   const Tensor dtable = Tensor::zeros({vocab, d}, dtype, kDevice);
   const double matrix = static_cast<double>(tokens * d) * static_cast<double>(size_of(dtype));
   const int sets = sets_for(2 * matrix);
   std::vector<Tensor> ids, y;
   for (int s = 0; s < sets; ++s) {
-    ids.push_back(random_ids(tokens, vocab));
+    ids.push_back(random_ids(tokens, vocab, kDevice));
     y.push_back(random({tokens, d}, dtype, kDevice));
   }
   report.row(shape_name("embedding backward", {tokens, d}, dtype) + " of " + std::to_string(vocab),
@@ -265,7 +139,7 @@ void embedding_rows(Report& report, std::int64_t vocab, std::int64_t d, std::int
              2 * matrix);
 }
 
-void adamw_rows(Report& report, std::int64_t count) {
+void adamw_rows(const Report& report, std::int64_t count) {
   const double buffer = 4.0 * static_cast<double>(count);
   const int sets = sets_for(4 * buffer);
   struct Set {
@@ -300,42 +174,7 @@ void adamw_rows(Report& report, std::int64_t count) {
              8 * buffer);
 }
 
-// The whole op, its kernel alone, and its GEMMs alone: what is between them is the price of the loss.
-void cross_entropy_rows(Report& report, std::int64_t tokens, std::int64_t k, std::int64_t vocab, DType dtype) {
-  const Tensor x = random({tokens, k}, dtype, kDevice);
-  const Tensor weight = random({vocab, k}, dtype, kDevice, 0.05);
-  const Tensor labels = random_ids(tokens, vocab);
-  const Tensor loss = Tensor::empty({}, DType::f32, kDevice);
-  const Tensor dx = Tensor::empty({tokens, k}, dtype, kDevice);
-  const auto run = [&](const Tensor& gradient) {
-    require(linear_cross_entropy_kernels.on(DeviceType::cuda)(x, weight, labels, 0.0, 0, loss, Tensor(), gradient,
-                                                              Tensor()));
-  };
-  const std::string size = shape_name("", {tokens, k, vocab}, dtype);
-  report.row("cross-entropy with dx" + size, time_sets(1, report.repeats(), [&](std::size_t) { run(dx); }), 0);
-  report.row("cross-entropy alone" + size, time_sets(1, report.repeats(), [&](std::size_t) { run(Tensor()); }), 0);
-  const double logits = static_cast<double>(tokens * vocab);
-  report.row("  its kernel, with dx", KernelTimes("cross-entropy", [&] { run(dx); }).measure(report.repeats()),
-             logits * (4 + static_cast<double>(size_of(dtype))));
-  report.row("  its kernel, alone", KernelTimes("cross-entropy", [&] { run(Tensor()); }).measure(report.repeats()),
-             logits * 4);
-  const std::int64_t rows = 1024;
-  const Tensor chunk = Tensor::empty({rows, vocab}, DType::f32, kDevice);
-  const Tensor slopes = Tensor::view_of(chunk.storage(), 0, {rows, vocab}, dtype);
-  slopes.fill(1e-3);
-  const auto gemms = [&](bool forward, bool backward) {
-    for (std::int64_t start = 0; start + rows <= tokens; start += rows) {
-      if (forward) gemm(x.slice(0, start, rows), weight.transpose(0, 1), chunk);
-      if (backward) gemm(slopes, weight, dx.slice(0, start, rows));
-    }
-  };
-  report.row("  its GEMMs x W, 1024 rows each",
-             time_sets(1, report.repeats(), [&](std::size_t) { gemms(true, false); }), 0);
-  slopes.fill(1e-3);
-  report.row("  its GEMMs dlogits W", time_sets(1, report.repeats(), [&](std::size_t) { gemms(false, true); }), 0);
-}
-
-void sampling_rows(Report& report, std::int64_t vocab) {
+void sampling_rows(const Report& report, std::int64_t vocab) {
   const Tensor logits = random({vocab}, DType::f32, kDevice, 8);
   const Tensor id = Tensor::empty({1}, DType::i32, kDevice);
   const auto row = [&](const char* name, const SamplingOptions& options) {
@@ -352,28 +191,25 @@ void sampling_rows(Report& report, std::int64_t vocab) {
 }
 
 void run(const Options& options) {
-  Report report(options);
+  const Report report(kDevice, options.json, options.repeats);
+  const auto wants = [&](const std::string& name) { return name.find(options.only) != std::string::npos; };
   for (const DType dtype : {DType::bf16, DType::f32}) {
-    if (report.wants("swiglu")) {
+    if (wants("swiglu")) {
       swiglu_rows(report, 8192, 4864, dtype);
       swiglu_rows(report, 8192, 8192, dtype);
       swiglu_rows(report, 4096, 14336, dtype);
     }
-    if (report.wants("gelu")) gelu_rows(report, 8192, 3072, dtype);
-    if (report.wants("rope")) {
+    if (wants("gelu")) gelu_rows(report, 8192, 3072, dtype);
+    if (wants("rope")) {
       rope_rows(report, 8192, 14, 64, dtype);
       rope_rows(report, 8192, 32, 128, dtype);
     }
-    if (report.wants("embedding")) embedding_rows(report, 32000, 1024, 8192, dtype);
+    if (wants("embedding")) embedding_rows(report, 32000, 1024, 8192, dtype);
   }
-  if (report.wants("adamw")) {
+  if (wants("adamw")) {
     for (const std::int64_t count : {4399104, 11272192, 67108864}) adamw_rows(report, count);
   }
-  if (report.wants("cross-entropy")) {
-    cross_entropy_rows(report, 8192, 896, 151936, DType::bf16);
-    cross_entropy_rows(report, 8192, 2048, 128256, DType::bf16);
-  }
-  if (report.wants("sampling")) {
+  if (wants("sampling")) {
     for (const std::int64_t vocab : {32000, 128256, 151936}) sampling_rows(report, vocab);
   }
 }

@@ -128,23 +128,6 @@ class Case {
   std::vector<Set> sets_;
 };
 
-// GB/s of the driver's copy from device memory to device memory, bytes read and bytes written.
-Spread copy_rate(Device device, int repeats) {
-  const Shape shape = {std::int64_t{1} << 30};
-  const Tensor from = random(shape, DType::bf16, device);
-  const Tensor to = random(shape, DType::bf16, device);
-  const auto bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
-  const Work work = {
-      [&] {
-        cuda::check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDeviceToDevice, cuda::stream(device.index)),
-                    "a copy");
-      },
-      false};
-  const Spread us = time_in_turn(device, {work}, repeats, kRounds)[0];
-  const double moved = 2e-3 * static_cast<double>(bytes);
-  return {moved / us.median, moved / us.high, moved / us.low};
-}
-
 Json measure(const Options& options, const RowShape& shape, Device device, double copy) {
   const Case all(shape, device);
   struct Cell {

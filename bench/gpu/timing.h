@@ -74,6 +74,24 @@ inline Tensor random(const Shape& shape, DType dtype, Device device, double devi
   return t;
 }
 
+/// GB/s of the driver's copy of 2 GiB from device memory to device memory, bytes read and bytes written: what other
+/// bandwidths are a share of.
+inline Spread copy_rate(Device device, int repeats) {
+  const Shape shape = {std::int64_t{1} << 30};
+  const Tensor from = random(shape, DType::bf16, device);
+  const Tensor to = random(shape, DType::bf16, device);
+  const auto bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
+  const Work work = {
+      [&] {
+        cuda::check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDeviceToDevice, cuda::stream(device.index)),
+                    "a copy");
+      },
+      false};
+  const Spread us = time_in_turn(device, {work}, repeats, 3)[0];
+  const double moved = 2e-3 * static_cast<double>(bytes);
+  return {moved / us.median, moved / us.high, moved / us.low};
+}
+
 inline Device gpu() {
   const Device device = device_from_string("cuda");
   if (const std::string missing = backend(device).missing(device); !missing.empty()) {

@@ -24,34 +24,6 @@ RowPlan warp_team(std::int64_t threads, int packs) {
   return {Span::warp, packs, team, static_cast<unsigned>(RowKernels::brief_threads) / team, 1};
 }
 
-// The clusters of this launch that run at the same time.
-int resident_clusters(const void* kernel, const RowPlan& plan, std::size_t shared) {
-  static std::mutex mutex;
-  static std::map<std::tuple<const void*, unsigned, unsigned, std::size_t>, int> known;
-  const std::scoped_lock lock(mutex);
-  int& found = known[{kernel, plan.team, plan.cluster, shared}];
-  if (found == 0) {
-    if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-            "a cluster's shared memory");
-    }
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = plan.cluster;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(plan.cluster);
-    config.blockDim = dim3(plan.team);
-    config.dynamicSmemBytes = shared;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    check(cudaOccupancyMaxActiveClusters(&found, kernel, &config), "counting clusters");
-    found = std::max(found, 1);
-  }
-  return found;
-}
-
 }  // namespace
 
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
@@ -82,12 +54,39 @@ std::size_t team_scratch(const RowPlan& plan) {
   return std::size_t{plan.team} / 32 * plan.cluster * 2 * 2 * sizeof(float);  // two sets of slots of two floats
 }
 
+int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, unsigned, unsigned, std::size_t>, int> known;
+  const std::scoped_lock lock(mutex);
+  int& found = known[{kernel, threads, cluster, shared}];
+  if (found == 0) {
+    if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+            "a cluster's shared memory");
+    }
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(cluster);
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    check(cudaOccupancyMaxActiveClusters(&found, kernel, &config), "counting clusters");
+    found = std::max(found, 1);
+  }
+  return found;
+}
+
 RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel) {
   const std::size_t scratch = team_scratch(plan);
   const auto part = static_cast<int>(ceil_div(packs, plan.cluster));
   if (plan.span != Span::cluster) return {static_cast<unsigned>(ceil_div(rows, plan.teams)), scratch, part, false};
   const std::size_t shared = scratch + static_cast<std::size_t>(vectors) * static_cast<std::size_t>(part) * 16;
-  const int resident = resident_clusters(kernel, plan, shared);
+  const int resident = resident_clusters(kernel, plan.team, plan.cluster, shared);
   if (rows <= resident) return {static_cast<unsigned>(rows) * plan.cluster, scratch, part, false};
   return {static_cast<unsigned>(resident) * plan.cluster, shared, part, vectors > 0};
 }

@@ -49,6 +49,9 @@ struct RowGrid {
 /// `vectors`: weight and bias, as far as there are any. `kernel`: its host function.
 RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel);
 
+/// The clusters of such a launch that run at the same time. `shared`: bytes of dynamic shared memory.
+int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared);
+
 /// Blocks for kernels that walk over a row in `accesses` of any size.
 inline constexpr int kLoopThreads = 512;  ///< at most
 RowPlan plan_loop(std::int64_t accesses);

@@ -1,11 +1,15 @@
 // Linear cross-entropy on CUDA: logits of a chunk of tokens by the GEMM library, then one pass of ours over each row
 // that leaves the gradient in their place.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <type_traits>
 
+#include "backend/cuda/arrival.cuh"
 #include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
+#include "backend/cuda/ptx.cuh"
+#include "backend/cuda/row_plan.h"
 #include "backend/gemm.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -14,6 +18,7 @@ namespace {
 
 constexpr int kPack = 4;  // logits that are read as one
 constexpr int kHeldThreads = 512;
+constexpr int kHeldWarps = kHeldThreads / 32;
 constexpr int kTwiceThreads = 1024;
 
 // The logits of a chunk of tokens, a row each, and where the gradient goes: over the logits, at the start of its row.
@@ -38,7 +43,7 @@ struct Part {
 // For gradients of 16 bits the approximate exponential loses nothing that they could hold.
 template <class T>
 __device__ inline float exponential(float x) {
-  return std::is_same_v<T, float> ? expf(x) : __expf(x);
+  return std::is_same_v<T, float> ? expf(x) : fast_exp2(x * 1.44269504F);
 }
 
 // A row without logits, or whose logits are all -inf, has its exponentials relative to 0.
@@ -50,18 +55,19 @@ __device__ inline float loss_of(const Rows& rows, const Part& row, float at_targ
          (rows.smoothing != 0 ? rows.smoothing * below : 0.0F);
 }
 
-// Softmax - target of the pack at `column`, from e^(logit - something) and what makes probabilities of it.
+// Softmax - target of a pack, from e^(logit - something) and what makes probabilities of it. `at`: where in it the
+// target is, if it is there.
 template <class T>
 __device__ inline void store_slopes(const Rows& rows, T* out, const float (&exponentials)[kPack], float factor,
-                                    int column, int target) {
+                                    int at) {
   const float spread = rows.smoothing / static_cast<float>(rows.vocab);
   Pack<T, kPack> slopes;
 #pragma unroll
   for (int e = 0; e < kPack; ++e) {
     const float p = exponentials[e] * factor - spread;
-    slopes[e] = from_float<T>(column + e == target ? p - (1 - rows.smoothing) : p);
+    slopes[e] = from_float<T>(e == at ? p - (1 - rows.smoothing) : p);
   }
-  store_pack(out + column, slopes);
+  store_pack(out, slopes);
 }
 
 // A row that is not trained on, or whose label is none: nothing is read.
@@ -76,89 +82,140 @@ __device__ inline void leave_out(const Rows& rows, T* out, int row, int begin, i
   for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads) store_pack(out + i * kPack, pack);
 }
 
-// A cluster a row. Each of its blocks holds its part of the row in registers, so the logits are read once and may be
-// overwritten as soon as all blocks know the whole row's sum.
+// The parts of two rows in turn, one of each warp in the cluster: one row's are written while the other's are read.
+struct Meeting {
+  float4 parts[2][kMaxCluster * kHeldWarps];
+  Arrival all[2];
+};
+
+// Sends a warp's part to all blocks, and combines all parts in an order that only their number decides. Row `number` of
+// the cluster's. A warp takes part in row n + 2 when all have in n + 1, so after all have read n's.
+__device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool with_total) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const auto blocks = static_cast<int>(cluster_blocks());
+  const int turn = number % 2;
+  float4* const parts = meeting.parts[turn];
+  Arrival* const all = &meeting.all[turn];
+  if (threadIdx.x == 0) arrival_expect(all, static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4));
+  if (lane < blocks) {
+    float4* const to = parts + cluster_rank() * kHeldWarps + threadIdx.x / 32;
+    send_async(to, {mine.top, mine.sum, mine.total, 0.0F}, all, static_cast<unsigned>(lane));
+  }
+  arrival_wait<true>(all, static_cast<std::uint32_t>(number / 2 % 2));
+  const int count = blocks * kHeldWarps;
+  Part whole{-INFINITY, 0.0F, 0.0F};
+#pragma unroll 1  // the row is in the registers
+  for (int i = lane; i < count; i += 32) whole.top = fmaxf(whole.top, parts[i].x);
+  whole.top = warp_max(whole.top);
+#pragma unroll 1
+  for (int i = lane; i < count; i += 32) {
+    const float4 part = parts[i];
+    whole.sum += part.y * expf(part.x - whole.top);
+    whole.total += part.z;
+  }
+  whole.sum = warp_sum(whole.sum);
+  if (with_total) whole.total = warp_sum(whole.total);
+  return whole;
+}
+
+// A cluster takes one row after another, each block its part. The logits come into shared memory while the row before
+// is worked on, and from there into registers: they are read once, and may be overwritten as soon as all blocks have
+// theirs. The warps of the cluster meet once a row.
 template <class T, int kPacks>
-__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, int packs_per_block) {
-  __shared__ float scratch[kHeldThreads / 32];
-  __shared__ Part shared_part;
+__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
+    loss_rows_held(Rows rows, int count, int packs_per_block) {
+  __shared__ Meeting meeting;
+  __shared__ Arrival loaded;
+  __shared__ float at_target;  // thread 0's
+  const auto* const buffer = reinterpret_cast<const float*>(dynamic_shared());
+  const unsigned blocks = cluster_blocks();
+  const unsigned rank = cluster_rank();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int begin = static_cast<int>(rank) * packs_per_block;
+  const int end = min(begin + packs_per_block, rows.packs);
+  const int first = begin + thread;                                  // of this thread's packs, in steps of kHeldThreads
+  const int columns = min(rows.vocab, end * kPack) - first * kPack;  // from there to the end of the block's part
+  const int step = static_cast<int>(gridDim.x / blocks);
+  const auto fetch = [&](int row) {  // by thread 0
+    const std::uint32_t bytes = static_cast<std::uint32_t>(end - begin) * kPack * sizeof(float);
+    arrival_expect(&loaded, bytes);
+    load_async(dynamic_shared(), rows.logits + row * rows.stride + begin * kPack, bytes, &loaded);
+  };
+  if (thread == 0) {
+    for (Arrival* arrival : {&loaded, &meeting.all[0], &meeting.all[1]}) arrival_init(arrival);
+  }
+  cluster_sync();  // all of its blocks have begun: their memory may be written
   wait_for_previous();
   allow_next();
-  const unsigned blocks = cluster_blocks();
-  const int row = static_cast<int>(blockIdx.x / blocks);
-  const int begin = static_cast<int>(cluster_rank()) * packs_per_block;
-  const int end = min(begin + packs_per_block, rows.packs);
-  float* logits = rows.logits + row * rows.stride;
-  T* out = reinterpret_cast<T*>(logits);
-  const int target = rows.targets[row];
-  if (target < 0) return leave_out<T, kHeldThreads>(rows, out, row, begin, end);
 
-  const bool speaks = begin == 0 && threadIdx.x == 0;
-  const float at_target = speaks ? logits[target] : 0.0F;  // before anybody writes
-  float z[kPacks][kPack];
-  Part mine{-INFINITY, 0.0F, 0.0F};
-  const int first = begin + static_cast<int>(threadIdx.x);
-  const int packs = end - first;                   // of this thread: those below, in steps of kHeldThreads
-  const int columns = rows.vocab - first * kPack;  // likewise
-  const float* from = logits + first * kPack;
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    if (p * kHeldThreads >= packs) {
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) z[p][e] = -INFINITY;
+  int row = static_cast<int>(blockIdx.x / blocks);
+  int target = row < count ? rows.targets[row] : -1;
+  if (thread == 0 && target >= 0) fetch(row);
+  int number = 0;  // of the cluster's rows that are trained on
+  for (int next = row + step; row < count; row = next, next += step) {
+    const int next_target = next < count ? rows.targets[next] : -1;
+    if (target < 0) {
+      leave_out<T, kHeldThreads>(rows, reinterpret_cast<T*>(rows.logits + row * rows.stride), row, begin, end);
+      if (thread == 0 && next_target >= 0) fetch(next);
+      target = next_target;
       continue;
     }
-    const Pack<float> pack = load_pack(from + p * kHeldThreads * kPack);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
-  }
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    if (p * kHeldThreads >= packs) break;
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      if (p * kHeldThreads * kPack + e >= columns) {
-        z[p][e] = -INFINITY;
-      } else {
-        mine.total += z[p][e];
-      }
-      mine.top = fmaxf(mine.top, z[p][e]);
-    }
-  }
-  mine.top = block_max<kHeldThreads>(mine.top, scratch);
-  if (rows.smoothing != 0) mine.total = block_sum<kHeldThreads>(mine.total, scratch);
-  const float reference = finite_top(mine.top);
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      z[p][e] = exponential<T>(z[p][e] - reference);
-      mine.sum += z[p][e];
-    }
-  }
-  mine.sum = block_sum<kHeldThreads>(mine.sum, scratch);
-
-  if (threadIdx.x == 0) shared_part = mine;
-  cluster_sync();
-  Part whole{-INFINITY, 0.0F, 0.0F};
-  for (unsigned b = 0; b < blocks; ++b) whole.top = fmaxf(whole.top, in_block(&shared_part, b)->top);
-  for (unsigned b = 0; b < blocks; ++b) {
-    const Part part = *in_block(&shared_part, b);
-    whole.sum += part.sum * expf(part.top - whole.top);
-    whole.total += part.total;
-  }
-  cluster_arrive();  // the parts of others are read
-  if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
-  if (rows.gradient) {
-    const float factor = expf(mine.top - whole.top) / whole.sum;
+    arrival_wait(&loaded, static_cast<std::uint32_t>(number % 2));
+    const bool speaks = thread == 0 && target >= begin * kPack && target < end * kPack;
+    if (speaks) at_target = buffer[target - begin * kPack];
+    float z[kPacks][kPack];
+    Part mine{-INFINITY, 0.0F, 0.0F};
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p * kHeldThreads < packs) {
-        store_slopes(rows, out, z[p], factor, (first + p * kHeldThreads) * kPack, target);
+      const Pack<float> pack = load_pack(buffer + (thread + p * kHeldThreads) * kPack);
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) z[p][e] = pack[e];
+    }
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int left = columns - p * kHeldThreads * kPack;
+      if (rows.smoothing != 0) {
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) mine.total += e < left ? z[p][e] : 0.0F;
+      }
+      if (left < kPack) {  // behind the part's end lies what was there before
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) z[p][e] = e < left ? z[p][e] : -INFINITY;
+      }
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) mine.top = fmaxf(mine.top, z[p][e]);
+    }
+    __syncthreads();  // the buffer is free
+    if (thread == 0 && next_target >= 0) fetch(next);
+
+    mine.top = warp_max(mine.top);
+    const float reference = finite_top(mine.top);
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) {
+        z[p][e] = exponential<T>(z[p][e] - reference);
+        mine.sum += z[p][e];
       }
     }
+    mine.sum = warp_sum(mine.sum);
+    if (rows.smoothing != 0) mine.total = warp_sum(mine.total);
+    const Part whole = meet(meeting, number, mine, rows.smoothing != 0);
+    if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
+    if (rows.gradient) {
+      const float factor = expf(mine.top - whole.top) / whole.sum;
+      T* const out = reinterpret_cast<T*>(rows.logits + row * rows.stride) + first * kPack;
+      const int at = target - first * kPack;
+#pragma unroll
+      for (int p = 0; p < kPacks; ++p) {
+        if (p * kHeldThreads * kPack < columns) {
+          store_slopes(rows, out + p * kHeldThreads * kPack, z[p], factor, at - p * kHeldThreads * kPack);
+        }
+      }
+    }
+    ++number;
+    target = next_target;
   }
-  cluster_wait();
 }
 
 // A block a row, which is read twice: for devices without clusters and vocabularies that no cluster can hold.
@@ -209,8 +266,23 @@ __global__ void __launch_bounds__(kTwiceThreads) loss_rows_twice(Rows rows) {
     if (i >= rows.packs) continue;
 #pragma unroll
     for (int e = 0; e < kPack; ++e) z[e] = expf(z[e] - part.top);
-    store_slopes(rows, out, z, factor, i * kPack, target);
+    store_slopes(rows, out + i * kPack, z, factor, target - i * kPack);
   }
+}
+
+// As many clusters as run at once.
+template <class T, int kPacks>
+void launch_held(const Work& work, const Rows& rows, std::int64_t count, int packs_per_block, unsigned blocks) {
+  constexpr std::size_t kShared = sizeof(float) * kPack * kPacks * kHeldThreads;
+  void (*const kernel)(Rows, int, int) = loss_rows_held<T, kPacks>;
+  const int resident = resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, kShared);
+  launch(work, kernel,
+         {.grid = static_cast<unsigned>(std::min<std::int64_t>(count, resident)) * blocks,
+          .block = kHeldThreads,
+          .shared = kShared,
+          .overlap = true,
+          .cluster = blocks},
+         rows, static_cast<int>(count), packs_per_block);
 }
 
 // The fewest blocks in whose registers a row fits.
@@ -219,15 +291,11 @@ void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device 
   const bool clusters = info(device.index).major >= 9;
   for (unsigned blocks = 1; clusters && blocks <= kMaxCluster; blocks *= 2) {
     const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
-    const auto run = [&](auto kernel) {
-      launch(work, kernel,
-             {.grid = static_cast<unsigned>(count) * blocks, .block = kHeldThreads, .overlap = true, .cluster = blocks},
-             rows, per_block);
-    };
-    if (per_block <= 8 * kHeldThreads) return run(loss_rows_held<T, 8>);
+    const int per_thread = (per_block + kHeldThreads - 1) / kHeldThreads;
+    if (per_thread <= 8) return launch_held<T, 8>(work, rows, count, per_block, blocks);
     if (blocks < kMaxCluster) continue;
-    if (per_block <= 10 * kHeldThreads) return run(loss_rows_held<T, 10>);
-    if (per_block <= 16 * kHeldThreads) return run(loss_rows_held<T, 16>);
+    if (per_thread <= 10) return launch_held<T, 10>(work, rows, count, per_block, blocks);
+    if (per_thread <= 16) return launch_held<T, 16>(work, rows, count, per_block, blocks);
   }
   launch(work, loss_rows_twice<T>, {.grid = static_cast<unsigned>(count), .block = kTwiceThreads, .overlap = true},
          rows);
@@ -257,10 +325,15 @@ __global__ void map_labels(const I* labels, std::int64_t count, std::int64_t voc
   targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
 }
 
-// Tokens a chunk, in pieces of one size. At 151,936 words 1,024 rows are enough for the GEMMs, and 594 MiB.
+// Tokens a chunk: the largest power of two whose float32 logits stay within kBudget, and fewer where that cuts the
+// tokens into pieces of one size. A power of two keeps the tiles (128 x 256) of dx = dlogits W [chunk, k] even: of
+// 1,024 tokens, 1,024 at 128,256 and 151,936 words (501 and 594 MiB), there are 64 at k = 2048, 128 at 4096, so one or
+// two parts of the vocabulary fill 128 multiprocessors of 132; at k = 896 they are 28, and the library must cut it into
+// more parts.
 std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
-  constexpr std::int64_t kBudget = std::int64_t{640} << 20;
-  const std::int64_t most = std::max<std::int64_t>(kBudget / row_bytes, 128);
+  constexpr std::uint64_t kBudget = std::uint64_t{640} << 20;
+  const auto fitting = static_cast<std::int64_t>(std::bit_floor(kBudget / static_cast<std::uint64_t>(row_bytes)));
+  const std::int64_t most = std::max<std::int64_t>(fitting, 128);
   const std::int64_t pieces = (tokens + most - 1) / most;
   const std::int64_t each = (tokens + pieces - 1) / pieces;
   return std::min(tokens, (each + 127) / 128 * 128);

@@ -1,0 +1,173 @@
+// The head's cross-entropy with the gradient of the hidden states: the whole op, and inside it the product that makes
+// logits, the loss kernel and the product that makes dx, for chunks of several sizes.
+//
+//   cross_entropy_bench [--json] [--repeats N] [--model PART-OF-NAME] [--chunks 0,512,1024]
+//
+// Chunk 0 is the size that the op chooses. The whole op is a recorded graph; its parts are launched anew each time,
+// with events around each launch, so that they add some microseconds each. Operations are those of the two products;
+// the kernel's bytes are each logit once and each gradient once.
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpu/report.h"
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
+
+namespace wick::bench {
+namespace {
+
+struct Model {
+  const char* name;
+  std::int64_t tokens, width, vocab;
+};
+constexpr std::array<Model, 3> kModels = {
+    {{"Qwen2.5-0.5B", 8192, 896, 151936}, {"Llama-3.2-1B", 8192, 2048, 128256}, {"Llama-3.1-8B", 4096, 4096, 128256}}};
+
+struct Options {
+  bool json = false;
+  int repeats = 21;
+  std::string model;
+  std::vector<std::int64_t> chunks = {0, 512, 1024, 2048, 4096};
+};
+
+/// Every launch of one run, in order, by events around each.
+class LaunchTimes {
+ public:
+  struct Launch {
+    std::string name;
+    double us;
+  };
+
+  LaunchTimes() { current_ = this; }
+  ~LaunchTimes() {
+    for (const auto& [before, after] : events_) {
+      (void)cudaEventDestroy(before);
+      (void)cudaEventDestroy(after);
+    }
+  }
+  LaunchTimes(const LaunchTimes&) = delete;
+  LaunchTimes& operator=(const LaunchTimes&) = delete;
+
+  template <class Run>
+  std::vector<Launch> measure(Run&& run) {
+    names_.clear();
+    cuda::profile_hooks() = {[](const cuda::Work& work) { current_->begin(work.name); }, [] { current_->end(); }};
+    run();
+    cuda::profile_hooks() = {};
+    std::vector<Launch> launches;
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      cuda::check(cudaEventSynchronize(events_[i].second), "waiting");
+      float milliseconds = 0;
+      cuda::check(cudaEventElapsedTime(&milliseconds, events_[i].first, events_[i].second), "a time");
+      launches.push_back({names_[i], 1e3 * static_cast<double>(milliseconds)});
+    }
+    return launches;
+  }
+
+ private:
+  void begin(const char* name) {
+    names_.emplace_back(name);
+    if (names_.size() > events_.size()) {
+      events_.emplace_back();
+      cuda::check(cudaEventCreate(&events_.back().first), "an event");
+      cuda::check(cudaEventCreate(&events_.back().second), "an event");
+    }
+    cuda::check(cudaEventRecord(events_[names_.size() - 1].first, cuda::stream()), "an event");
+  }
+  void end() { cuda::check(cudaEventRecord(events_[names_.size() - 1].second, cuda::stream()), "an event"); }
+
+  static inline LaunchTimes* current_ = nullptr;
+  std::vector<std::pair<cudaEvent_t, cudaEvent_t>> events_;
+  std::vector<std::string> names_;
+};
+
+void measure(const Report& report, const Model& model, const std::vector<std::int64_t>& chunks, Device device) {
+  const auto [name, tokens, width, vocab] = model;
+  const Tensor x = random({tokens, width}, DType::bf16, device);
+  const Tensor weight = random({vocab, width}, DType::bf16, device, 0.05);
+  const Tensor labels = random_ids(tokens, vocab, device);
+  const Tensor loss = Tensor::empty({}, DType::f32, device);
+  const Tensor dx = Tensor::empty({tokens, width}, DType::bf16, device);
+  const auto logits = static_cast<double>(tokens * vocab);
+  const double product = 2 * logits * static_cast<double>(width);
+  for (const std::int64_t chunk : chunks) {
+    for (const bool gradient : {true, false}) {
+      const auto run = [&] {
+        require(linear_cross_entropy_kernels.on(DeviceType::cuda)(x, weight, labels, 0.0, chunk, loss, Tensor(),
+                                                                  gradient ? dx : Tensor(), Tensor()));
+      };
+      const Spread whole = time_in_turn(device, {{.run = run}}, report.repeats(), 1)[0];
+      std::vector<double> forward, kernel, backward;
+      LaunchTimes times;
+      for (int repeat = 0; repeat < report.repeats(); ++repeat) {
+        for (std::vector<double>* part : {&forward, &kernel, &backward}) part->push_back(0);
+        bool again = false;  // the products of a chunk come in turn
+        for (const LaunchTimes::Launch& launch : times.measure(run)) {
+          if (launch.name == "cross-entropy") kernel.back() += launch.us;
+          if (launch.name != "gemm") continue;
+          (again ? backward : forward).back() += launch.us;
+          again = gradient && !again;
+        }
+      }
+      const std::string at = std::string(name) + (chunk == 0 ? ", its choice" : ", chunk " + std::to_string(chunk));
+      report.row(at + (gradient ? ", with dx" : ", loss alone"), whole, 0, gradient ? 2 * product : product);
+      report.row("  logits = x W", spread(std::move(forward)), 0, product);
+      report.row("  cross-entropy", spread(std::move(kernel)), logits * (gradient ? 6 : 4));
+      if (gradient) report.row("  dx = dlogits W", spread(std::move(backward)), 0, product);
+    }
+  }
+}
+
+int usage() {
+  std::fprintf(stderr, "usage: cross_entropy_bench [--json] [--repeats N] [--model PART-OF-NAME] [--chunks N,N,...]\n");
+  return 2;
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const char* const value = i + 1 < argc ? argv[i + 1] : "";
+    if (argument == "--json") {
+      options.json = true;
+      continue;
+    }
+    if (argument == "--repeats" && std::atoi(value) > 0) {
+      options.repeats = std::atoi(value);
+    } else if (argument == "--model" && *value != 0) {
+      options.model = value;
+    } else if (argument == "--chunks" && *value != 0) {
+      options.chunks.clear();
+      for (const char* at = value; at != nullptr; at = std::strchr(at, ',')) {
+        if (*at == ',') ++at;
+        options.chunks.push_back(std::max(0LL, std::atoll(at)));
+      }
+    } else {
+      return usage();
+    }
+    ++i;
+  }
+  const Device device = gpu();
+  const Report report(device, options.json, options.repeats);
+  for (const Model& model : kModels) {
+    if (std::strstr(model.name, options.model.c_str()) != nullptr) measure(report, model, options.chunks, device);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace wick::bench
+
+int main(int argc, char** argv) {
+  try {
+    return wick::bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
