@@ -3,6 +3,7 @@
 #include "backend/cuda/arena.h"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/graph.h"
+#include "backend/cuda/readback.h"
 #include "backend/cuda/runtime.h"
 #include "core/fail.h"
 
@@ -55,6 +56,7 @@ class CudaBackend final : public Primitives {
   std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
     return cuda::record(device, work);
   }
+  std::unique_ptr<Readback> readback(Device device, std::size_t bytes) override { return make_readback(device, bytes); }
   void trim(Device device) override { current_arena(device.index).trim(); }
   Memory memory(Device device) override {
     (void)stream(device.index);
