@@ -220,11 +220,7 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
   q = wick::rope(q, table.cos, table.sin, batch.positions);
   k = wick::rope(k, table.cos, table.sin, batch.positions);
   const Tensor y =
-      attention(q, k, v,
-                {.window = layer.window,
-                 .query_offsets = batch.offsets,
-                 .key_offsets = key_offsets,
-                 .longest = cache == nullptr ? batch.longest : 0});
+      attention(q, k, v, {.window = layer.window, .query_offsets = batch.offsets, .longest = batch.longest});
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 
@@ -287,10 +283,8 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
   const ModelConfig& c = impl_->config;
   const TokenBatch batch = given.to(impl_->device);
   const std::int64_t tokens = batch.tokens();
-  if (cache != nullptr) {
-    if (impl_->adapter != nullptr && Tape::active() != nullptr) {
-      fail(ErrorCode::invalid_argument, "a forward pass with a cache cannot be recorded: keys and values are copied");
-    }
+  if (cache != nullptr && impl_->adapter != nullptr && Tape::active() != nullptr) {
+    fail(ErrorCode::invalid_argument, "a forward pass with a cache cannot be recorded: keys and values are copied");
   }
   if (batch.positions.shape() != batch.ids.shape() || !batch.positions.is_contiguous()) {
     fail(ErrorCode::invalid_argument, "a batch has ids {} and positions {}, expected dense vectors of one length",
