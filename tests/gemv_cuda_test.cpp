@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <random>
+#include <span>
 
 #include "backend/backend.h"
 #include "backend/cuda/gemv.h"
@@ -42,11 +43,12 @@ TEST_P(CudaGemv, MatchesSumsInDouble) {
   for (const std::int64_t k : {8, 64, 72, 896, 912, 2064}) {
     for (const std::int64_t n : {2, 8, 38, 1154}) {
       for (const std::int64_t m : {1, 3, 8}) {
-        for (const int options : {0, 1, 2, 3, 7, 15}) {
+        for (const int options : {0, 1, 2, 3, 7, 15, 16, 20, 23, 31}) {
           const bool more = (options & 1) != 0;  // bias, residual, alpha and beta
           const bool swiglu = (options & 2) != 0;
           const bool frozen = (options & 4) != 0;
           const bool in_place = (options & 8) != 0;  // the residual is what y holds
+          const bool normalised = (options & 16) != 0;
           SCOPED_TRACE(testing::Message() << m << " x " << k << " x " << n << ", options " << options);
           const std::int64_t width = swiglu ? n / 2 : n;
           const double alpha = more ? 0.5 : 1;
@@ -54,6 +56,7 @@ TEST_P(CudaGemv, MatchesSumsInDouble) {
           const Tensor x = random({m, k}, in, 1);
           const Tensor weight = random({n, k}, in, 2);
           const Tensor bias = random({n}, in, 3);
+          const Tensor norm = random({k}, in, 6);
           const Tensor residual = random({m, width}, out, 4);
           const Tensor before = in_place ? random({m, width}, out, 5) : Tensor::full({m, width}, std::nan(""), out);
 
@@ -69,18 +72,33 @@ TEST_P(CudaGemv, MatchesSumsInDouble) {
             o.bias = bias.to(device_);
             o.residual = residual.to(device_);
           }
+          if (normalised) {
+            o.norm = norm.to(device_);
+            o.eps = 1e-3F;
+          }
           o.swiglu = swiglu;
           o.frozen = frozen;
           ASSERT_TRUE(cuda::gemv(x_rows.slice(1, 0, k), weight_rows.slice(1, 8, k), y_rows.slice(1, 1, width),
                                  static_cast<float>(alpha), static_cast<float>(beta), o));
 
           const auto found = y_rows.to(DType::f64).to_vector<double>();
-          const auto xs = x.to(DType::f64).to_vector<double>();
+          auto xs = x.to(DType::f64).to_vector<double>();
+          if (normalised) {
+            const auto us = norm.to(DType::f64).to_vector<double>();
+            for (std::int64_t i = 0; i < m; ++i) {
+              const std::span row(xs.data() + i * k, static_cast<std::size_t>(k));
+              double squares = 0;
+              for (const double v : row) squares += v * v;
+              const double scale = 1 / std::sqrt(squares / static_cast<double>(k) + 1e-3);
+              for (std::size_t c = 0; c < row.size(); ++c) row[c] *= scale * us[c];
+            }
+          }
           const auto ws = weight.to(DType::f64).to_vector<double>();
           const auto bs = bias.to(DType::f64).to_vector<double>();
           const auto rs = residual.to(DType::f64).to_vector<double>();
           const auto ys = before.to(DType::f64).to_vector<double>();
-          const double rounding = out == DType::f32 ? 1e-5 : out == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
+          // What is normalised is rounded to the dtype of x before the product.
+          const double rounding = out == DType::f32 && !normalised ? 1e-5 : in == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
           const double size = std::sqrt(static_cast<double>(k));
           for (std::int64_t i = 0; i < m; ++i) {
             const auto at = [&](std::int64_t column) {

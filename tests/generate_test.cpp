@@ -12,19 +12,23 @@
 #include "generate/stop_strings.h"
 #include "io/json.h"
 #include "io_test_util.h"
+#include "op_matrix.h"
 
 namespace wick {
 namespace {
 
 using test::expect_error;
+using testing::test_device;
 using Ids = std::vector<std::int32_t>;
 
 std::string golden(const std::string& name) { return std::string(WICK_TEST_DATA) + "/golden/" + name; }
 std::string model_folder(const std::string& name) {
   return name == "tales" ? std::string(WICK_MODELS) + "/tales" : golden(name) + "/model";
 }
+// On the CPU, or the device of WICK_TEST_DEVICE.
+Decoder load(const std::filesystem::path& folder) { return Decoder::load(folder, {.device = test_device()}); }
 const Decoder& tales() {
-  static const Decoder model = Decoder::load(model_folder("tales"));
+  static const Decoder model = load(model_folder("tales"));
   return model;
 }
 const Tokenizer& tales_tokenizer() {
@@ -32,8 +36,8 @@ const Tokenizer& tales_tokenizer() {
   return tokenizer;
 }
 
-class Golden : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values("tales", "llama-gqa", "qwen3-qknorm", "qwen2-untied"),
+class Golden : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Models, Golden, ::testing::Values("tales", "llama-gqa", "qwen3-qknorm", "qwen2-untied"),
                          [](const auto& param) {
                            std::string name = param.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -41,7 +45,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values("tales", "llama-gqa", "
                          });
 
 TEST_P(Golden, GreedyTokensAreTransformersTokens) {
-  const Decoder model = Decoder::load(model_folder(GetParam()));
+  const Decoder model = load(model_folder(GetParam()));
   const std::string path = golden(GetParam()) + "/greedy.json";
   const Json cases = read_json_file(path);
   ASSERT_FALSE(cases.empty());
@@ -57,7 +61,7 @@ TEST_P(Golden, GreedyTokensAreTransformersTokens) {
 }
 
 TEST_P(Golden, TheCacheChangesNoToken) {
-  const Decoder model = Decoder::load(model_folder(GetParam()));
+  const Decoder model = load(model_folder(GetParam()));
   Ids ids = {5, 6, 7};
   const GenerateResult result = generate(model, nullptr, ids, {.max_tokens = 12, .ignore_eos = true});
   for (const std::int32_t id : result.ids) {
@@ -69,12 +73,12 @@ TEST_P(Golden, TheCacheChangesNoToken) {
 }
 
 TEST_P(Golden, PrefillInChunksGivesTheSameLogits) {
-  const Decoder model = Decoder::load(model_folder(GetParam()));
+  const Decoder model = load(model_folder(GetParam()));
   Ids ids;
   for (std::int32_t i = 0; i < 50; ++i) ids.push_back((i * 37 + 11) % 500);
   const auto whole = model.logits(model.forward(TokenBatch::single(ids)));
   for (const std::size_t chunk : {1U, 7U, 49U, 50U}) {
-    KvCache cache(model.config(), 50, model.dtype());
+    KvCache cache(model.config(), 50, model.dtype(), model.device());
     for (std::size_t at = 0; at < ids.size(); at += chunk) {
       const std::size_t count = std::min(chunk, ids.size() - at);
       const auto part =
@@ -123,7 +127,7 @@ TEST(Generate, EosIsTheModelsUnlessIgnored) {
   std::filesystem::create_symlink(std::filesystem::absolute(source / "model.safetensors"),
                                   folder / "model.safetensors");
   test::write_file(folder / "generation_config.json", R"({"eos_token_id": [3, 484]})");
-  const Decoder model = Decoder::load(folder.path());
+  const Decoder model = load(folder.path());
   const GenerateResult result = generate(model, nullptr, Ids{29}, {.max_tokens = 10});
   EXPECT_EQ(result.ids, (Ids{241, 289, 484}));
   EXPECT_EQ(result.finish_reason, FinishReason::eos);
@@ -180,7 +184,7 @@ TEST(Generate, TheCallbackInterrupts) {
 }
 
 TEST(Generate, EndsAtTheContext) {
-  const Decoder model = Decoder::load(model_folder("llama-gqa"));
+  const Decoder model = load(model_folder("llama-gqa"));
   const auto run = [&](std::size_t prompt, std::int64_t max_tokens) {
     return generate(model, nullptr, Ids(prompt, 9), {.max_tokens = max_tokens, .ignore_eos = true});
   };
@@ -193,7 +197,7 @@ TEST(Generate, EndsAtTheContext) {
 }
 
 TEST(Generate, AnEmptyPromptIsBos) {
-  const Decoder llama = Decoder::load(model_folder("llama-gqa"));
+  const Decoder llama = load(model_folder("llama-gqa"));
   const GenerateOptions options = {.max_tokens = 5, .ignore_eos = true};
   const GenerateResult result = generate(llama, nullptr, {}, options);
   EXPECT_EQ(result.prompt_tokens, 1);

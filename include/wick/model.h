@@ -80,7 +80,8 @@ struct TokenBatch {
   std::int64_t tokens() const { return ids.size(0); }
 };
 
-/// Keys and values of one sequence, written in place; one position counter for all layers.
+/// Keys and values of one sequence, written in place; one position for all layers. On an accelerator it stands there as
+/// well, where a forward pass reads and moves it: a recorded pass of one token appends the next one with each replay.
 class KvCache {
  public:
   KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype, Device device = Device::cpu());
@@ -88,12 +89,19 @@ class KvCache {
   std::int64_t length() const noexcept { return length_; }
   std::int64_t capacity() const noexcept { return capacity_; }
   void truncate(std::int64_t length);  ///< forgets what lies behind; Error(invalid_argument) beyond length()
+  /// Counts `tokens` that the replay of a recorded forward pass appends. Error(invalid_argument) when they do not fit.
+  void replayed(std::int64_t tokens);
 
  private:
   friend class Decoder;
+  Tensor begin(std::int64_t tokens);  // key offsets of a pass that appends them
+  void check_room(std::int64_t tokens) const;
+
   std::vector<Tensor> keys_;  // per layer [capacity, kv heads, head_dim]
   std::vector<Tensor> values_;
+  Tensor offsets_;  // i32 [2] where the keys are: 0, and where the keys end
   std::int64_t length_ = 0;
+  std::int64_t end_ = 0;  // what offsets_[1] is once everything queued has run
   std::int64_t capacity_;
 };
 
@@ -119,8 +127,8 @@ class Decoder {
   Device device() const noexcept;
 
   /// Hidden states after the final norm, [tokens, hidden_size], of a packed batch, which may still be on the host. With
-  /// a cache the batch is one sequence that continues it. Error(invalid_argument) for ids outside the vocabulary or a
-  /// full cache.
+  /// a cache the batch is one sequence that continues it, at the positions from the cache's length() on.
+  /// Error(invalid_argument) for ids outside the vocabulary, a full cache, or other positions beside one.
   Tensor forward(const TokenBatch& batch, KvCache* cache = nullptr) const;
   /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy.
   const Tensor& head() const noexcept;

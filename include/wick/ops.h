@@ -87,6 +87,14 @@ Tensor rope_(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor
 /// The same as rope() with positions offset, offset + 1, ...
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t offset);
 
+/// What attention does with new tokens of a sequence that has a cache: turns q and k as rope() does and writes k and v,
+/// [tokens, kv_heads, d], into rows [end - tokens, end) of keys and values, dense [capacity, kv_heads, d]. These rows
+/// are the tokens' positions too. Returns q turned, [tokens, heads, d]. `end`, i32 [1], is read where the tensors are,
+/// so that a recorded call follows it. cos and sin as in rope(). Never recorded on a tape. Error(invalid_argument) for
+/// rows outside the cache or the tables; on a device, where nobody looks, q is NaN and nothing is written for these.
+Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                   const Tensor& end, const Tensor& keys, const Tensor& values);
+
 /// silu(gate) * up, silu(z) = z * sigmoid(z). One shape. Shazeer 2020. `border` as in rms_norm.
 Tensor swiglu(const Tensor& gate, const Tensor& up, std::int64_t border = 0);
 
@@ -175,6 +183,21 @@ class LoraWeight {
 /// its op's forward and saves its memory.
 Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
                    const Dropout& dropout = {}, const std::function<Tensor()>& again = {});
+
+/// What stands around a linear layer in a transformer block.
+struct LinearFusion {
+  Tensor norm = {};         ///< [k]: the layer reads rms_norm(x, norm, eps); undefined: x itself
+  double eps = 0;           ///< of the norm
+  bool swiglu = false;      ///< the weight is gate above up, and silu(gate) * up, [tokens, n / 2], is handed on
+  Tensor residual = {};     ///< of the result's shape and dtype, added to it; undefined: none
+  std::int64_t border = 0;  ///< spare columns of the result (see Tensor::bordered)
+  bool at_rest = false;     ///< nothing queued on the device that may still run writes the weight or the norm
+};
+/// lora_linear() with what stands around it, for inference: one kernel, or two with a bordered adapter, for the few
+/// tokens of decoding, op by op otherwise. Results differ only in what is not rounded in between. Never recorded on a
+/// tape, no dropout. x [tokens, k] -> [tokens, n], or [tokens, n / 2] with swiglu.
+Tensor fused_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
+                    const LinearFusion& fusion);
 
 /// Rows of a table: table [n, d], ids i32 or i64 [m] -> [m, d]. Error(invalid_argument) naming the first id outside [0,
 /// n).

@@ -24,6 +24,16 @@ class Recording {
   virtual std::size_t reserved_bytes() const = 0;
 };
 
+/// Brings a few bytes to the host without holding up the queue.
+class Readback {
+ public:
+  virtual ~Readback() = default;
+  /// Queues the copy of a dense tensor of the size agreed on. What was sent before must have been received.
+  virtual void send(const Tensor& from) = 0;
+  /// What was sent last, once it has arrived; later work is not waited for. Error(device) if earlier work failed.
+  virtual const std::byte* receive() = 0;
+};
+
 /// What an accelerator brings so that tensors can live on it and every composite runs there: memory, copies and the
 /// primitive operations. Work is queued in order on one stream a device; only copies to the host wait. The CPU has no
 /// Backend: its loops stand in the ops themselves. Callers have checked shapes, dtypes and devices; outputs are dense
@@ -47,6 +57,7 @@ class Backend {
 
   /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
+  virtual std::unique_ptr<Readback> readback(Device device, std::size_t bytes) = 0;
   /// Times the work that is queued on the device, for Profile.
   virtual std::unique_ptr<WorkRecorder> recorder(Device device) = 0;
   /// Gives cached memory that nobody uses back to the driver, of the device and pinned memory of the host.
@@ -83,6 +94,7 @@ class Backend {
   virtual void binary(Binary op, const Tensor& a, const Tensor& b, const Tensor& y) = 0;
   virtual void add_into(const Tensor& source, const Tensor& target) = 0;  ///< target += source, any dtypes and strides
   virtual void scale(const Tensor& t, const Tensor& by) = 0;  ///< dense t *= by, one floating element on the device
+  virtual void advance(const Tensor& counter, std::int32_t by) = 0;  ///< one i32 element += by, by each replay again
   virtual void where(const Tensor& mask, const Tensor& x, double value, const Tensor& y) = 0;
   virtual void reduce(Reduction op, const Tensor& x, int dim, const Tensor& y) = 0;  ///< y has extent 1 there
   // Indices i32, dense. On a device they are not checked: one outside its range gives NaN, or is left out of a sum.

@@ -162,25 +162,35 @@ void decode(const Options& o) {
   options.max_tokens = o.tokens + 1;  // the first one comes with the prompt
   options.ignore_eos = true;
   std::vector<double> times;
+  std::vector<double>
+      steps;  // from token to token in the second half: by then steps are replays where they are recorded
   Profiled profiled(o);
   for (std::int64_t i = 0; i < 1 + o.repeats; ++i) {
     const bool last = i == o.repeats;
+    std::vector<Clock::time_point> arrivals;
     const GenerateResult result = generate(model, nullptr, prompt, options, [&](std::string_view, std::int32_t) {
       if (last) profiled.start(model.device());
+      arrivals.push_back(Clock::now());
       return true;
     });
-    if (i > 0) times.push_back(result.decode_seconds / static_cast<double>(o.tokens));
+    if (i == 0) continue;
+    times.push_back(result.decode_seconds / static_cast<double>(o.tokens));
+    for (std::size_t t = arrivals.size() / 2; t < arrivals.size(); ++t) {
+      if (t > 0) steps.push_back(std::chrono::duration<double>(arrivals[t] - arrivals[t - 1]).count());
+    }
   }
   const Spread s = spread(times);
+  const double step = spread(steps).median;
   report(o,
          {{"work", "decode"},
           {"prompt", o.prompt},
           {"tokens", o.tokens},
           {"token_ms", s.median * 1e3},
           {"token_ms_low", s.low * 1e3},
-          {"token_ms_high", s.high * 1e3}},
-         fmt::format("decode {}: {:.3f} ms a token ({:.3f} to {:.3f}), {:.0f} tokens/s", o.shape, s.median * 1e3,
-                     s.low * 1e3, s.high * 1e3, 1 / s.median));
+          {"token_ms_high", s.high * 1e3},
+          {"step_ms", step * 1e3}},
+         fmt::format("decode {}: {:.3f} ms a token ({:.3f} to {:.3f}), {:.0f} tokens/s, {:.3f} ms from token to token",
+                     o.shape, s.median * 1e3, s.low * 1e3, s.high * 1e3, 1 / s.median, step * 1e3));
   profiled.report(model);
 }
 

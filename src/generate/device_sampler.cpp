@@ -46,6 +46,10 @@ DeviceSampler::DeviceSampler(const SamplingOptions& options, std::uint64_t seed,
   if (vocab_size < 1) fail(ErrorCode::invalid_argument, "a vocabulary of {} tokens", vocab_size);
   state_.position = Tensor::zeros({1}, DType::i64, device);
   state_.scaled = Tensor::empty({vocab_size}, DType::f32, device);
+  // Whether the kernel takes such a vocabulary only it knows: it is asked to choose once, and the random numbers start
+  // anew.
+  next(Tensor::zeros({vocab_size}, DType::f32, device), Tensor::empty({1}, DType::i32, device));
+  state_.position.fill(0);
   if (options.repetition_penalty == 1) return;
   const Tensor seen = Tensor::zeros({(vocab_size + 31) / 32}, DType::i32);
   for (const std::int32_t token : prompt) {

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "core/fail.h"
-#include "generate/sampling.h"
+#include "generate/decode_step.h"
 #include "generate/stop_strings.h"
 #include "wick/autograd.h"
 
@@ -18,17 +19,6 @@ bool contains(const std::vector<std::int32_t>& ids, std::int32_t id) {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// The logits of the token behind `ids`, f32 [vocab_size], after they went into the cache.
-Tensor next_logits(const Decoder& model, std::span<const std::int32_t> ids, std::size_t chunk, KvCache& cache) {
-  Tensor hidden;
-  while (!ids.empty()) {
-    const auto part = ids.first(std::min(ids.size(), chunk));
-    hidden = model.forward(TokenBatch::single(part, cache.length()), &cache);
-    ids = ids.subspan(part.size());
-  }
-  return model.logits(hidden.slice(0, hidden.size(0) - 1, 1)).contiguous().to(Device::cpu());
 }
 
 // Tokens to text: decoding, then stop strings.
@@ -102,17 +92,13 @@ GenerateResult generate(const Decoder& model, const Tokenizer* tokenizer, std::s
   result.prompt_tokens = std::ssize(prompt);
   const std::int64_t limit = std::min(options.max_tokens, context - result.prompt_tokens);
   if (limit == 0) return result;
-  Sampler sampler(options.sampling, options.seed, config.vocab_size, prompt);
   TextStream text(tokenizer, options);
-  KvCache cache(config, result.prompt_tokens + limit - 1, model.dtype(),
-                model.device());  // the last token is never read
-
   auto start = std::chrono::steady_clock::now();
-  Tensor logits = next_logits(model, prompt, static_cast<std::size_t>(options.prefill_chunk), cache);
+  const std::unique_ptr<DecodeStep> step = make_decode_step(model, options, prompt, limit);
   result.prefill_seconds = seconds_since(start);
   start = std::chrono::steady_clock::now();
   for (;;) {
-    const std::int32_t id = sampler.next(std::span(logits.data<float>(), static_cast<std::size_t>(config.vocab_size)));
+    const std::int32_t id = step->next();
     result.ids.push_back(id);
     std::optional<FinishReason> finish;
     std::string piece;
@@ -132,7 +118,6 @@ GenerateResult generate(const Decoder& model, const Tokenizer* tokenizer, std::s
       result.finish_reason = *finish;
       break;
     }
-    logits = next_logits(model, std::span(&id, 1), 1, cache);
   }
   result.decode_seconds = seconds_since(start);
   return result;

@@ -12,6 +12,7 @@
 #include "models/rope_table.h"
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
+#include "ops/fused_linear/fused_linear.h"
 #include "ops/lora_linear/lora_refresh.h"
 #include "wick/model.h"
 
@@ -95,31 +96,29 @@ TokenBatch TokenBatch::single(std::span<const std::int32_t> ids, std::int64_t fi
   return batch;
 }
 
-KvCache::KvCache(const ModelConfig& config, std::int64_t capacity, DType dtype, Device device) : capacity_(capacity) {
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    const Shape shape = {capacity, config.num_key_value_heads, config.head_dim};
-    keys_.push_back(Tensor::empty(shape, dtype, device));
-    values_.push_back(Tensor::empty(shape, dtype, device));
-  }
-}
-
-void KvCache::truncate(std::int64_t length) {
-  if (length < 0 || length > length_)
-    fail(ErrorCode::invalid_argument, "a cache of {} tokens cut to {}", length_, length);
-  length_ = length;
-}
-
 namespace {
 
-// How many positions the rope table must have for a batch. On a device the batch is not looked at: its positions are
-// those of a cache, or lie within the batch.
-std::int64_t positions_in(const TokenBatch& batch, const KvCache* cache) {
-  if (batch.positions.device().type != DeviceType::cpu) return cache != nullptr ? cache->capacity() : batch.tokens();
+// How many positions the rope table must have for a batch without a cache. On a device the batch is not looked at: its
+// positions lie within it.
+std::int64_t positions_in(const TokenBatch& batch) {
+  if (batch.positions.device().type != DeviceType::cpu) return batch.tokens();
   std::int64_t positions = 0;
   for (std::int64_t i = 0; i < batch.tokens(); ++i) {
     positions = std::max<std::int64_t>(positions, batch.positions.data<std::int32_t>()[i] + std::int64_t{1});
   }
   return positions;
+}
+
+void check_continues(const TokenBatch& batch, const KvCache& cache) {
+  if (batch.offsets.size(0) != 2)
+    fail(ErrorCode::invalid_argument, "a cache holds one sequence, the batch {}", batch.offsets.size(0) - 1);
+  if (batch.positions.device().type != DeviceType::cpu) return;
+  for (std::int64_t i = 0; i < batch.tokens(); ++i) {
+    const std::int64_t position = batch.positions.data<std::int32_t>()[i];
+    if (position == cache.length() + i) continue;
+    fail(ErrorCode::invalid_argument, "token {} of a batch that continues a cache of {} has position {}, expected {}",
+         i, cache.length(), position, cache.length() + i);
+  }
 }
 
 }  // namespace
@@ -141,7 +140,8 @@ struct Decoder::Impl {
   Tensor final_norm;
   Tensor head;  // [vocab, hidden]; the embeddings themselves when tied
   std::mutex rope_mutex;
-  RopeTable rope;  // grows with the positions that are asked for
+  // Each reaches further than the one before; recorded passes go on reading those that they began with.
+  std::vector<RopeTable> ropes;
   std::vector<ModuleInfo> modules;
   std::shared_ptr<const Adapter> adapter;
   LoraRefresh refresh;
@@ -149,6 +149,10 @@ struct Decoder::Impl {
   RopeTable rope_table(std::int64_t positions);
   Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
                 const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const;
+  Tensor attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
+                       const RopeTable& table, const Tensor& key_offsets, const KvCache& cache) const;
+  Tensor forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
+                     const KvCache& cache) const;
 };
 
 Decoder::Decoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -195,17 +199,20 @@ Decoder Decoder::random(const ModelConfig& config, const LoadOptions& options, s
 
 RopeTable Decoder::Impl::rope_table(std::int64_t positions) {
   const std::scoped_lock lock(rope_mutex);
-  if (!rope.cos.defined() || rope.cos.size(0) < positions) {
+  if (ropes.empty() || ropes.back().cos.size(0) < positions) {
     std::int64_t size = 256;
     while (size < positions) size *= 2;
-    rope = make_rope_table(config.rope, config.head_dim, size, dtype, device);
+    ropes.push_back(make_rope_table(config.rope, config.head_dim, size, dtype, device));
   }
-  return rope;
+  return ropes.back();
 }
 
 Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
                              const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                              KvCache* cache) const {
+  if (cache != nullptr) {
+    return layer.output(attend_cached(layer, index, layer.qkv(x, again), batch, table, key_offsets, *cache));
+  }
   const std::int64_t tokens = batch.tokens();
   const std::int64_t heads = config.num_attention_heads;
   const std::int64_t kv_heads = config.num_key_value_heads;
@@ -220,47 +227,85 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
     qk[0] = turn(rms_norm(qk[0], layer.q_norm, config.rms_norm_eps));
     qk[1] = turn(rms_norm(qk[1], layer.k_norm, config.rms_norm_eps));
   }
-  const Tensor& q = qk[0];
-  Tensor k = qk[1];
-  Tensor v = parts[1];
-  if (cache != nullptr) {
-    const std::int64_t end = cache->length_ + tokens;
-    cache->keys_[index].slice(0, cache->length_, tokens).copy_from(k);
-    cache->values_[index].slice(0, cache->length_, tokens).copy_from(v);
-    k = cache->keys_[index].slice(0, 0, end);
-    v = cache->values_[index].slice(0, 0, end);
-  }
-  const Tensor y = attention(q, k, v,
-                             {.window = layer.window,
-                              .query_offsets = batch.offsets,
-                              .key_offsets = key_offsets,
-                              .longest = cache == nullptr ? batch.longest : 0});
+  const Tensor y = attention(qk[0], qk[1], parts[1],
+                             {.window = layer.window, .query_offsets = batch.offsets, .longest = batch.longest});
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
+}
+
+// Attention of tokens that go into the cache, between qkv [tokens, (heads + 2 kv heads) head_dim] and the output
+// projection.
+Tensor Decoder::Impl::attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
+                                    const RopeTable& table, const Tensor& key_offsets, const KvCache& cache) const {
+  const std::int64_t tokens = batch.tokens();
+  const std::int64_t heads = config.num_attention_heads;
+  const std::int64_t kv_heads = config.num_key_value_heads;
+  const auto part = [&](std::int64_t first, std::int64_t count) {
+    return reshape(slice(qkv, 1, first * config.head_dim, count * config.head_dim), {tokens, count, config.head_dim});
+  };
+  Tensor q = part(0, heads);
+  Tensor k = part(heads, kv_heads);
+  if (layer.q_norm.defined()) {
+    q = rms_norm(q, layer.q_norm, config.rms_norm_eps);
+    k = rms_norm(k, layer.k_norm, config.rms_norm_eps);
+  }
+  const Tensor& keys = cache.keys_[index];
+  const Tensor& values = cache.values_[index];
+  q = rope_append(q, k, part(heads + kv_heads, kv_heads), table.cos, table.sin, key_offsets.slice(0, 1, 1), keys,
+                  values);
+  // A pass of few tokens may be recorded on a device: what is used of the cache then only the offsets say.
+  const bool whole = device.type != DeviceType::cpu && tokens <= kFewTokens;
+  const std::int64_t rows = whole ? cache.capacity_ : cache.length_ + tokens;
+  const Tensor y = attention(q, keys.slice(0, 0, rows), values.slice(0, 0, rows),
+                             {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
+  return reshape(y, {tokens, heads * config.head_dim});
+}
+
+// The forward pass of decoding: a few tokens behind a cache, bound by reading weights. Six kernels a layer where every
+// op has one.
+Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
+                                  const KvCache& cache) const {
+  const NoGrad no_grad;
+  // Weights may be fetched before the kernels ahead have ended, since they are at rest: what wrote them (loading,
+  // attach(), refresh_adapter()) was queued before this pass, and the embedding, the first kernel here, lets nothing
+  // behind it begin until all before it has ended. In a recording it is a node among those that are replayed, and a
+  // replay begins after what was queued before it. The pass itself writes no weight.
+  constexpr bool kAtRest = true;
+  const double eps = config.rms_norm_eps;
+  Tensor hidden = embedding(embeddings, batch.ids);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    const Tensor qkv = layer.qkv.fused(hidden, {.norm = layer.input_norm, .eps = eps, .at_rest = kAtRest});
+    const Tensor mixed = attend_cached(layer, i, qkv, batch, table, key_offsets, cache);
+    hidden = layer.output.fused(mixed, {.residual = hidden, .at_rest = kAtRest});
+    const Tensor activated = layer.gate_up.fused(hidden, {.norm = layer.post_attention_norm,
+                                                          .eps = eps,
+                                                          .swiglu = true,
+                                                          .border = layer.down.border(),
+                                                          .at_rest = kAtRest});
+    hidden = layer.down.fused(activated, {.residual = hidden, .at_rest = kAtRest});
+  }
+  return rms_norm(hidden, final_norm, eps);
 }
 
 Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
   const ModelConfig& c = impl_->config;
   const TokenBatch batch = given.to(impl_->device);
   const std::int64_t tokens = batch.tokens();
-  Tensor key_offsets;
-  if (cache != nullptr) {
-    if (impl_->adapter != nullptr && Tape::active() != nullptr) {
-      fail(ErrorCode::invalid_argument, "a forward pass with a cache cannot be recorded: keys and values are copied");
-    }
-    if (batch.offsets.size(0) != 2)
-      fail(ErrorCode::invalid_argument, "a cache holds one sequence, the batch {}", batch.offsets.size(0) - 1);
-    if (tokens > cache->capacity_ - cache->length_) {
-      fail(ErrorCode::invalid_argument, "the cache holds {} of {} tokens, {} more do not fit", cache->length_,
-           cache->capacity_, tokens);
-    }
-    key_offsets = Tensor::from(std::vector<std::int32_t>{0, static_cast<std::int32_t>(cache->length_ + tokens)}, {2})
-                      .to(impl_->device);
+  if (cache != nullptr && impl_->adapter != nullptr && Tape::active() != nullptr) {
+    fail(ErrorCode::invalid_argument, "a forward pass with a cache cannot be recorded: keys and values are copied");
   }
   if (batch.positions.shape() != batch.ids.shape() || !batch.positions.is_contiguous()) {
     fail(ErrorCode::invalid_argument, "a batch has ids {} and positions {}, expected dense vectors of one length",
          describe(batch.ids), describe(batch.positions));
   }
-  const RopeTable table = impl_->rope_table(positions_in(given, cache));
+  if (cache != nullptr) check_continues(given, *cache);
+  const RopeTable table = impl_->rope_table(cache != nullptr ? cache->capacity_ : positions_in(given));
+  const Tensor key_offsets = cache != nullptr ? cache->begin(tokens) : Tensor();
+  if (cache != nullptr && tokens <= kFewTokens) {
+    const Tensor last = impl_->forward_few(batch, table, key_offsets, *cache);
+    cache->length_ += tokens;
+    return last;
+  }
 
   Tensor hidden = embedding(impl_->embeddings, batch.ids);
   Tensor branch;  // what the last sublayer adds to `hidden`

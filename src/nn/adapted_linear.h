@@ -29,6 +29,11 @@ class AdaptedLinear {
   /// The same, as one tensor for each projection.
   std::vector<Tensor> each(const Tensor& x, const Again& again = {}) const;
 
+  /// The same with what stands around it, for inference: see fused_linear.
+  Tensor fused(const Tensor& x, const LinearFusion& fusion) const {
+    return fused_linear(x, lora_, bias_, branches_, fusion);
+  }
+
   /// Spare columns that an input should have.
   std::int64_t border() const { return lora_.layout() == LoraLayout::bordered ? lora_.rank() : 0; }
   void attach(const Adapter* adapter, LoraLayout layout);  ///< null: detach

@@ -8,6 +8,7 @@
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/graph.h"
 #include "backend/cuda/libraries.h"
+#include "backend/cuda/readback.h"
 #include "backend/cuda/runtime.h"
 #include "backend/cuda/staging.h"
 #include "core/fail.h"
@@ -58,6 +59,7 @@ class CudaBackend final : public Primitives {
   std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
     return cuda::record(device, work);
   }
+  std::unique_ptr<Readback> readback(Device device, std::size_t bytes) override { return make_readback(device, bytes); }
   std::unique_ptr<WorkRecorder> recorder(Device device) override { return std::make_unique<EventRecorder>(device); }
   void trim(Device device) override {
     {

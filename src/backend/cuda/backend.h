@@ -12,6 +12,7 @@ class Primitives : public Backend {
   void binary(Binary op, const Tensor& a, const Tensor& b, const Tensor& y) override;
   void add_into(const Tensor& source, const Tensor& target) override;
   void scale(const Tensor& t, const Tensor& by) override;
+  void advance(const Tensor& counter, std::int32_t by) override;
   void where(const Tensor& mask, const Tensor& x, double value, const Tensor& y) override;
   void reduce(Reduction op, const Tensor& x, int dim, const Tensor& y) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;

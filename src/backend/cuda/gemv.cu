@@ -16,6 +16,7 @@ constexpr int kMaxRows = 8;   // of x
 constexpr int kUnit = 8;      // rows of the weight that a warp works on
 constexpr int kChunk = 64;    // columns: a line of each row, in two loads
 constexpr int kInFlight = 8;  // loads of a batch; the next batch is under way while one is used
+constexpr int kPacks = 4;     // of x that a thread has under way
 
 /// What the warps that share a unit add up, for every second turn.
 template <bool kSwiglu>
@@ -26,18 +27,76 @@ struct Sums {
 template <class T, class Y>
 struct Gemv {
   const T *x, *weight, *bias;
+  const T* norm;  // null: x as it is
   const Y* residual;
   Y* y;
   std::int64_t x_stride, weight_stride, residual_stride, y_stride;
   int m, n, k;  // n columns of y
   int parts;    // of k: 1, 2, 4 or 8 warps share a unit
-  float alpha, beta;
+  float alpha, beta, eps;
   bool frozen;
 };
 
 // Rows of x in shared memory: a multiple of kChunk elements and 64 bytes more, so that two rows lie in 32 banks.
 __host__ __device__ inline int padded(int k) { return (k + kChunk - 1) / kChunk * kChunk; }
 __host__ __device__ inline int row_pitch(int k) { return padded(k) + 32; }
+
+// Calls fn(begin) for where the packs of 8 elements of a row begin that are this thread's.
+template <class Fn>
+__device__ inline void each_pack(int end, Fn&& fn) {
+  for (int c = static_cast<int>(threadIdx.x) * 8; c < end; c += kThreads * 8) fn(c);
+}
+
+// x to shared memory, with zeros behind its rows.
+template <class T>
+__device__ inline void load_rows(const T* x, std::int64_t stride, int m, int k, T* xs) {
+  const int packs = padded(k) / 8;
+  for (int first = static_cast<int>(threadIdx.x); first < m * packs; first += kPacks * kThreads) {
+    Pack<T> held[kPacks];
+#pragma unroll
+    for (int u = 0; u < kPacks; ++u) {
+      const int i = first + u * kThreads;
+      const int c = i % packs * 8;
+      held[u] = {};
+      if (i < m * packs && c < k) held[u] = load_pack(x + i / packs * stride + c);
+    }
+#pragma unroll
+    for (int u = 0; u < kPacks; ++u) {
+      const int i = first + u * kThreads;
+      if (i < m * packs) store_pack(xs + i / packs * row_pitch(k) + i % packs * 8, held[u]);
+    }
+  }
+}
+
+// A row of x to shared memory, normalised. A thread meets only what it wrote itself. `scratch` holds kWarps floats.
+template <class T>
+__device__ inline void load_normalised(const T* x, const T* norm, float eps, int k, T* xs, float* scratch) {
+  float squares = 0;
+  for (int first = static_cast<int>(threadIdx.x) * 8; first < padded(k); first += kPacks * kThreads * 8) {
+    Pack<T> held[kPacks];
+#pragma unroll
+    for (int u = 0; u < kPacks; ++u) {
+      const int c = first + u * kThreads * 8;
+      held[u] = {};
+      if (c < k) held[u] = load_pack(x + c);
+    }
+#pragma unroll
+    for (int u = 0; u < kPacks; ++u) {
+      const int c = first + u * kThreads * 8;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) squares = fmaf(to_float(held[u][e]), to_float(held[u][e]), squares);
+      if (c < padded(k)) store_pack(xs + c, held[u]);
+    }
+  }
+  const float scale = rsqrtf(block_sum<kThreads>(squares, scratch) / static_cast<float>(k) + eps);
+  each_pack(k, [&](int c) {
+    Pack<T> pack = load_pack(xs + c);
+    const Pack<T> w = load_pack(norm + c);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) pack[e] = from_float<T>(to_float(pack[e]) * scale * to_float(w[e]));
+    store_pack(xs + c, pack);
+  });
+}
 
 template <class T, class Y, bool kSwiglu>
 __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
@@ -80,18 +139,22 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
   uint4 odd[kInFlight];
   int turn = static_cast<int>(blockIdx.x);
   int batch = 0;
-  if (p.frozen) load(even, turn, 0);
-  allow_next();
+  T* const norm = xs + p.m * pitch;
+  const auto load_frozen = [&] {
+    load(even, turn, 0);
+    allow_next();
+    if (p.norm != nullptr) each_pack(p.k, [&](int c) { store_pack(norm + c, load_pack(p.norm + c)); });
+  };
+  if (p.frozen) load_frozen();
   wait_for_previous();
-  if (!p.frozen) load(even, turn, 0);
+  if (!p.frozen) load_frozen();
 
-  const int packs = padded(p.k) / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < p.m * packs; i += kThreads) {
-    const int r = i / packs;
-    const int c = i % packs * 8;
-    Pack<T> pack = {};
-    if (c < p.k) pack = load_pack(p.x + r * p.x_stride + c);
-    store_pack(xs + r * pitch + c, pack);
+  if (p.norm != nullptr) {
+    for (int r = 0; r < p.m; ++r) {
+      load_normalised(p.x + r * p.x_stride, norm, p.eps, p.k, xs + r * pitch, &sums[0][0][0][0]);
+    }
+  } else {
+    load_rows(p.x, p.x_stride, p.m, p.k, xs);
   }
   __syncthreads();
 
@@ -204,14 +267,14 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
 }
 
 template <bool kSwiglu>
-std::size_t shared_bytes(std::int64_t m, std::int64_t k) {
-  return sizeof(Sums<kSwiglu>) + static_cast<std::size_t>(m * row_pitch(static_cast<int>(k))) * 2;
+std::size_t shared_bytes(std::int64_t m, std::int64_t k, bool norm) {
+  return sizeof(Sums<kSwiglu>) + static_cast<std::size_t>(m * row_pitch(static_cast<int>(k)) + (norm ? k : 0)) * 2;
 }
 
 template <class T, class Y, bool kSwiglu>
 void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
   Gemv<T, Y> p = given;
-  const std::size_t shared = shared_bytes<kSwiglu>(p.m, p.k);
+  const std::size_t shared = shared_bytes<kSwiglu>(p.m, p.k, p.norm != nullptr);
   const std::int64_t room = device.multiprocessors * (shared <= 100 * 1024 ? 2 : 1);
   // As few warps to a unit as still give every block the same number of turns, or nearly.
   const std::int64_t units = (p.n + kUnit - 1) / kUnit;
@@ -229,8 +292,7 @@ void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
   launch({"gemv", weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)),
           2 * weights * p.m, p.m, p.n, p.k},
          gemv_kernel<T, Y, kSwiglu>,
-         {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .shared = shared, .overlap = p.frozen},
-         p);
+         {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .shared = shared, .overlap = true}, p);
 }
 
 template <class T, class Y>
@@ -239,6 +301,7 @@ void run(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, fl
   p.x = pointer<T>(x);
   p.weight = pointer<T>(weight);
   p.bias = pointer<T>(options.bias);
+  p.norm = pointer<T>(options.norm);
   p.residual = pointer<Y>(options.residual);
   p.y = pointer<Y>(y);
   p.x_stride = x.stride(0);
@@ -250,6 +313,7 @@ void run(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, fl
   p.k = static_cast<int>(x.size(1));
   p.alpha = alpha;
   p.beta = beta;
+  p.eps = options.eps;
   p.frozen = options.frozen;
   const DeviceInfo& device = info(x.device().index);
   options.swiglu ? run<T, Y, true>(p, device) : run<T, Y, false>(p, device);
@@ -270,9 +334,11 @@ bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, f
   if (weight.dtype() != x.dtype() || (y.dtype() != x.dtype() && y.dtype() != DType::f32)) return false;
   if (!dense(x) || !dense(weight) || !dense(y) || !packs(weight) || !packs(x, m == 1 ? 0 : x.stride(0))) return false;
   if (options.bias.defined() && (options.bias.dtype() != x.dtype() || !dense(options.bias))) return false;
+  const Tensor& norm = options.norm;
+  if (norm.defined() && (norm.dtype() != x.dtype() || norm.numel() != k || !dense(norm) || !packs(norm))) return false;
   if (options.residual.defined() && (options.residual.dtype() != y.dtype() || !dense(options.residual))) return false;
   const DeviceInfo& device = info(x.device().index);
-  if (device.major < 8 || shared_bytes<true>(m, k) > device.shared_bytes) return false;
+  if (device.major < 8 || shared_bytes<true>(m, k, options.norm.defined()) > device.shared_bytes) return false;
   const bool bf16 = x.dtype() == DType::bf16;
   if (y.dtype() == DType::f32) {
     bf16 ? run<__nv_bfloat16, float>(x, weight, y, alpha, beta, options)

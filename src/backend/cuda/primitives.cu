@@ -193,6 +193,12 @@ struct Scale {
   __device__ void operator()(std::int64_t i) const { y[i] = convert<T>(convert<Sum<T>>(y[i]) * convert<Sum<T>>(*by)); }
 };
 
+__global__ void add_to(std::int32_t* counter, std::int32_t by) {
+  wait_for_previous();
+  allow_next();
+  *counter += by;
+}
+
 template <class T>
 struct Where {
   Walk<3> w;
@@ -382,6 +388,10 @@ void Primitives::scale(const Tensor& t, const Tensor& by) {
       for_each("scale", t.numel(), 2 * bytes_of(t), Scale<T, By>{pointer<T>(t), pointer<By>(by)});
     });
   });
+}
+
+void Primitives::advance(const Tensor& counter, std::int32_t by) {
+  launch({"advance", 8}, add_to, {.grid = {1}, .block = {1}, .overlap = true}, pointer<std::int32_t>(counter), by);
 }
 
 void Primitives::where(const Tensor& mask, const Tensor& x, double value, const Tensor& y) {

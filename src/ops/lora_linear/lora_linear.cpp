@@ -51,19 +51,6 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
   return columns.size() == 1 ? columns[0] : concat(columns, 1);
 }
 
-// m followed by its spare columns, as one matrix.
-Tensor with_border(const Tensor& m, std::int64_t border) {
-  return m.as_strided({m.size(0), m.size(1) + border}, {m.size(1) + m.storage()->border(), 1});
-}
-
-// The spare columns beside m if they are there, wide enough and nobody else's.
-Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
-  if (!weight.bordered().defined()) return {};
-  const Tensor spare = m.border_columns();
-  if (!spare.defined() || spare.size(1) < weight.rank() || !m.storage()->claim_border()) return {};
-  return spare.slice(1, 0, weight.rank());
-}
-
 // A device without a kernel for these is none that falls back: gemm() is its way.
 template <class Signature, class... Args>
 bool run_skinny(Kernels<Signature>& kernels, const Tensor& x, Args&&... args) {
@@ -120,6 +107,17 @@ void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const 
 }
 
 }  // namespace
+
+Tensor with_border(const Tensor& m, std::int64_t border) {
+  return m.as_strided({m.size(0), m.size(1) + border}, {m.size(1) + m.storage()->border(), 1});
+}
+
+Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
+  if (!weight.bordered().defined()) return {};
+  const Tensor spare = m.border_columns();
+  if (!spare.defined() || spare.size(1) < weight.rank() || !m.storage()->claim_border()) return {};
+  return spare.slice(1, 0, weight.rank());
+}
 
 LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias) {
   const Tensor y = Tensor::empty({x.size(0), weight.core().size(0)}, x.dtype(), x.device());

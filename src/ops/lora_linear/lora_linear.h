@@ -14,6 +14,11 @@ struct LoraForward {
 };
 LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias);
 
+/// The spare columns beside m for h or g, if they are there, wide enough and nobody else's; else undefined.
+Tensor claim_border(const Tensor& m, const LoraWeight& weight);
+/// m followed by `border` of its spare columns, as one matrix.
+Tensor with_border(const Tensor& m, std::int64_t border);
+
 /// dx (where needed), and dA, dB f32 (f64 for f64) for each block (where needed).
 struct LoraGradients {
   Tensor dx;

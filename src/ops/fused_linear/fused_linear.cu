@@ -1,0 +1,24 @@
+#include "ops/fused_linear/fused_linear.h"
+
+#include "backend/cuda/gemv.h"
+
+namespace wick::cuda {
+namespace {
+
+Declined fused_linear_forward_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                   const LinearFusion& fusion, const Tensor& y) {
+  if (x.dtype() != DType::bf16 && x.dtype() != DType::f16) return "neither bf16 nor f16";
+  const GemvOptions options{.norm = fusion.norm,
+                            .eps = static_cast<float>(fusion.eps),
+                            .bias = bias,
+                            .residual = fusion.residual,
+                            .swiglu = fusion.swiglu,
+                            .frozen = fusion.at_rest};
+  return gemv(x, weight, y, 1, 0, options) ? nullptr : "rows that are not aligned to 16 bytes, or too long";
+}
+
+}  // namespace
+
+void register_fused_linear() { fused_linear_forward.on(DeviceType::cuda) = fused_linear_forward_cuda; }
+
+}  // namespace wick::cuda
