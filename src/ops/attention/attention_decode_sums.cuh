@@ -1,0 +1,294 @@
+#pragma once
+
+// How a warp of a decode kernel sums up its keys, online: on tensor cores, or lane by lane.
+
+#include "backend/cuda/mma.cuh"
+#include "ops/attention/attention_decode.cuh"
+
+namespace wick::cuda {
+
+/// Of an 8 x 8 matrix, lane i has elements 2 (i % 4) and the next of row i / 4: the same of its transpose.
+__device__ inline unsigned transpose(unsigned pair) {
+  unsigned result;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+
+__device__ constexpr unsigned word(const uint4& of, int i) {
+  return i == 0 ? of.x : i == 1 ? of.y : i == 2 ? of.z : of.w;
+}
+
+// Scores [keys, heads] and sums [elements, heads] are products of 16 x 16 by 16 x 8. Which element of a row is which of
+// a product's is free as long as both of its operands agree: here a lane's are those of one 16-byte load.
+template <class T_, int kUnits>
+struct ByTensorCores {
+  using T = T_;
+  static constexpr int kHeads = 8;
+  static constexpr int kTiles = kUnits == 1 ? 2 : 1;
+  static constexpr int kBlocks = kUnits <= 2 ? 2 : 1;  // on a multiprocessor
+  static __host__ __device__ int tile(const DecodeArguments<T>& /*in*/) { return 16; }
+  static __host__ __device__ int width(const DecodeArguments<T>& /*in*/) { return 64 * kUnits; }
+
+  static __device__ void sum(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
+                             float* part) {
+    const AttentionProblem& p = in.problem;
+    const auto lane = static_cast<int>(threadIdx.x) % 32;
+    const int row = lane / 4;
+    const int column = lane % 4;
+    const auto load = [&](const T* from, int element, bool there) {
+      return load_once(reinterpret_cast<const uint4*>(from + element), there && element < p.head_dim);
+    };
+    uint4 q[2 * kUnits];
+#pragma unroll
+    for (int i = 0; i < 2 * kUnits; ++i) {
+      q[i] = load(in.q.at(unit.token, unit.first_head + row), 32 * i + 8 * column, row < unit.head_count);
+    }
+    // Of heads 2 column + h.
+    float sums[kUnits][4][4] = {};
+    float highest[2] = {-INFINITY, -INFINITY};
+    float total[2] = {};
+    const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
+
+    for (int at = share.first_of(static_cast<int>(threadIdx.x) / 32, 16); at < share.end;
+         at += kDecodeWarps * 16 * kTiles) {
+      uint4 keys[kTiles][2][2 * kUnits];  // of rows `row` and 8 further down
+      uint4 values[kTiles][4][kUnits];    // of rows 2 column, the next, and 8 further down
+#pragma unroll
+      for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int key = at + u * kDecodeWarps * 16 + row + 8 * r;
+#pragma unroll
+          for (int i = 0; i < 2 * kUnits; ++i) {
+            keys[u][r][i] = load(in.k.at(key, unit.kv_head), 32 * i + 8 * column, key < share.end);
+          }
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const int key = at + u * kDecodeWarps * 16 + 2 * column + r % 2 + 8 * (r / 2);
+#pragma unroll
+          for (int i = 0; i < kUnits; ++i) {
+            values[u][r][i] = load(in.v.at(key, unit.kv_head), 64 * i + 8 * row, key < share.end);
+          }
+        }
+      }
+      float scores[kTiles][4] = {};  // [2 r + h]
+#pragma unroll
+      for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+        for (int i = 0; i < 2 * kUnits; ++i) {
+          const uint4& upper = keys[u][0][i];
+          const uint4& lower = keys[u][1][i];
+          multiply_add<T>(scores[u], {upper.x, lower.x, upper.y, lower.y}, q[i].x, q[i].y);
+          multiply_add<T>(scores[u], {upper.z, lower.z, upper.w, lower.w}, q[i].z, q[i].w);
+        }
+      }
+      float base[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float top = highest[h];
+#pragma unroll
+        for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            float& score = scores[u][2 * r + h];
+            score = at + u * kDecodeWarps * 16 + row + 8 * r < share.end ? score * scale_log2 : -INFINITY;
+            top = fmaxf(top, score);
+          }
+        }
+#pragma unroll
+        for (int offset = 4; offset < 32; offset *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffU, top, offset));
+        base[h] = top == -INFINITY ? 0.0F : top;
+        const float keep = fast_exp2(highest[h] - base[h]);
+        highest[h] = top;
+        total[h] *= keep;
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            sums[i][j][h] *= keep;
+            sums[i][j][2 + h] *= keep;
+          }
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kTiles; ++u) {
+        unsigned weights[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const float first = fast_exp2(scores[u][2 * r] - base[0]);
+          const float second = fast_exp2(scores[u][2 * r + 1] - base[1]);
+          total[0] += first;
+          total[1] += second;
+          weights[r] = transpose(pack_pair<T>(first, second));
+        }
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            // Two elements of each of four rows become two rows of four.
+            const auto v = [&](int r) { return word(values[u][r][i], j); };
+            multiply_add<T>(sums[i][j],
+                            {__byte_perm(v(0), v(1), 0x5410), __byte_perm(v(0), v(1), 0x7632),
+                             __byte_perm(v(2), v(3), 0x5410), __byte_perm(v(2), v(3), 0x7632)},
+                            weights[0], weights[1]);
+          }
+        }
+      }
+    }
+
+    const PartShape shape = {kHeads * 16 * kUnits, kHeads};
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) total[h] += __shfl_xor_sync(0xffffffffU, total[h], offset);
+      const int head = 2 * column + h;
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) {
+        float* const to = part + (head * kUnits + i) * 64 + 8 * row;
+        store_pack(to, Pack<float>{sums[i][0][h], sums[i][0][2 + h], sums[i][1][h], sums[i][1][2 + h]});
+        store_pack(to + 4, Pack<float>{sums[i][2][h], sums[i][2][2 + h], sums[i][3][h], sums[i][3][2 + h]});
+      }
+      if (row == 0) {
+        part[shape.highest(head)] = highest[h];
+        part[shape.total(head)] = total[h];
+      }
+    }
+  }
+};
+
+inline constexpr int kEach = 8;  // elements of a row that a lane holds
+
+// A lane's elements of a row as they lie in memory; zeros beyond `count`.
+template <class T>
+struct Elements {
+  static constexpr int kSize = Pack<T>::kSize;
+  Pack<T> packs[kEach / kSize];
+
+  __device__ Elements(const T* from, int count, bool vectors) {
+    if (vectors && count >= kEach) {
+#pragma unroll
+      for (int i = 0; i < kEach / kSize; ++i) packs[i] = load_pack(from + i * kSize);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) packs[e / kSize][e % kSize] = e < count ? from[e] : from_float<T>(0.0F);
+    }
+  }
+  __device__ float operator[](int e) const { return to_float(packs[e / kSize][e % kSize]); }
+};
+
+// For float32 and for rows that lie anyhow: some lanes share a key, each with eight elements of it.
+template <class T_, int kHeads_>
+struct ByLanes {
+  using T = T_;
+  static constexpr int kHeads = kHeads_;
+  static constexpr int kTiles = 4;
+  static constexpr int kBlocks = 1;
+  static __host__ __device__ int tile(const DecodeArguments<T>& in) { return 32 / in.lanes; }
+  static __host__ __device__ int width(const DecodeArguments<T>& in) { return in.lanes * kEach; }
+
+  static __device__ void sum(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
+                             float* part) {
+    const AttentionProblem& p = in.problem;
+    const auto lane = static_cast<int>(threadIdx.x) % 32;
+    const int first = lane % in.lanes * kEach;
+    const int elements = p.head_dim - first;  // that are this lane's
+    const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
+    float q[kHeads][kEach];
+    float sums[kHeads][kEach];
+    float highest[kHeads];
+    float total[kHeads];
+#pragma unroll
+    for (int g = 0; g < kHeads; ++g) {
+      const bool there = g < unit.head_count && elements > 0;
+      const Elements<T> of_head(in.q.at(unit.token, unit.first_head) + (there ? g * in.q.head + first : 0),
+                                there ? elements : 0, p.vectors);
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        q[g][e] = of_head[e] * scale_log2;
+        sums[g][e] = 0.0F;
+      }
+      highest[g] = -INFINITY;
+      total[g] = 0.0F;
+    }
+
+    const int stride = kDecodeWarps * tile(in);
+    for (int at = share.first_of(static_cast<int>(threadIdx.x) / 32, tile(in)); at < share.end; at += stride * kTiles) {
+      const auto row_of = [&](int u) { return at + u * stride + lane / in.lanes; };
+      const auto load = [&](const Heads<const T>& from, int u) {
+        const bool there = row_of(u) < share.end && elements > 0;
+        return Elements<T>(from.at(there ? row_of(u) : share.begin, unit.kv_head) + (there ? first : 0),
+                           there ? elements : 0, p.vectors);
+      };
+      const Elements<T> keys[kTiles] = {load(in.k, 0), load(in.k, 1), load(in.k, 2), load(in.k, 3)};
+      const Elements<T> values[kTiles] = {load(in.v, 0), load(in.v, 1), load(in.v, 2), load(in.v, 3)};
+      float scores[kTiles][kHeads];
+#pragma unroll
+      for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+        for (int g = 0; g < kHeads; ++g) {
+          scores[u][g] = 0.0F;
+#pragma unroll
+          for (int e = 0; e < kEach; ++e) scores[u][g] = fmaf(q[g][e], keys[u][e], scores[u][g]);
+        }
+      }
+#pragma unroll 1
+      for (int offset = in.lanes / 2; offset > 0; offset /= 2) {
+#pragma unroll
+        for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+          for (int g = 0; g < kHeads; ++g) scores[u][g] += __shfl_xor_sync(0xffffffffU, scores[u][g], offset);
+        }
+      }
+      // One maximum for all keys of a warp, so that its lanes' sums need no factors in the end.
+#pragma unroll
+      for (int g = 0; g < kHeads; ++g) {
+        float top = highest[g];
+#pragma unroll
+        for (int u = 0; u < kTiles; ++u) {
+          if (row_of(u) >= share.end) scores[u][g] = -INFINITY;
+          top = fmaxf(top, scores[u][g]);
+        }
+        for (int offset = in.lanes; offset < 32; offset *= 2) {
+          top = fmaxf(top, __shfl_xor_sync(0xffffffffU, top, offset));
+        }
+        const float base = top == -INFINITY ? 0.0F : top;
+        const float keep = fast_exp2(highest[g] - base);
+        highest[g] = top;
+        total[g] *= keep;
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) sums[g][e] *= keep;
+#pragma unroll
+        for (int u = 0; u < kTiles; ++u) {
+          const float weight = fast_exp2(scores[u][g] - base);
+          total[g] += weight;
+#pragma unroll
+          for (int e = 0; e < kEach; ++e) sums[g][e] = fmaf(weight, values[u][e], sums[g][e]);
+        }
+      }
+    }
+
+    const PartShape shape = {kHeads * width(in) / 4, kHeads};
+#pragma unroll
+    for (int g = 0; g < kHeads; ++g) {
+      for (int offset = in.lanes; offset < 32; offset *= 2) {
+        total[g] += __shfl_xor_sync(0xffffffffU, total[g], offset);
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) sums[g][e] += __shfl_xor_sync(0xffffffffU, sums[g][e], offset);
+      }
+      if (lane < in.lanes) {
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) part[g * width(in) + first + e] = sums[g][e];
+      }
+      if (lane == 0) {
+        part[shape.highest(g)] = highest[g];
+        part[shape.total(g)] = total[g];
+      }
+    }
+  }
+};
+
+}  // namespace wick::cuda
