@@ -22,7 +22,7 @@ template <class By>
 __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(const DecodeArguments<typename By::T> in) {
   using T = typename By::T;
   allow_next();
-  cluster_arrive();  // none sends to a block that has not begun
+  cluster_arrive_first();  // none sends to a block that has not begun
   const AttentionProblem& p = in.problem;
   const auto thread = static_cast<int>(threadIdx.x);
   const auto blocks = static_cast<int>(cluster_blocks());
@@ -45,12 +45,14 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
   const int working = ::min(kDecodeWarps, (share.end - share.begin + tile - 1) / tile);
   if (thread / 32 < working) By::sum(in, unit, share, of_warps + thread / 32 * whole.floats());
   __syncthreads();
+#pragma unroll 1
   for (int pack = thread; pack < unit.head_count * head_packs; pack += kDecodeThreads) {
     const int head = pack / head_packs;
     const Joined of_block = join<false>(of_warps, working, whole, pack, head);
     float* const mine = received + rank * slice.floats();
     store_pack(in_block(mine, static_cast<unsigned>(pack / slice.packs)) + pack % slice.packs * 4, of_block.sums);
     if (pack % head_packs != 0) continue;
+#pragma unroll 1
     for (int to = 0; to < blocks; ++to) {
       in_block(mine, static_cast<unsigned>(to))[slice.highest(head)] = of_block.highest;
       in_block(mine, static_cast<unsigned>(to))[slice.total(head)] = of_block.total;
@@ -64,10 +66,11 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
     const int head = unit.first_head + pack / head_packs;
     const int element = pack % head_packs * 4;
     T* const y = in.y.at(unit.token, head);
+    const float factor = of_all.total == 0 ? 0.0F : 1 / of_all.total;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       if (element + e >= p.head_dim) break;
-      y[element + e] = from_float<T>(of_all.total == 0 ? 0.0F : of_all.sums[e] / of_all.total);
+      y[element + e] = from_float<T>(of_all.sums[e] * factor);
     }
     if (element == 0 && in.lse != nullptr) {
       in.lse[head * in.lse_row + unit.token] = log_sum_exp(of_all.highest, of_all.total, std::numbers::ln2_v<float>);
@@ -75,6 +78,7 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
   };
   const int counter = unit.index * blocks + rank;
   float* const of_clusters = in.parts + static_cast<std::int64_t>(counter) * in.clusters * slice.floats();
+#pragma unroll 1
   for (int i = thread; i < packs; i += kDecodeThreads) {
     const int head = (first_pack + i) / head_packs;
     const Joined of_cluster = join<false>(received, blocks, slice, i, head);
@@ -90,11 +94,10 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
     }
   }
   if (share.clusters == 1) return;
-  __threadfence();
   __syncthreads();
   const auto others = static_cast<unsigned>(share.clusters - 1);
-  if (__syncthreads_or(thread == 0 && atomicInc(&finished[counter], others) == others) == 0) return;
-  __threadfence();
+  if (__syncthreads_or(thread == 0 && count_up(&finished[counter], others) == others) == 0) return;
+#pragma unroll 1
   for (int i = thread; i < packs; i += kDecodeThreads) {
     finish(first_pack + i, join<true>(of_clusters, share.clusters, slice, i, (first_pack + i) / head_packs));
   }

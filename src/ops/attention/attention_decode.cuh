@@ -25,6 +25,24 @@ struct DecodeArguments {
   float* parts;  // [units, blocks of a cluster, clusters, part]
 };
 
+/// Half of a cluster barrier for a block that has not written anything yet: cluster_arrive() without its fence.
+__device__ inline void cluster_arrive_first() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;");
+#endif
+}
+
+/// Adds one to a counter, which wraps to 0 after `last`, and returns what it was. What the block wrote before a barrier
+/// in front of this is seen by those who come later.
+__device__ inline unsigned count_up(unsigned* counter, unsigned last) {
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(counter)), "r"(last)
+               : "memory");
+  return before;
+}
+
 /// What a cluster works on: a unit is a query's heads of one key head, or as many of them as a block takes.
 struct DecodeUnit {
   int index;
@@ -55,6 +73,7 @@ __device__ inline Sequence sequence_at(const AttentionProblem& p, int token) {
     return s > p.sequences ? tokens : ::min(::max(__ldcg(offsets + s), 0), tokens);
   };
   Sequence found = {};
+#pragma unroll 1
   for (int first = 0; first <= p.sequences; first += 32) {
     const int s = first + static_cast<int>(threadIdx.x) % 32;
     const int query = at(p.query_offsets, p.tokens, s);
@@ -102,6 +121,7 @@ __device__ inline void prefetch_share(const DecodeArguments<T>& in, const Decode
   constexpr int kPiece = 64 / static_cast<int>(sizeof(T));
   const int pieces = (in.problem.head_dim + kPiece - 1) / kPiece;
   const auto thread = static_cast<int>(threadIdx.x);
+#pragma unroll 1
   for (int i = thread % 32; i < tile * tiles * pieces; i += 32) {
     const int number = i / pieces;
     const int key = share.first_of(thread / 32, tile) + number / tile * kDecodeWarps * tile + number % tile;

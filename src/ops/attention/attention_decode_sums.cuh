@@ -26,6 +26,7 @@ struct ByTensorCores {
   static constexpr int kHeads = 8;
   static constexpr int kTiles = kUnits == 1 ? 2 : 1;
   static constexpr int kBlocks = kUnits <= 2 ? 2 : 1;  // on a multiprocessor
+  static constexpr int kStep = kDecodeWarps * 16;      // keys to a warp's next tile
   static __host__ __device__ int tile(const DecodeArguments<T>& /*in*/) { return 16; }
   static __host__ __device__ int width(const DecodeArguments<T>& /*in*/) { return 64 * kUnits; }
 
@@ -49,18 +50,20 @@ struct ByTensorCores {
     float total[2] = {};
     const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
 
-    for (int at = share.first_of(static_cast<int>(threadIdx.x) / 32, 16); at < share.end;
-         at += kDecodeWarps * 16 * kTiles) {
+    int at = share.first_of(static_cast<int>(threadIdx.x) / 32, 16);
+    const T* k = in.k.at(at + row, unit.kv_head);
+    const T* v = in.v.at(at + 2 * column, unit.kv_head);
+    for (; at < share.end; at += kTiles * kStep, k += kTiles * kStep * in.k.row, v += kTiles * kStep * in.v.row) {
       uint4 keys[kTiles][2][2 * kUnits];  // of rows `row` and 8 further down
       uint4 values[kTiles][4][kUnits];    // of rows 2 column, the next, and 8 further down
 #pragma unroll
       for (int u = 0; u < kTiles; ++u) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int key = at + u * kDecodeWarps * 16 + row + 8 * r;
+          const int key = u * kStep + 8 * r;
 #pragma unroll
           for (int i = 0; i < 2 * kUnits; ++i) {
-            keys[u][r][i] = load(in.k.at(key, unit.kv_head), 32 * i + 8 * column, key < share.end);
+            keys[u][r][i] = load(k + key * in.k.row, 32 * i + 8 * column, at + row + key < share.end);
           }
         }
       }
@@ -68,10 +71,10 @@ struct ByTensorCores {
       for (int u = 0; u < kTiles; ++u) {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          const int key = at + u * kDecodeWarps * 16 + 2 * column + r % 2 + 8 * (r / 2);
+          const int key = u * kStep + r % 2 + 8 * (r / 2);
 #pragma unroll
           for (int i = 0; i < kUnits; ++i) {
-            values[u][r][i] = load(in.v.at(key, unit.kv_head), 64 * i + 8 * row, key < share.end);
+            values[u][r][i] = load(v + key * in.v.row, 64 * i + 8 * row, at + 2 * column + key < share.end);
           }
         }
       }
@@ -95,7 +98,7 @@ struct ByTensorCores {
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
             float& score = scores[u][2 * r + h];
-            score = at + u * kDecodeWarps * 16 + row + 8 * r < share.end ? score * scale_log2 : -INFINITY;
+            score = at + row + u * kStep + 8 * r < share.end ? score * scale_log2 : -INFINITY;
             top = fmaxf(top, score);
           }
         }
@@ -130,10 +133,10 @@ struct ByTensorCores {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             // Two elements of each of four rows become two rows of four.
-            const auto v = [&](int r) { return word(values[u][r][i], j); };
+            const auto of_row = [&](int r) { return word(values[u][r][i], j); };
             multiply_add<T>(sums[i][j],
-                            {__byte_perm(v(0), v(1), 0x5410), __byte_perm(v(0), v(1), 0x7632),
-                             __byte_perm(v(2), v(3), 0x5410), __byte_perm(v(2), v(3), 0x7632)},
+                            {__byte_perm(of_row(0), of_row(1), 0x5410), __byte_perm(of_row(0), of_row(1), 0x7632),
+                             __byte_perm(of_row(2), of_row(3), 0x5410), __byte_perm(of_row(2), of_row(3), 0x7632)},
                             weights[0], weights[1]);
           }
         }
