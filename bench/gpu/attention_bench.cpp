@@ -1,11 +1,12 @@
 // Attention kernels on a GPU, ours and cuDNN's: held to a float64 reference, then timed.
 //
-//   attention_bench [check|time]
+//   attention_bench [check|time] [decode]
 //
 // Checked is the largest error over the largest reference value of y, lse and all gradients, and that a second run
 // gives the same bytes. Timed are forward and backward at the shapes of three models (operations counted: 4 d for each
 // pair of a query head and a key it sees in forward, 10 d in backward), and decoding from recorded graphs that go round
-// as many caches as exceed the L2 cache several times (bytes counted: keys and values up to the length).
+// as many caches as are twice the L2 cache together (bytes counted: keys and values up to the length; the share is of
+// what the memory's clock and width allow).
 
 #include <cmath>
 #include <cstdio>
@@ -38,6 +39,7 @@ struct Implementation {
   AttentionBackward* backward;
 };
 const Implementation kOwn{"own", cuda::attention_forward_own, cuda::attention_backward_own};
+const Implementation kDecode{"decode", cuda::attention_forward_decode, cuda::attention_backward_own};
 const Implementation kCudnn{"cuDNN", cuda::attention_forward_cudnn, cuda::attention_backward_cudnn};
 
 enum class Layout { dense, fused, odd };  // fused: views of one projection; odd: rows that no vector load can read
@@ -228,7 +230,7 @@ bool check(const Implementation& by, const Case& c, DType dtype, Device device) 
              {"dk", first.dk, second.dk, expected.dk.values, wide ? 1e-4 : 2e-2},
              {"dv", first.dv, second.dv, expected.dv.values, wide ? 1e-4 : 2e-2}};
   bool good = true;
-  std::printf("%-5s %-36s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
+  std::printf("%-6s %-40s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
   for (const auto& [name, found, again, wanted, tolerance] : all) {
     const std::vector<double> result = values(found);
     const double size = error(result, wanted);
@@ -257,10 +259,58 @@ void run_garbage(DType dtype, Device device) {
       }
     }
   }
-  std::printf("%-36s %-4s  ran\n", "garbage offsets", std::string(to_string(dtype)).c_str());
+  std::printf("%-47s %-4s  ran\n", "garbage offsets", std::string(to_string(dtype)).c_str());
 }
 
-int run_checks(Device device) {
+// One to four queries, mostly of caches that are filled to a part.
+std::vector<Case> decode_cases() {
+  struct Heads {
+    std::int64_t heads, kv_heads, d;
+  };
+  std::vector<Case> cases = {
+      {"8/2 heads of 64", 1, 1000, 8, 2, 64, {0, 1}, {0, 1000}},
+      {"part of a cache", 1, 1000, 14, 2, 64, {0, 1}, {0, 333}},
+      {"heads of 128", 1, 700, 8, 2, 128, {0, 1}, {0, 700}},
+      {"heads of 256", 1, 400, 2, 1, 256, {0, 1}, {0, 400}},
+      {"heads of 7", 1, 300, 3, 1, 7, {0, 1}, {0, 300}},
+      {"20/1 heads, window 150", 1, 600, 20, 1, 64, {0, 1}, {0, 600}, true, 150},
+      {"three sequences", 3, 700, 4, 2, 64, {0, 1, 2, 3}, {0, 100, 101, 650}},
+      {"none and two queries", 3, 400, 4, 2, 64, {0, 2, 2, 3}, {0, 100, 101, 400}},
+      {"no keys", 1, 400, 4, 2, 64, {0, 1}, {0, 0}},
+      {"odd strides", 1, 300, 4, 2, 128, {0, 1}, {0, 300}, true, 0, Layout::odd},
+  };
+  const auto add = [&](const Heads& h, std::int64_t queries, std::int64_t length, std::int64_t capacity,
+                       std::int64_t window) {
+    std::string name = std::to_string(queries) + " at " + std::to_string(length) + " of " + std::to_string(capacity) +
+                       ", " + std::to_string(h.heads) + "/" + std::to_string(h.kv_heads) + " of " + std::to_string(h.d);
+    if (window > 0) name += ", window " + std::to_string(window);
+    cases.push_back({name,
+                     queries,
+                     capacity,
+                     h.heads,
+                     h.kv_heads,
+                     h.d,
+                     {0, static_cast<std::int32_t>(queries)},
+                     {0, static_cast<std::int32_t>(length)},
+                     true,
+                     window});
+  };
+  for (const std::int64_t length : {1, 17, 128, 256, 300, 1000, 8192}) {
+    const std::int64_t capacity = std::max<std::int64_t>(length, 4096);
+    add({14, 2, 64}, 1, length, capacity, 0);
+    add({7, 1, 64}, 2, length, capacity, 0);
+    add({4, 1, 128}, 3, length, capacity, 0);
+    add({2, 2, 64}, 4, length, capacity, 0);
+    add({4, 2, 64}, 1, length, capacity, 200);
+  }
+  for (const std::int64_t d : {96, 80, 256}) add({4, 2, d}, 1, 300, 2000, 0);
+  add({32, 8, 64}, 1, 1000, 8192, 0);
+  add({3, 1, 7}, 2, 300, 2000, 0);
+  add({20, 1, 64}, 4, 1000, 2000, 150);
+  return cases;
+}
+
+int run_checks(bool decode_only, Device device) {
   const std::vector<std::int32_t> packed = {0, 70, 70, 71, 300};
   const std::vector<Case> cases = {
       {"causal, 4/2 heads of 64", 300, 300, 4, 2, 64, {0, 300}, {0, 300}},
@@ -288,16 +338,6 @@ int run_checks(Device device) {
       {"fused projection, heads of 128", 130, 130, 4, 2, 128, {0, 130}, {0, 130}, true, 0, Layout::fused},
       {"odd strides", 150, 150, 2, 1, 64, {0, 150}, {0, 150}, true, 0, Layout::odd},
       {"large scores", 150, 150, 2, 1, 64, {0, 150}, {0, 150}, true, 0, Layout::dense, 4},
-      {"decode, 8/2 heads of 64", 1, 1000, 8, 2, 64, {0, 1}, {0, 1000}},
-      {"decode, part of a cache", 1, 1000, 14, 2, 64, {0, 1}, {0, 333}},
-      {"decode, heads of 128", 1, 700, 8, 2, 128, {0, 1}, {0, 700}},
-      {"decode, heads of 256", 1, 400, 2, 1, 256, {0, 1}, {0, 400}},
-      {"decode, heads of 7", 1, 300, 3, 1, 7, {0, 1}, {0, 300}},
-      {"decode, 20/1 heads, window 150", 1, 600, 20, 1, 64, {0, 1}, {0, 600}, true, 150},
-      {"decode, three sequences", 3, 700, 4, 2, 64, {0, 1, 2, 3}, {0, 100, 101, 650}},
-      {"decode, none and two queries", 3, 400, 4, 2, 64, {0, 2, 2, 3}, {0, 100, 101, 400}},
-      {"decode, no keys", 1, 400, 4, 2, 64, {0, 1}, {0, 0}},
-      {"decode, odd strides", 1, 300, 4, 2, 128, {0, 1}, {0, 300}, true, 0, Layout::odd},
   };
   // Shapes that cuDNN takes; its lengths are the host's word.
   const std::vector<std::int32_t> mixed = {0, 7, 135, 136, 520, 520, 600};
@@ -322,14 +362,23 @@ int run_checks(Device device) {
       {"packed, large scores", 600, 600, 4, 2, 64, mixed, mixed, true, 0, Layout::dense, 4},
   };
   int failed = 0;
-  for (const Case& c : cases) {
-    for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) failed += check(kOwn, c, dtype, device) ? 0 : 1;
+  std::size_t checks = 0;
+  const auto check_all = [&](const Implementation& by, const std::vector<Case>& those,
+                             std::initializer_list<DType> dtypes) {
+    for (const Case& c : those) {
+      for (const DType dtype : dtypes) {
+        failed += check(by, c, dtype, device) ? 0 : 1;
+        ++checks;
+      }
+    }
+  };
+  if (!decode_only) {
+    check_all(kOwn, cases, {DType::bf16, DType::f16, DType::f32});
+    check_all(kCudnn, cudnn_cases, {DType::bf16, DType::f16});
   }
-  for (const Case& c : cudnn_cases) {
-    for (const DType dtype : {DType::bf16, DType::f16}) failed += check(kCudnn, c, dtype, device) ? 0 : 1;
-  }
+  check_all(kDecode, decode_cases(), {DType::bf16, DType::f16, DType::f32});
   for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(dtype, device);
-  std::printf("%d of %zu failed\n\n", failed, 3 * cases.size() + 2 * cudnn_cases.size());
+  std::printf("%d of %zu failed\n\n", failed, checks);
   return failed;
 }
 
@@ -379,15 +428,21 @@ void time_training(const Implementation& by, const Model& m, std::int64_t sequen
               rate(10, times[1]));
 }
 
-void time_decoding(const Model& m, std::int64_t length, Device device) {
-  constexpr std::int64_t kCapacity = 8192;
+// What the device reads at best, in bytes a second.
+double memory_rate(Device device) {
+  int kilohertz = 0;
+  int bits = 0;
+  cuda::check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device.index), "the memory's clock");
+  cuda::check(cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device.index), "the memory's width");
+  return 2e3 * kilohertz * bits / 8;
+}
+
+void time_decoding(const Model& m, std::int64_t length, std::int64_t capacity, Device device) {
   const auto bytes = static_cast<double>(2 * length * m.kv_heads * m.d * 2);
-  const int caches = std::min(64, static_cast<int>(4.0 * static_cast<double>(cuda::info().l2_bytes) / bytes) + 4);
-  std::vector<Tensor> keys, values;
-  for (int i = 0; i < caches; ++i) {
-    keys.push_back(random({kCapacity, m.kv_heads, m.d}, DType::bf16, device));
-    values.push_back(random({kCapacity, m.kv_heads, m.d}, DType::bf16, device));
-  }
+  // Each call reads other rows: the caches are views of two pools, each begins where the last one's rows end.
+  const std::int64_t caches = static_cast<std::int64_t>(2.0 * static_cast<double>(cuda::info().l2_bytes) / bytes) + 4;
+  const Tensor keys = random({caches * length + capacity, m.kv_heads, m.d}, DType::bf16, device);
+  const Tensor values = random(keys.shape(), DType::bf16, device);
   const Tensor q = random({1, m.heads, m.d}, DType::bf16, device);
   const Tensor y = Tensor::empty(q.shape(), DType::bf16, device);
   const AttentionLayout layout{.scale = 0.1F,
@@ -396,31 +451,38 @@ void time_decoding(const Model& m, std::int64_t length, Device device) {
                                .query_offsets = offsets({0, 1}, device),
                                .key_offsets = offsets({0, static_cast<std::int32_t>(length)}, device)};
   const auto round = [&] {
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      (void)cuda::attention_forward_own(q, keys[i], values[i], layout, y, Tensor());
+    for (std::int64_t i = 0; i < caches; ++i) {
+      (void)cuda::attention_forward_own(q, keys.slice(0, i * length, capacity), values.slice(0, i * length, capacity),
+                                        layout, y, Tensor());
     }
   };
   const Spread time = time_in_turn(device, {{round}}, 5, 10)[0];
-  std::printf("%-13s %2d/%d heads of %3d, decode at %4d of %d  %6.2f us (%.2f to %.2f), %7.1f GB/s\n", m.name,
-              static_cast<int>(m.heads), static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(length),
-              static_cast<int>(kCapacity), time.median / caches, time.low / caches, time.high / caches,
-              bytes * caches / time.median / 1e3);
+  const auto calls = static_cast<double>(caches);
+  const double rate = bytes * calls / time.median * 1e6;
+  std::printf("%-13s %2d/%d heads of %3d, decode at %6d of %6d  %7.2f us (%.2f to %.2f), %7.1f GB/s, %5.1f %%\n",
+              m.name, static_cast<int>(m.heads), static_cast<int>(m.kv_heads), static_cast<int>(m.d),
+              static_cast<int>(length), static_cast<int>(capacity), time.median / calls, time.low / calls,
+              time.high / calls, rate / 1e9, 100 * rate / memory_rate(device));
 }
 
-void run_times(Device device) {
+void run_times(bool decode_only, Device device) {
   const Model qwen{"Qwen2.5-0.5B", 14, 2, 64};
   const Model llama_1b{"Llama-3.2-1B", 32, 8, 64};
   const Model llama_8b{"Llama-3.1-8B", 32, 8, 128};
-  for (const Implementation& by : {kOwn, kCudnn}) {
-    time_training(by, qwen, 4, 2048, DType::bf16, device);
-    time_training(by, llama_1b, 4, 2048, DType::bf16, device);
-    time_training(by, llama_8b, 2, 2048, DType::bf16, device);
-    time_training(by, llama_1b, 1, 8192, DType::bf16, device);
-    time_training(by, llama_8b, 1, 8192, DType::bf16, device);
+  if (!decode_only) {
+    for (const Implementation& by : {kOwn, kCudnn}) {
+      time_training(by, qwen, 4, 2048, DType::bf16, device);
+      time_training(by, llama_1b, 4, 2048, DType::bf16, device);
+      time_training(by, llama_8b, 2, 2048, DType::bf16, device);
+      time_training(by, llama_1b, 1, 8192, DType::bf16, device);
+      time_training(by, llama_8b, 1, 8192, DType::bf16, device);
+    }
+    time_training(kOwn, qwen, 1, 2048, DType::f32, device);
   }
-  time_training(kOwn, qwen, 1, 2048, DType::f32, device);
-  for (const std::int64_t length : {256, 2048, 8192}) {
-    for (const Model& m : {qwen, llama_1b, llama_8b}) time_decoding(m, length, device);
+  for (const std::int64_t length : {128, 256, 512, 2048, 8192, 32768, 131072}) {
+    for (const Model& m : {qwen, llama_1b, llama_8b}) {
+      time_decoding(m, length, std::max<std::int64_t>(length, 8192), device);
+    }
   }
 }
 
@@ -428,12 +490,13 @@ void run_times(Device device) {
 }  // namespace wick::bench
 
 int main(int count, char** arguments) {
-  const std::string what = count > 1 ? arguments[1] : "";
+  const std::vector<std::string> words(arguments + 1, arguments + count);
+  const auto said = [&](const char* word) { return std::find(words.begin(), words.end(), word) != words.end(); };
   int failed = 0;
   try {
     const wick::Device device = wick::bench::gpu();
-    if (what != "time") failed = wick::bench::run_checks(device);
-    if (what != "check") wick::bench::run_times(device);
+    if (!said("time")) failed = wick::bench::run_checks(said("decode"), device);
+    if (!said("check")) wick::bench::run_times(said("decode"), device);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

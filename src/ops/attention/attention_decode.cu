@@ -29,8 +29,7 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
   const auto rank = static_cast<int>(cluster_rank());
   const int tile = By::tile(in);
   const DecodeUnit unit(in, By::kHeads);
-  // The offsets may still change, or rows be written: what this brings into L2 is a guess, mostly a good one.
-  prefetch_share(in, unit, DecodeShare(p, unit, in.clusters, tile, By::kTiles), tile, By::kTiles);
+  prefetch_share(in, unit, tile, By::kTiles);
   wait_for_previous();
   cluster_wait();
   const DecodeShare share(p, unit, in.clusters, tile, By::kTiles);

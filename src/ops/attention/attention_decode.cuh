@@ -114,10 +114,14 @@ struct DecodeShare {
   __device__ int first_of(int warp, int tile) const { return begin + warp * tile; }
 };
 
-/// Brings the rows that the calling warp reads first into L2.
+/// Brings the rows that the calling warp reads first into L2, before wait_for_previous(): the offsets may still change,
+/// or rows be written, so this is a guess, mostly a good one. Nothing where kernels do not overlap.
 template <class T>
-__device__ inline void prefetch_share(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
-                                      int tile, int tiles) {
+__device__ inline void prefetch_share([[maybe_unused]] const DecodeArguments<T>& in,
+                                      [[maybe_unused]] const DecodeUnit& unit, [[maybe_unused]] int tile,
+                                      [[maybe_unused]] int tiles) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const DecodeShare share(in.problem, unit, in.clusters, tile, tiles);
   constexpr int kPiece = 64 / static_cast<int>(sizeof(T));
   const int pieces = (in.problem.head_dim + kPiece - 1) / kPiece;
   const auto thread = static_cast<int>(threadIdx.x);
@@ -129,6 +133,7 @@ __device__ inline void prefetch_share(const DecodeArguments<T>& in, const Decode
     prefetch(in.k.at(key, unit.kv_head) + i % pieces * kPiece);
     prefetch(in.v.at(key, unit.kv_head) + i % pieces * kPiece);
   }
+#endif
 }
 
 /// The softmax over some keys, for some of the elements of `heads` heads: `packs` times four sums of weighted values,
