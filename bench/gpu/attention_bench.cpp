@@ -39,9 +39,8 @@ struct Implementation {
   AttentionBackward* backward;
 };
 const Implementation kOwn{"own", cuda::attention_forward_own, cuda::attention_backward_own};
+const Implementation kDecode{"decode", cuda::attention_forward_decode, cuda::attention_backward_own};
 const Implementation kCudnn{"cuDNN", cuda::attention_forward_cudnn, cuda::attention_backward_cudnn};
-
-const Implementation kDecode{"few", cuda::attention_forward_decode, cuda::attention_backward_own};
 
 enum class Layout { dense, fused, odd };  // fused: views of one projection; odd: rows that no vector load can read
 
@@ -57,10 +56,7 @@ struct Case {
   bool causal = true;
   std::int64_t window = 0;
   Layout layout = Layout::dense;
-  float size = 1;       // of q and k
-  bool decode = false;  // by the decode kernels, also where another one would be chosen
-
-  bool decodes() const { return decode || tokens < static_cast<std::int64_t>(query_offsets.size()); }
+  float size = 1;  // of q and k
 
   std::int64_t longest() const {  // 0 where keys are other than queries
     std::int32_t most = 0;
@@ -234,7 +230,7 @@ bool check(const Implementation& by, const Case& c, DType dtype, Device device) 
              {"dk", first.dk, second.dk, expected.dk.values, wide ? 1e-4 : 2e-2},
              {"dv", first.dv, second.dv, expected.dv.values, wide ? 1e-4 : 2e-2}};
   bool good = true;
-  std::printf("%-5s %-40s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
+  std::printf("%-6s %-40s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
   for (const auto& [name, found, again, wanted, tolerance] : all) {
     const std::vector<double> result = values(found);
     const double size = error(result, wanted);
@@ -263,33 +259,41 @@ void run_garbage(DType dtype, Device device) {
       }
     }
   }
-  std::printf("%-46s %-4s  ran\n", "garbage offsets", std::string(to_string(dtype)).c_str());
+  std::printf("%-47s %-4s  ran\n", "garbage offsets", std::string(to_string(dtype)).c_str());
 }
 
-// One to four queries of caches that are filled to a part.
+// One to four queries, mostly of caches that are filled to a part.
 std::vector<Case> decode_cases() {
   struct Heads {
     std::int64_t heads, kv_heads, d;
   };
-  std::vector<Case> cases;
+  std::vector<Case> cases = {
+      {"8/2 heads of 64", 1, 1000, 8, 2, 64, {0, 1}, {0, 1000}},
+      {"part of a cache", 1, 1000, 14, 2, 64, {0, 1}, {0, 333}},
+      {"heads of 128", 1, 700, 8, 2, 128, {0, 1}, {0, 700}},
+      {"heads of 256", 1, 400, 2, 1, 256, {0, 1}, {0, 400}},
+      {"heads of 7", 1, 300, 3, 1, 7, {0, 1}, {0, 300}},
+      {"20/1 heads, window 150", 1, 600, 20, 1, 64, {0, 1}, {0, 600}, true, 150},
+      {"three sequences", 3, 700, 4, 2, 64, {0, 1, 2, 3}, {0, 100, 101, 650}},
+      {"none and two queries", 3, 400, 4, 2, 64, {0, 2, 2, 3}, {0, 100, 101, 400}},
+      {"no keys", 1, 400, 4, 2, 64, {0, 1}, {0, 0}},
+      {"odd strides", 1, 300, 4, 2, 128, {0, 1}, {0, 300}, true, 0, Layout::odd},
+  };
   const auto add = [&](const Heads& h, std::int64_t queries, std::int64_t length, std::int64_t capacity,
                        std::int64_t window) {
-    std::string name = "decode " + std::to_string(queries) + " at " + std::to_string(length) + " of " +
-                       std::to_string(capacity) + ", " + std::to_string(h.heads) + "/" + std::to_string(h.kv_heads) +
-                       " of " + std::to_string(h.d);
+    std::string name = std::to_string(queries) + " at " + std::to_string(length) + " of " + std::to_string(capacity) +
+                       ", " + std::to_string(h.heads) + "/" + std::to_string(h.kv_heads) + " of " + std::to_string(h.d);
     if (window > 0) name += ", window " + std::to_string(window);
-    Case c{name,
-           queries,
-           capacity,
-           h.heads,
-           h.kv_heads,
-           h.d,
-           {0, static_cast<std::int32_t>(queries)},
-           {0, static_cast<std::int32_t>(length)},
-           true,
-           window};
-    c.decode = true;
-    cases.push_back(c);
+    cases.push_back({name,
+                     queries,
+                     capacity,
+                     h.heads,
+                     h.kv_heads,
+                     h.d,
+                     {0, static_cast<std::int32_t>(queries)},
+                     {0, static_cast<std::int32_t>(length)},
+                     true,
+                     window});
   };
   for (const std::int64_t length : {1, 17, 128, 256, 300, 1000, 8192}) {
     const std::int64_t capacity = std::max<std::int64_t>(length, 4096);
@@ -308,7 +312,7 @@ std::vector<Case> decode_cases() {
 
 int run_checks(bool decode_only, Device device) {
   const std::vector<std::int32_t> packed = {0, 70, 70, 71, 300};
-  std::vector<Case> cases = {
+  const std::vector<Case> cases = {
       {"causal, 4/2 heads of 64", 300, 300, 4, 2, 64, {0, 300}, {0, 300}},
       {"causal, 8/2 heads of 128", 260, 260, 8, 2, 128, {0, 260}, {0, 260}},
       {"causal, 2/1 heads of 256", 200, 200, 2, 1, 256, {0, 200}, {0, 200}},
@@ -334,16 +338,6 @@ int run_checks(bool decode_only, Device device) {
       {"fused projection, heads of 128", 130, 130, 4, 2, 128, {0, 130}, {0, 130}, true, 0, Layout::fused},
       {"odd strides", 150, 150, 2, 1, 64, {0, 150}, {0, 150}, true, 0, Layout::odd},
       {"large scores", 150, 150, 2, 1, 64, {0, 150}, {0, 150}, true, 0, Layout::dense, 4},
-      {"decode, 8/2 heads of 64", 1, 1000, 8, 2, 64, {0, 1}, {0, 1000}},
-      {"decode, part of a cache", 1, 1000, 14, 2, 64, {0, 1}, {0, 333}},
-      {"decode, heads of 128", 1, 700, 8, 2, 128, {0, 1}, {0, 700}},
-      {"decode, heads of 256", 1, 400, 2, 1, 256, {0, 1}, {0, 400}},
-      {"decode, heads of 7", 1, 300, 3, 1, 7, {0, 1}, {0, 300}},
-      {"decode, 20/1 heads, window 150", 1, 600, 20, 1, 64, {0, 1}, {0, 600}, true, 150},
-      {"decode, three sequences", 3, 700, 4, 2, 64, {0, 1, 2, 3}, {0, 100, 101, 650}},
-      {"decode, none and two queries", 3, 400, 4, 2, 64, {0, 2, 2, 3}, {0, 100, 101, 400}},
-      {"decode, no keys", 1, 400, 4, 2, 64, {0, 1}, {0, 0}},
-      {"decode, odd strides", 1, 300, 4, 2, 128, {0, 1}, {0, 300}, true, 0, Layout::odd},
   };
   // Shapes that cuDNN takes; its lengths are the host's word.
   const std::vector<std::int32_t> mixed = {0, 7, 135, 136, 520, 520, 600};
@@ -367,18 +361,24 @@ int run_checks(bool decode_only, Device device) {
       {"packed, fused projection", 600, 600, 6, 2, 64, mixed, mixed, true, 0, Layout::fused},
       {"packed, large scores", 600, 600, 4, 2, 64, mixed, mixed, true, 0, Layout::dense, 4},
   };
-  for (const Case& c : decode_cases()) cases.push_back(c);
-  if (decode_only) std::erase_if(cases, [](const Case& c) { return !c.decodes(); });
   int failed = 0;
-  for (const Case& c : cases) {
-    for (const DType dtype : {DType::bf16, DType::f16, DType::f32})
-      failed += check(c.decode ? kDecode : kOwn, c, dtype, device) ? 0 : 1;
+  std::size_t checks = 0;
+  const auto check_all = [&](const Implementation& by, const std::vector<Case>& those,
+                             std::initializer_list<DType> dtypes) {
+    for (const Case& c : those) {
+      for (const DType dtype : dtypes) {
+        failed += check(by, c, dtype, device) ? 0 : 1;
+        ++checks;
+      }
+    }
+  };
+  if (!decode_only) {
+    check_all(kOwn, cases, {DType::bf16, DType::f16, DType::f32});
+    check_all(kCudnn, cudnn_cases, {DType::bf16, DType::f16});
   }
-  for (const Case& c : decode_only ? std::vector<Case>() : cudnn_cases) {
-    for (const DType dtype : {DType::bf16, DType::f16}) failed += check(kCudnn, c, dtype, device) ? 0 : 1;
-  }
+  check_all(kDecode, decode_cases(), {DType::bf16, DType::f16, DType::f32});
   for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(dtype, device);
-  std::printf("%d of %zu failed\n\n", failed, 3 * cases.size() + 2 * cudnn_cases.size());
+  std::printf("%d of %zu failed\n\n", failed, checks);
   return failed;
 }
 

@@ -17,6 +17,7 @@
 
 #include "gpu/report.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "wick/profile.h"
 
 namespace wick::bench {
 namespace {
@@ -33,57 +34,6 @@ struct Options {
   int repeats = 21;
   std::string model;
   std::vector<std::int64_t> chunks = {0, 512, 1024, 2048, 4096};
-};
-
-/// Every launch of one run, in order, by events around each.
-class LaunchTimes {
- public:
-  struct Launch {
-    std::string name;
-    double us;
-  };
-
-  LaunchTimes() { current_ = this; }
-  ~LaunchTimes() {
-    for (const auto& [before, after] : events_) {
-      (void)cudaEventDestroy(before);
-      (void)cudaEventDestroy(after);
-    }
-  }
-  LaunchTimes(const LaunchTimes&) = delete;
-  LaunchTimes& operator=(const LaunchTimes&) = delete;
-
-  template <class Run>
-  std::vector<Launch> measure(Run&& run) {
-    names_.clear();
-    cuda::profile_hooks() = {[](const cuda::Work& work) { current_->begin(work.name); }, [] { current_->end(); }};
-    run();
-    cuda::profile_hooks() = {};
-    std::vector<Launch> launches;
-    for (std::size_t i = 0; i < names_.size(); ++i) {
-      cuda::check(cudaEventSynchronize(events_[i].second), "waiting");
-      float milliseconds = 0;
-      cuda::check(cudaEventElapsedTime(&milliseconds, events_[i].first, events_[i].second), "a time");
-      launches.push_back({names_[i], 1e3 * static_cast<double>(milliseconds)});
-    }
-    return launches;
-  }
-
- private:
-  void begin(const char* name) {
-    names_.emplace_back(name);
-    if (names_.size() > events_.size()) {
-      events_.emplace_back();
-      cuda::check(cudaEventCreate(&events_.back().first), "an event");
-      cuda::check(cudaEventCreate(&events_.back().second), "an event");
-    }
-    cuda::check(cudaEventRecord(events_[names_.size() - 1].first, cuda::stream()), "an event");
-  }
-  void end() { cuda::check(cudaEventRecord(events_[names_.size() - 1].second, cuda::stream()), "an event"); }
-
-  static inline LaunchTimes* current_ = nullptr;
-  std::vector<std::pair<cudaEvent_t, cudaEvent_t>> events_;
-  std::vector<std::string> names_;
 };
 
 void measure(const Report& report, const Model& model, const std::vector<std::int64_t>& chunks, Device device) {
@@ -103,14 +53,15 @@ void measure(const Report& report, const Model& model, const std::vector<std::in
       };
       const Spread whole = time_in_turn(device, {{.run = run}}, report.repeats(), 1)[0];
       std::vector<double> forward, kernel, backward;
-      LaunchTimes times;
       for (int repeat = 0; repeat < report.repeats(); ++repeat) {
         for (std::vector<double>* part : {&forward, &kernel, &backward}) part->push_back(0);
         bool again = false;  // the products of a chunk come in turn
-        for (const LaunchTimes::Launch& launch : times.measure(run)) {
-          if (launch.name == "cross-entropy") kernel.back() += launch.us;
-          if (launch.name != "gemm") continue;
-          (again ? backward : forward).back() += launch.us;
+        Profile profile(device);
+        run();
+        for (const KernelRecord& record : profile.stop()) {
+          if (record.name == "cross-entropy") kernel.back() += record.duration_us;
+          if (!record.name.starts_with("gemm")) continue;
+          (again ? backward : forward).back() += record.duration_us;
           again = gradient && !again;
         }
       }
