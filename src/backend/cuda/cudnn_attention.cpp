@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/fail.h"
+#include "core/work.h"
 
 namespace wick::cuda {
 namespace {
