@@ -254,7 +254,7 @@ void add_bench(CLI::App& app) {
         ->check(CLI::IsMember({"f32", "bf16"}))
         ->capture_default_str();
     sub->add_option("--seed", o->seed, "of weights and tokens")->capture_default_str();
-    add_profile_option(*sub, o->profile, "what is measured");
+    add_profile_option(*sub, o->profile, "what is measured, training launch by launch on a GPU");
     sub->add_flag("--json", o->json, "print one JSON object");
     sub->callback([o, run] { run(*o); });
     return sub;

@@ -1,5 +1,7 @@
 #include "cli/profile_option.h"
 
+#include <filesystem>
+
 #include "cli/cli.h"
 #include "core/fail.h"
 #include "io/atomic_file.h"
@@ -7,8 +9,11 @@
 namespace wick::cli {
 namespace {
 
-// Said at once, and not after hours of training.
+// Said at once, and not after hours of training. A folder that is not there yet is made in the end.
 std::string why_not_written(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  std::error_code error;
+  if (std::filesystem::status(folder, error).type() == std::filesystem::file_type::not_found) return {};
   try {
     const AtomicFile attempt(path);
     return {};
@@ -23,8 +28,8 @@ CLI::Option* add_profile_option(CLI::App& verb, std::string& path, const std::st
   return verb
       .add_option("--profile", path,
                   "profile " + what +
-                      " by kernel: a table on standard error, and a timeline\n"
-                      "in FILE (JSON) for ui.perfetto.dev; a GPU then works launch by launch")
+                      ": a table by kernel on standard error, and a\n"
+                      "timeline in FILE (JSON) for ui.perfetto.dev")
       ->check(why_not_written)
       ->type_name("FILE");
 }
@@ -32,6 +37,8 @@ CLI::Option* add_profile_option(CLI::App& verb, std::string& path, const std::st
 void report_profile(const std::string& path, std::span<const KernelRecord> records, Device device, DType dtype,
                     const std::string& process) {
   if (records.empty()) return print_note("profile: the run was over before it began, nothing is written");
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::absolute(path).parent_path(), error);  // else the file says why
   const Ceilings ceilings = measure_ceilings(device, dtype);
   write_chrome_trace(path, records, ceilings, process);
   print_note(profile_table(records, ceilings) + fmt::format("timeline: {}", path));

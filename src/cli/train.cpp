@@ -283,7 +283,8 @@ void add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(reports);
   o->train.profile_steps = 3;
-  CLI::Option* profile = add_profile_option(*verb, o->profile, "steps, from the third on,")->group(reports);
+  CLI::Option* profile =
+      add_profile_option(*verb, o->profile, "steps from the third on, launch by launch on a GPU")->group(reports);
   verb->add_option("--profile-steps", t.profile_steps, "steps to profile")
       ->check(CLI::Range(1, 1 << 20))
       ->needs(profile)
