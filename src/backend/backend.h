@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "backend/recorder.h"
 #include "ops/primitive/functions.h"
-#include "profile/recorder.h"
 #include "wick/ops.h"
 #include "wick/tensor.h"
 

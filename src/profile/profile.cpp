@@ -7,11 +7,11 @@
 
 #include "backend/backend.h"
 #include "backend/gemm.h"
+#include "backend/recorder.h"
 #include "core/fail.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "core/work.h"
-#include "profile/recorder.h"
 
 namespace wick {
 namespace {
@@ -65,10 +65,6 @@ double shortest(Device device, int rounds, int repeats, const std::function<void
 }
 
 }  // namespace
-
-std::string work_name(const Work& work) {
-  return work.m > 0 ? fmt::format("{} {}x{}x{}", work.name, work.m, work.n, work.k) : work.name;
-}
 
 struct Profile::Impl {
   Device device;

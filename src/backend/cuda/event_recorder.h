@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "backend/cuda/runtime.h"
-#include "profile/recorder.h"
+#include "backend/recorder.h"
 
 namespace wick::cuda {
 
