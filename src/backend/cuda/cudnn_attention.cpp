@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "core/fail.h"
-#include "core/work.h"
 
 namespace wick::cuda {
 namespace {
