@@ -49,6 +49,11 @@ __device__ inline float2 shuffle_xor(float2 value, unsigned mask) {
   return {shuffle_xor(value.x, mask), shuffle_xor(value.y, mask)};
 }
 
+struct Plus {
+  __device__ float operator()(float a, float b) const { return a + b; }
+  __device__ float2 operator()(float2 a, float2 b) const { return {a.x + b.x, a.y + b.y}; }
+};
+
 /// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y.
 template <Span kSpan>
 class Team {
@@ -57,6 +62,10 @@ class Team {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
       rank_ = blockIdx.x % blocks_;
+      if (threadIdx.x == 0) {
+        mbarrier_init(barriers());
+        mbarrier_init(barriers() + 1);
+      }
       cluster_arrive();  // that all its blocks have begun is waited for before the first exchange
     }
   }
@@ -73,69 +82,112 @@ class Team {
   /// True in the one thread that writes what is one for a row.
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
-  /// fn(row, left) for the team's rows; its threads go together. Warp teams behind the last row have nothing left.
-  template <class Fn>
-  __device__ void each_row(const RowShape& shape, Fn&& fn) const {
+  /// compute(row, left, load(row, left)) for the team's rows; its threads go together. Warp teams behind the last row
+  /// have nothing left. A cluster, which walks over rows, loads the next one before it computes: memory has no pause
+  /// while the cluster's blocks wait for each other.
+  template <class Load, class Compute>
+  __device__ void each_row(const RowShape& shape, Load&& load, Compute&& compute) const {
     if constexpr (kSpan == Span::cluster) {
-      for (std::int64_t row = blockIdx.x / blocks_; row < shape.rows; row += gridDim.x / blocks_) fn(row, left(shape));
-    } else if constexpr (kSpan == Span::block) {
-      fn(static_cast<std::int64_t>(blockIdx.x), left(shape));
+      const int all = left(shape);
+      const std::int64_t step = gridDim.x / blocks_;
+      std::int64_t row = blockIdx.x / blocks_;
+      auto held = load(row, all);
+      while (true) {
+        const std::int64_t next = row + step;
+        auto following = load(next, next < shape.rows ? all : 0);
+        compute(row, all, held);
+        if (next >= shape.rows) return;
+        held = following;
+        row = next;
+      }
     } else {
-      const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-      fn(row, row < shape.rows ? left(shape) : 0);
+      const std::int64_t row = kSpan == Span::block ? static_cast<std::int64_t>(blockIdx.x)
+                                                    : static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+      const int all = row < shape.rows ? left(shape) : 0;
+      auto held = load(row, all);
+      compute(row, all, held);
     }
   }
 
   /// Shared memory that reductions leave alone.
-  __device__ uint4* spare() const { return reinterpret_cast<uint4*>(dynamic_shared()) + slots(); }
+  __device__ uint4* spare() const {
+    return reinterpret_cast<uint4*>(dynamic_shared() + kTeamBarriers + 2 * warps() * kTeamSlot);
+  }
 
-  /// The combination of all threads' values, in every thread, in an order that only the team's size decides.
+  // All combinations are made in an order that only the team's size decides, and are the same in every thread.
+
+  /// The combination of a warp's values, or of its part that has a row.
   template <class Value, class Combine>
-  __device__ Value reduce(Value value, Value neutral, Combine combine) {
+  __device__ Value reduce_warp(Value value, Combine combine) const {
 #pragma unroll
     for (unsigned mask = 16; mask > 0; mask /= 2) {
       if (kSpan != Span::warp || mask < blockDim.x) value = combine(value, shuffle_xor(value, mask));
     }
-    if constexpr (kSpan != Span::warp) {
-      const unsigned count = slots();
-      const unsigned warp = threadIdx.x / 32;
-      const unsigned lane = threadIdx.x % 32;
-      // Two sets of slots in turn: nobody writes to one before everybody has read what it held.
-      Value* slot = reinterpret_cast<Value*>(dynamic_shared() + (turn_ ? count * sizeof(float2) : 0));
-      turn_ = !turn_;
-      if constexpr (kSpan == Span::block) {
-        if (lane == 0) slot[warp] = value;
-        __syncthreads();
-      } else {
-        if (!met_) cluster_wait();
-        met_ = true;
-        if (lane < blocks_) *in_block(slot + rank_ * (blockDim.x / 32) + warp, lane) = value;
-        cluster_sync();
-      }
-      value = lane < count ? slot[lane] : neutral;
-      if constexpr (kSpan == Span::cluster) {
-        for (unsigned i = lane + 32; i < count; i += 32) value = combine(value, slot[i]);
-      }
-#pragma unroll
-      for (unsigned mask = 16; mask > 0; mask /= 2) value = combine(value, shuffle_xor(value, mask));
-    }
     return value;
   }
 
-  __device__ float sum(float value) {
-    return reduce(value, 0.0F, [](float a, float b) { return a + b; });
+  /// For teams of many warps: a value of each warp, the same in its threads. They stand until the exchange after next.
+  template <class Value>
+  __device__ const Value* exchange(const Value& value) {
+    static_assert(sizeof(Value) <= kTeamSlot);
+    const unsigned warp = threadIdx.x / 32;
+    const unsigned lane = threadIdx.x % 32;
+    // Two sets of slots in turn: nobody writes to one before everybody has read what it held.
+    const unsigned turn = exchanges_ % 2;
+    auto* values = reinterpret_cast<Value*>(dynamic_shared() + kTeamBarriers + turn * warps() * kTeamSlot);
+    if constexpr (kSpan == Span::block) {
+      if (lane == 0) values[warp] = value;
+      __syncthreads();
+    } else {
+      std::uint64_t* arrived = barriers() + turn;
+      if (exchanges_ == 0) cluster_wait();
+      if (threadIdx.x == 0) mbarrier_expect(arrived, warps() * sizeof(Value));
+      if (lane < blocks_) send(values + rank_ * (blockDim.x / 32) + warp, value, arrived, lane);
+      mbarrier_wait(arrived, exchanges_ / 2 % 2);
+    }
+    ++exchanges_;
+    return values;
   }
-  __device__ float2 sum(float2 value) {
-    return reduce(value, float2{0, 0}, [](float2 a, float2 b) { return float2{a.x + b.x, a.y + b.y}; });
+  /// The combination of at(warp) over the team's warps.
+  template <class Value, class At, class Combine>
+  __device__ Value over_warps(Value neutral, At at, Combine combine) const {
+    const unsigned lane = threadIdx.x % 32;
+    Value value = lane < warps() ? at(lane) : neutral;
+    if constexpr (kSpan == Span::cluster) {
+#pragma unroll
+      for (unsigned i = 32; i < kMostWarps; i += 32) {
+        if (lane + i < warps()) value = combine(value, at(lane + i));
+      }
+    }
+    return reduce_warp(value, combine);
+  }
+
+  /// The combination of all threads' values.
+  template <class Value, class Combine>
+  __device__ Value reduce(Value value, Value neutral, Combine combine) {
+    value = reduce_warp(value, combine);
+    if constexpr (kSpan == Span::warp) {
+      return value;
+    } else {
+      const Value* values = exchange(value);
+      return over_warps(
+          neutral, [values](unsigned warp) { return values[warp]; }, combine);
+    }
+  }
+  template <class Value>
+  __device__ Value sum(Value value) {
+    return reduce(value, Value{}, Plus{});
   }
 
  private:
-  __device__ unsigned slots() const { return blockDim.x / 32 * blocks_; }
+  static constexpr unsigned kMostWarps = 128;  // of a cluster: 8 blocks of 512 threads
+
+  __device__ unsigned warps() const { return blockDim.x / 32 * blocks_; }
+  __device__ static std::uint64_t* barriers() { return reinterpret_cast<std::uint64_t*>(dynamic_shared()); }
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
-  bool turn_ = false;
-  bool met_ = false;
+  unsigned exchanges_ = 0;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -223,11 +275,7 @@ __device__ inline void stay_packed(uint4 (&packs)[kPacks], std::uint32_t zero) {
   }
 }
 
-/// A thread's packs of a weight vector. Every row reads them again, from L1 or shared memory, so they are not worth a
-/// register each: a thread has two of them at a time. Only in short rows and few rows, where latency shows, it has all.
-template <Span kSpan, int kPacks>
-inline constexpr int kGroup = kPacks == 2 || (kSpan == Span::warp && kPacks == 4) ? kPacks : 2;
-
+/// A thread's packs of a weight vector, or as many of them as it has in registers at a time: see RowPlan::weights.
 template <int kSize>
 __device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, int left) {
 #pragma unroll
@@ -236,10 +284,11 @@ __device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, i
   }
 }
 
-/// Brings the weights' lines nearer while the kernel before is still running.
+/// Brings the weights nearer while the kernel before is still running. One block does, for all: the same few lines
+/// asked of L2 by every row take longer than the rows.
 template <int kPacks>
 __device__ inline void prefetch_weights(const uint4* first, int left) {
-  if (threadIdx.x % 8 != 0) return;
+  if (blockIdx.x != 0 || threadIdx.y != 0 || threadIdx.x % 8 != 0) return;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     if (pack_offset(p) < left) prefetch(first + pack_offset(p));
@@ -257,33 +306,43 @@ __device__ inline const uint4* stage(const uint4* first, int left, uint4* to) {
 // Launches
 
 /// The blocks that launch bounds ask for, from the registers that a thread needs; a multiprocessor has 65536 of them.
-/// The rows that they hold are what is on its way from memory at the same time.
-template <Span kSpan, int kThreads, int kInWarp, int kInBlock, int kInCluster>
-inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span::warp    ? kInWarp
-                                                                   : kSpan == Span::block ? kInBlock
-                                                                                          : kInCluster)));
+/// The rows that they hold are what is on its way from memory at the same time. Clusters have what is left to their
+/// largest block, two of the usual ones.
+template <Span kSpan, int kThreads, int kInWarp, int kInBlock>
+inline constexpr int kMinBlocks = kSpan == Span::cluster
+                                      ? 1
+                                      : std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
 
-/// One of an op's kernels: the span of a row, its packs in a thread, and the largest block.
-template <Span kSpan, int kPacks, int kThreads>
+/// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
+/// a time, and the largest block.
+template <Span kSpan, int kPacks, int kWeights, int kThreads>
 struct RowKernel {
   static constexpr Span span = kSpan;
   static constexpr int packs = kPacks;
+  static constexpr int weights = kWeights;
   static constexpr int threads = kThreads;
 };
 
 /// Calls fn(RowKernel{}) for the kernel of the plan.
 template <const RowKernels& kKernels, class Fn>
 void visit_plan(const RowPlan& plan, Fn&& fn) {
+  constexpr RowKernels k = kKernels;
   if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, kKernels.wide, kKernels.wide_threads>{});
-  } else if (plan.span == Span::warp && plan.packs == kKernels.brief) {
-    fn(RowKernel<Span::warp, kKernels.brief, kKernels.brief_threads>{});
+    fn(RowKernel<Span::cluster, k.wide, 2, k.wide_threads>{});
+  } else if (plan.span == Span::warp && plan.packs == k.brief) {
+    fn(RowKernel<Span::warp, k.brief, k.brief, k.brief_threads>{});
   } else if (plan.span == Span::warp) {
-    if constexpr (kKernels.brief_2 != 0) fn(RowKernel<Span::warp, kKernels.brief_2, kKernels.brief_threads>{});
-  } else if (plan.packs == kKernels.many) {
-    fn(RowKernel<Span::block, kKernels.many, kKernels.many_threads>{});
+    if constexpr (k.brief_2 != 0) {
+      if (plan.weights == k.brief_2) {
+        fn(RowKernel<Span::warp, k.brief_2, k.brief_2, k.brief_threads>{});
+      } else {
+        fn(RowKernel<Span::warp, k.brief_2, 2, k.brief_threads>{});
+      }
+    }
+  } else if (plan.packs == k.many) {
+    fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
   } else {
-    if constexpr (kKernels.few != 0) fn(RowKernel<Span::block, kKernels.few, kKernels.few_threads>{});
+    if constexpr (k.few != 0) fn(RowKernel<Span::block, k.few, k.few, k.few_threads>{});
   }
 }
 

@@ -17,18 +17,45 @@ __device__ inline Statistics statistics(float rough, float2 deviations, float in
   return {rough + left, rsqrtf(fmaxf(deviations.y * inverse - left * left, 0.0F) + eps)};
 }
 
-template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
+// The elements that the warp's threads have of a row, or those of its part that has a row; no less than one.
+template <class T, Span kSpan>
+__device__ inline float elements_of_warp(const Team<kSpan>& team, const RowShape& shape) {
+  if constexpr (kSpan == Span::warp) return static_cast<float>(shape.length * kPackSize<T>);
+  const int packs = ::max(0, (team.left(shape) + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x));
+  return static_cast<float>(::max(1, __reduce_add_sync(0xffffffffU, packs) * kPackSize<T>));
+}
+
+// The same of a thread's deviations from the mean `rough` of its warp, which has `count` elements. That of the team's
+// first warp takes its place, so that the warps need to meet only once. It is close enough: its elements are 1/128 of
+// the row or more, so the square of its distance from the row's mean is at most 128 times the variance.
+template <Span kSpan>
+__device__ inline Statistics statistics(Team<kSpan>& team, float rough, float2 deviations, float count, float inverse,
+                                        float eps) {
+  deviations = team.reduce_warp(deviations, Plus{});
+  if constexpr (kSpan != Span::warp) {
+    const float4* warps = team.exchange(float4{rough, deviations.x, deviations.y, count});
+    rough = warps[0].x;
+    const auto from_rough = [warps, rough](unsigned warp) {
+      const float4 its = warps[warp];
+      const float distance = its.x - rough;
+      return float2{its.y + its.w * distance, its.z + distance * (2 * its.y + its.w * distance)};
+    };
+    deviations = team.over_warps(float2{}, from_rough, Plus{});
+  }
+  return statistics(rough, deviations, inverse, eps);
+}
+
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 72, 64 >))
     forward_rows(Rows<const T> x, const T* weight, const T* bias, float eps, Rows<T> y, float* means, float* rstds,
                  RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  constexpr int kHeld = kGroup<kSpan, kPacks>;
   constexpr bool kWide = std::is_same_v<T, float>;
   Team<kSpan> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   const uint4* b = bias != nullptr ? as_packs(bias) + first : nullptr;
-  if constexpr (kHeld == kPacks) {
+  if constexpr (kWeights == kPacks) {
     prefetch_weights<kPacks>(w, team.left(shape));
     if (b != nullptr) prefetch_weights<kPacks>(b, team.left(shape));
   }
@@ -38,10 +65,19 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
     w = stage(w, team.left(shape), team.spare());
     if (b != nullptr) b = stage(b, team.left(shape), team.spare() + shape.part);
   }
-  team.each_row(shape, [&](std::int64_t row, int left) {
-    uint4 in[kPacks], scales[kHeld], shifts[kHeld] = {};
-    load_row(in, as_packs(x[row]) + first, left);
-    if constexpr (kHeld == kPacks) {
+  struct Held {
+    uint4 in[kPacks];
+  };
+  const auto load = [&](std::int64_t row, int left) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, left);
+    return held;
+  };
+  const float count = elements_of_warp<T>(team, shape);
+  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+    auto& in = held.in;
+    uint4 scales[kWeights], shifts[kWeights] = {};
+    if constexpr (kWeights == kPacks) {
       load_weights(scales, w, 0, left);
       if (b != nullptr) load_weights(shifts, b, 0, left);
     }
@@ -56,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
       total += some;
     }
     stay_packed<T>(in, shape.zero);
-    const float rough = team.sum(total) * shape.inverse;
+    const float rough = team.reduce_warp(total, Plus{}) / count;
     float2 deviations = {0, 0};
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
@@ -73,12 +109,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
       deviations.y += valid ? some.y : 0.0F;
     }
     stay_packed<T>(in, shape.other_zero);
-    if constexpr (kWide) {
-      deviations = team.sum(deviations);
-    } else {
-      deviations.y = team.sum(deviations.y);
-    }
-    const auto [mean, rstd] = statistics(rough, deviations, shape.inverse, eps);
+    const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
     const float offset = -mean * rstd;
     if (team.leads() && left > 0) {
       means[row] = mean;
@@ -88,13 +119,13 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
     uint4* out = as_packs(y[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kHeld < kPacks && p % kHeld == 0) {
+      if (kWeights < kPacks && p % kWeights == 0) {
         load_weights(scales, w, p, left);
         if (b != nullptr) load_weights(shifts, b, p, left);
       }
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
-      const Elements<T> shift = unpack<T>(shifts[p % kHeld]);
+      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
+      const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
         const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
@@ -152,32 +183,40 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
 }
 
 // With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)).
-template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64, 128>))
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>))
     backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  constexpr int kHeld = kGroup<kSpan, kPacks>;
   Team<kSpan> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
   if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
-  team.each_row(shape, [&](std::int64_t row, int left) {
-    uint4 grad[kPacks], in[kPacks], scales[kHeld];
-    load_row(grad, as_packs(dy[row]) + first, left);
-    load_row(in, as_packs(x[row]) + first, left);
-    const float mean = left > 0 ? means[row] : 0.0F;
-    const float rstd = left > 0 ? rstds[row] : 0.0F;
+  struct Held {
+    uint4 grad[kPacks], in[kPacks];
+    float mean, rstd;
+  };
+  const auto load = [&](std::int64_t row, int left) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, left);
+    load_row(held.in, as_packs(x[row]) + first, left);
+    held.mean = left > 0 ? means[row] : 0.0F;
+    held.rstd = left > 0 ? rstds[row] : 0.0F;
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+    auto& [grad, in, mean, rstd] = held;
+    uint4 scales[kWeights];
 
     float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p % kHeld == 0) load_weights(scales, w, p, left);
+      if (p % kWeights == 0) load_weights(scales, w, p, left);
       const Elements<T> g = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
       float2 some = {0, 0};
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
@@ -198,10 +237,10 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64,
     uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kHeld < kPacks && p % kHeld == 0) load_weights(scales, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(scales, w, p, left);
       const Elements<T> g = unpack<T>(grad[p]);
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] = (g[e] * scale[e] - centre - (v[e] - mean) * rstd * pull) * rstd;
       store_pack(out, p, left, pack<T>(v));
@@ -260,7 +299,7 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float ep
                         .vectors = bias.defined() ? 2 : 1,
                         .device = x.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), pointer<const T>(weight),
       pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
 }
@@ -275,7 +314,7 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const flo
                         .vectors = 1,
                         .device = x.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(x),
       pointer<const T>(weight), means, rstds, rows_of<T>(dx));
 }

@@ -62,7 +62,7 @@ __device__ inline float largest_of(const uint4 (&packs)[kPacks]) {
 
 // A row of only -inf gives NaN, and so does one with NaN or inf in it.
 template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>))
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
@@ -70,9 +70,16 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
-  team.each_row(shape, [&](std::int64_t row, int left) {
+  struct Held {
     uint4 in[kPacks];
-    load_row(in, as_packs(x[row]) + first, left, kMinusInfinity<T>);
+  };
+  const auto load = [&](std::int64_t row, int left) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, left, kMinusInfinity<T>);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+    auto& in = held.in;
     Exponentials mine = {largest_of<T>(in), 0};
     const float reference = mine.largest == -INFINITY ? 0.0F : mine.largest;
 #pragma unroll
@@ -137,17 +144,24 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, Ro
 }
 
 template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64, 128>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64>))
     backward_rows(Rows<const T> dy, Rows<const T> y, Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan> team(shape);
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
-  team.each_row(shape, [&](std::int64_t row, int left) {
+  struct Held {
     uint4 grad[kPacks], in[kPacks];
-    load_row(grad, as_packs(dy[row]) + first, left);
-    load_row(in, as_packs(y[row]) + first, left);
+  };
+  const auto load = [&](std::int64_t row, int left) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, left);
+    load_row(held.in, as_packs(y[row]) + first, left);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+    auto& [grad, in] = held;
     float dot = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
