@@ -3,6 +3,7 @@
 // What the ops on rows (norms, softmax) share: a row in the registers of a team of threads. See row_plan.h.
 
 #include <algorithm>
+#include <initializer_list>
 #include <type_traits>
 
 #include "backend/cuda/cluster.cuh"
@@ -24,10 +25,6 @@ struct Rows {
 template <class T>
 Rows<T> rows_of(const Tensor& t) {
   return {pointer<T>(t), t.defined() ? t.stride(0) : 0};
-}
-
-inline double bytes_of(const Tensor& t) {
-  return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
 }
 
 /// What a kernel is told of the rows.
@@ -354,6 +351,32 @@ struct RowCall {
   int vectors;  ///< weight and bias, as far as there are any
   int device;
 };
+/// The call that reads or writes these tensors, each of which may be undefined, but not the first one.
+inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> matrices,
+                        std::initializer_list<const Tensor*> vectors) {
+  const Tensor& first = **matrices.begin();
+  RowCall call = {.work = {.name = name},
+                  .rows = first.size(0),
+                  .columns = first.size(1),
+                  .packed = true,
+                  .vectors = 0,
+                  .device = first.device().index};
+  for (const Tensor* t : matrices) {
+    call.packed = call.packed && packs(*t);
+    if (t->defined()) call.work.bytes += static_cast<double>(t->numel()) * static_cast<double>(size_of(t->dtype()));
+  }
+  for (const Tensor* t : vectors) {
+    call.packed = call.packed && packs(*t);
+    if (t->defined()) ++call.vectors;
+  }
+  return call;
+}
+
+/// For kernels that read a row more than once, a block for each: fn(element) for a thread's accesses of kSize elements.
+template <int kSize, class Fn>
+__device__ inline void each_access(const RowShape& shape, Fn&& fn) {
+  for (std::int64_t i = threadIdx.x; i < shape.length; i += blockDim.x) fn(i * kSize);
+}
 
 /// Launches the kernel for the call's rows, whose last parameter is their shape: pick(RowKernel) for rows that fit into
 /// registers, else loop(std::integral_constant<int, size>), which reads them more than once in accesses of that size.

@@ -17,12 +17,12 @@ __device__ inline Statistics statistics(float rough, float2 deviations, float in
   return {rough + left, rsqrtf(fmaxf(deviations.y * inverse - left * left, 0.0F) + eps)};
 }
 
-// The elements that the warp's threads have of a row, or those of its part that has a row; no less than one.
+// The elements that the warp's threads have of a row, or those of its part that has a row.
 template <class T, Span kSpan>
 __device__ inline float elements_of_warp(const Team<kSpan>& team, const RowShape& shape) {
   if constexpr (kSpan == Span::warp) return static_cast<float>(shape.length * kPackSize<T>);
   const int packs = ::max(0, (team.left(shape) + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x));
-  return static_cast<float>(::max(1, __reduce_add_sync(0xffffffffU, packs) * kPackSize<T>));
+  return static_cast<float>(__reduce_add_sync(0xffffffffU, packs) * kPackSize<T>);
 }
 
 // The same of a thread's deviations from the mean `rough` of its warp, which has `count` elements. That of the team's
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
       total += some;
     }
     stay_packed<T>(in, shape.zero);
-    const float rough = team.reduce_warp(total, Plus{}) / count;
+    const float rough = __fdividef(team.reduce_warp(total, Plus{}), fmaxf(count, 1));
     float2 deviations = {0, 0};
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
@@ -143,18 +143,15 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   float total = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto v = load_pack<T, kSize>(x[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) total += to_float(v[e]);
-  }
+  });
   const float rough = team.sum(total) * shape.inverse;
   float2 deviations = {0, 0};
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto v = load_pack<T, kSize>(x[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
@@ -162,13 +159,13 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
       deviations.x += deviation;
       deviations.y += deviation * deviation;
     }
-  }
+  });
   const auto [mean, rstd] = statistics(rough, team.sum(deviations), shape.inverse, eps);
   if (team.leads()) {
     means[row] = mean;
     rstds[row] = rstd;
   }
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(x[row] + i);
     const auto scale = load_pack<T, kSize>(weight + i);
     Pack<T, kSize> shift = {};
@@ -179,7 +176,7 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
                            (bias != nullptr ? to_float(shift[e]) : 0.0F));
     }
     store_pack(y[row] + i, v);
-  }
+  });
 }
 
 // With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)).
@@ -256,13 +253,10 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   const float mean = means[row];
   const float rstd = rstds[row];
   float2 sums = {0, 0};
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(x[row] + i);
     const auto scale = load_pack<T, kSize>(weight + i);
@@ -272,11 +266,11 @@ __global__ void __launch_bounds__(kLoopThreads)
       sums.x += h;
       sums.y += h * (to_float(v[e]) - mean);
     }
-  }
+  });
   sums = team.sum(sums);
   const float centre = sums.x * shape.inverse;
   const float pull = sums.y * rstd * shape.inverse;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     auto v = load_pack<T, kSize>(x[row] + i);
     const auto scale = load_pack<T, kSize>(weight + i);
@@ -286,20 +280,15 @@ __global__ void __launch_bounds__(kLoopThreads)
       v[e] = from_float<T>((h - centre - (to_float(v[e]) - mean) * rstd * pull) * rstd);
     }
     store_pack(dx[row] + i, v);
-  }
+  });
 }
 
 template <class T>
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y, float* means,
              float* rstds) {
-  const RowCall call = {.work = {"layer_norm", 2 * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(x) && packs(weight) && packs(bias) && packs(y),
-                        .vectors = bias.defined() ? 2 : 1,
-                        .device = x.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads>; },
+      row_call("layer_norm", {&x, &y}, {&weight, &bias}),
+      [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), pointer<const T>(weight),
       pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
 }
@@ -307,14 +296,9 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float ep
 template <class T>
 void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const float* means, const float* rstds,
               const Tensor& dx) {
-  const RowCall call = {.work = {"layer_norm_backward", 3 * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(dy) && packs(x) && packs(weight) && packs(dx),
-                        .vectors = 1,
-                        .device = x.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads>; },
+      row_call("layer_norm_backward", {&dy, &x, &dx}, {&weight}),
+      [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(x),
       pointer<const T>(weight), means, rstds, rows_of<T>(dx));
 }

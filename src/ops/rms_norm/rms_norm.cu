@@ -78,12 +78,9 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   const T* in = x[row];
   float squares = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(in + i);
     if (residual.data != nullptr) {
       const auto other = load_pack<T, kSize>(residual[row] + i);
@@ -93,17 +90,17 @@ __global__ void __launch_bounds__(kLoopThreads)
     }
 #pragma unroll
     for (int e = 0; e < kSize; ++e) squares += to_float(v[e]) * to_float(v[e]);
-  }
+  });
   const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
   if (team.leads()) rstd[row] = scale;
   if (residual.data != nullptr) in = sum[row];  // each thread reads what it wrote itself
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(in + i);
     const auto w = load_pack<T, kSize>(weight + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) * scale * to_float(w[e]));
     store_pack(y[row] + i, v);
-  }
+  });
 }
 
 // dx = rstd (dy w - x̂ mean(dy w x̂)) + dsum with x̂ = x rstd.
@@ -179,20 +176,17 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   float dot = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto dv = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(x[row] + i);
     const auto w = load_pack<T, kSize>(weight + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) dot += to_float(dv[e]) * to_float(w[e]) * to_float(v[e]);
-  }
+  });
   const float scale = rstd[row];
   const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto dv = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(x[row] + i);
     const auto w = load_pack<T, kSize>(weight + i);
@@ -206,20 +200,15 @@ __global__ void __launch_bounds__(kLoopThreads)
       out[e] = from_float<T>(value);
     }
     store_pack(dx[row] + i, out);
-  }
+  });
 }
 
 template <class T, bool kResidual>
 void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps, const Tensor& sum,
              const Tensor& y, const Tensor& rstd) {
-  const RowCall call = {.work = {kResidual ? "rms_norm_residual" : "rms_norm", (kResidual ? 4.0 : 2.0) * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(x) && packs(residual) && packs(weight) && packs(sum) && packs(y),
-                        .vectors = 1,
-                        .device = x.device().index};
   run_rows<T, kResidual ? kTwoInputs : kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads, kResidual>; },
+      row_call(kResidual ? "rms_norm_residual" : "rms_norm", {&x, &residual, &sum, &y}, {&weight}),
+      [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads, kResidual>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<const T>(residual),
       pointer<const T>(weight), eps, rows_of<T>(sum), rows_of<T>(y), pointer<float>(rstd));
 }
@@ -227,14 +216,9 @@ void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, floa
 template <class T, bool kSum>
 void backward(const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight, const Tensor& rstd,
               const Tensor& dx) {
-  const RowCall call = {.work = {"rms_norm_backward", (kSum ? 4.0 : 3.0) * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(dy) && packs(dsum) && packs(x) && packs(weight) && packs(dx),
-                        .vectors = 1,
-                        .device = x.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads, kSum>; },
+      row_call("rms_norm_backward", {&dy, &dsum, &x, &dx}, {&weight}),
+      [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads, kSum>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(dsum),
       rows_of<const T>(x), pointer<const T>(weight), pointer<const float>(rstd), rows_of<T>(dx));
 }

@@ -118,11 +118,8 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, Ro
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   Exponentials mine = {-INFINITY, 0};
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto v = load_pack<T, kSize>(x[row] + i);
     float largest = mine.largest;
 #pragma unroll
@@ -132,15 +129,15 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, Ro
     mine.largest = largest;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) mine.sum += exp_below(to_float(v[e]), reference);
-  }
+  });
   const Exponentials all = joined(team, mine);
   const float scale = 1.0F / all.sum;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(x[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(exp_below(to_float(v[e]), all.largest) * scale);
     store_pack(y[row] + i, v);
-  }
+  });
 }
 
 template <class T, Span kSpan, int kPacks, int kThreads>
@@ -194,49 +191,35 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   float dot = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(y[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) dot += to_float(g[e]) * to_float(v[e]);
-  }
+  });
   dot = team.sum(dot);
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     auto v = load_pack<T, kSize>(y[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) * (to_float(g[e]) - dot));
     store_pack(dx[row] + i, v);
-  }
+  });
 }
 
 template <class T>
 void forward(const Tensor& x, const Tensor& y) {
-  const RowCall call = {.work = {"softmax", 2 * bytes_of(y)},
-                        .rows = y.size(0),
-                        .columns = y.size(1),
-                        .packed = packs(x) && packs(y),
-                        .vectors = 0,
-                        .device = y.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      row_call("softmax", {&x, &y}, {}), [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<T>(y));
 }
 
 template <class T>
 void backward(const Tensor& dy, const Tensor& y, const Tensor& dx) {
-  const RowCall call = {.work = {"softmax_backward", 3 * bytes_of(y)},
-                        .rows = y.size(0),
-                        .columns = y.size(1),
-                        .packed = packs(dy) && packs(y) && packs(dx),
-                        .vectors = 0,
-                        .device = y.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      row_call("softmax_backward", {&dy, &y, &dx}, {}),
+      [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(y), rows_of<T>(dx));
 }
 
