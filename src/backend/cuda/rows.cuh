@@ -51,10 +51,24 @@ struct Plus {
   __device__ float2 operator()(float2 a, float2 b) const { return {a.x + b.x, a.y + b.y}; }
 };
 
+/// A thread's packs of a row: every kStride-th from its first on, or every blockDim.x-th.
+template <int kStride>
+struct RowPart {
+  static constexpr bool kWholeWarp = kStride == 32;
+  int left;  ///< packs of its block from the thread's first on, other threads' too; 0 and less: it has none
+
+  __device__ static int offset(int p) { return p * (kStride > 0 ? kStride : static_cast<int>(blockDim.x)); }
+  __device__ bool has(int p) const { return offset(p) < left; }
+  __device__ int count() const { return ::max(0, (left + offset(1) - 1) / offset(1)); }
+};
+
 /// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y.
-template <Span kSpan>
+template <Span kSpan, int kPacks = 0>
 class Team {
  public:
+  /// Rows of 8 packs in a thread are those that are too long for 4: they have whole warps.
+  using Part = RowPart<kSpan == Span::warp && kPacks == 8 ? 32 : 0>;
+
   __device__ explicit Team(const RowShape& shape) {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
@@ -67,31 +81,30 @@ class Team {
     }
   }
 
-  /// A thread has every blockDim.x-th of its block's packs. Which pack of the row is its first, and how many there are
-  /// from there to the end of the block's.
+  /// Which pack of a row is the thread's first, and what it has from there.
   __device__ int first(const RowShape& shape) const {
     return static_cast<int>(threadIdx.x) + (kSpan == Span::cluster ? static_cast<int>(rank_) * shape.part : 0);
   }
-  __device__ int left(const RowShape& shape) const {
+  __device__ Part part(const RowShape& shape) const {
     const int in_row = static_cast<int>(shape.length) - first(shape);
-    return kSpan == Span::cluster ? ::min(shape.part - static_cast<int>(threadIdx.x), in_row) : in_row;
+    return {kSpan == Span::cluster ? ::min(shape.part - static_cast<int>(threadIdx.x), in_row) : in_row};
   }
   /// True in the one thread that writes what is one for a row.
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
-  /// compute(row, left, load(row, left)) for the team's rows; its threads go together. Warp teams behind the last row
-  /// have nothing left. A cluster, which walks over rows, loads the next one before it computes: memory has no pause
+  /// compute(row, part, load(row, part)) for the team's rows; its threads go together. Warp teams behind the last row
+  /// have no part. A cluster, which walks over rows, loads the next one before it computes: memory has no pause
   /// while the cluster's blocks wait for each other.
   template <class Load, class Compute>
   __device__ void each_row(const RowShape& shape, Load&& load, Compute&& compute) const {
     if constexpr (kSpan == Span::cluster) {
-      const int all = left(shape);
+      const Part all = part(shape);
       const std::int64_t step = gridDim.x / blocks_;
       std::int64_t row = blockIdx.x / blocks_;
       auto held = load(row, all);
       while (true) {
         const std::int64_t next = row + step;
-        auto following = load(next, next < shape.rows ? all : 0);
+        auto following = load(next, next < shape.rows ? all : Part{0});
         compute(row, all, held);
         if (next >= shape.rows) return;
         held = following;
@@ -100,7 +113,7 @@ class Team {
     } else {
       const std::int64_t row = kSpan == Span::block ? static_cast<std::int64_t>(blockIdx.x)
                                                     : static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-      const int all = row < shape.rows ? left(shape) : 0;
+      const Part all = row < shape.rows ? part(shape) : Part{0};
       auto held = load(row, all);
       compute(row, all, held);
     }
@@ -118,7 +131,8 @@ class Team {
   __device__ Value reduce_warp(Value value, Combine combine) const {
 #pragma unroll
     for (unsigned mask = 16; mask > 0; mask /= 2) {
-      if (kSpan != Span::warp || mask < blockDim.x) value = combine(value, shuffle_xor(value, mask));
+      if (kSpan != Span::warp || Part::kWholeWarp || mask < blockDim.x)
+        value = combine(value, shuffle_xor(value, mask));
     }
     return value;
   }
@@ -249,17 +263,15 @@ __device__ inline uint4 pack(const Elements<T>& from) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-/// How far a thread's pack p lies behind its first.
-__device__ inline int pack_offset(int p) { return p * static_cast<int>(blockDim.x); }
-
-/// A thread's packs of a row, from its first on; `otherwise` where none are left.
-template <int kPacks>
-__device__ inline void load_row(uint4 (&packs)[kPacks], const uint4* first, int left, std::uint32_t otherwise = 0) {
+/// A thread's packs of a row, from its first on; `otherwise` where there are none.
+template <int kPacks, class Part>
+__device__ inline void load_row(uint4 (&packs)[kPacks], const uint4* first, Part part, std::uint32_t otherwise = 0) {
 #pragma unroll
-  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + pack_offset(p), pack_offset(p) < left, otherwise);
+  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), otherwise);
 }
-__device__ inline void store_pack(uint4* first, int p, int left, const uint4& pack) {
-  store_if(first + pack_offset(p), pack, pack_offset(p) < left);
+template <class Part>
+__device__ inline void store_pack(uint4* first, int p, Part part, const uint4& pack) {
+  store_if(first + part.offset(p), pack, part.has(p));
 }
 
 /// Has the compiler unpack the elements again where they are used next: keeping them takes twice the registers. It
@@ -273,29 +285,31 @@ __device__ inline void stay_packed(uint4 (&packs)[kPacks], std::uint32_t zero) {
 }
 
 /// A thread's packs of a weight vector, or as many of them as it has in registers at a time: see RowPlan::weights.
-template <int kSize>
-__device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, int left) {
+template <int kSize, class Part>
+__device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, Part part) {
 #pragma unroll
-  for (int j = 0; j < kSize; ++j) {
-    group[j] = pack_offset(p + j) < left ? first[pack_offset(p + j)] : uint4{};
-  }
+  for (int j = 0; j < kSize; ++j) group[j] = part.has(p + j) ? first[part.offset(p + j)] : uint4{};
 }
+
+/// Keeps the compiler from moving loads to the other side.
+__device__ inline void keep_loads() { __syncwarp(); }
 
 /// Brings the weights nearer while the kernel before is still running. One block does, for all: the same few lines
 /// asked of L2 by every row take longer than the rows.
-template <int kPacks>
-__device__ inline void prefetch_weights(const uint4* first, int left) {
+template <int kPacks, class Part>
+__device__ inline void prefetch_weights(const uint4* first, Part part) {
   if (blockIdx.x != 0 || threadIdx.y != 0 || threadIdx.x % 8 != 0) return;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    if (pack_offset(p) < left) prefetch(first + pack_offset(p));
+    if (part.has(p)) prefetch(first + part.offset(p));
   }
 }
 
 /// A copy of a thread's weights in shared memory, where its block's begin at `to`.
-__device__ inline const uint4* stage(const uint4* first, int left, uint4* to) {
+template <class Part>
+__device__ inline const uint4* stage(const uint4* first, Part part, uint4* to) {
   to += threadIdx.x;
-  for (int i = 0; i < left; i += static_cast<int>(blockDim.x)) to[i] = first[i];
+  for (int i = 0; i < part.left; i += static_cast<int>(blockDim.x)) to[i] = first[i];
   return to;
 }
 

@@ -18,19 +18,19 @@ __device__ inline Statistics statistics(float rough, float2 deviations, float in
 }
 
 // The elements that the warp's threads have of a row, or those of its part that has a row.
-template <class T, Span kSpan>
-__device__ inline float elements_of_warp(const Team<kSpan>& team, const RowShape& shape) {
+template <class T, Span kSpan, int kPacks>
+__device__ inline float elements_of_warp(const Team<kSpan, kPacks>& team, const RowShape& shape) {
   if constexpr (kSpan == Span::warp) return static_cast<float>(shape.length * kPackSize<T>);
-  const int packs = ::max(0, (team.left(shape) + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x));
+  const int packs = team.part(shape).count();
   return static_cast<float>(__reduce_add_sync(0xffffffffU, packs) * kPackSize<T>);
 }
 
 // The same of a thread's deviations from the mean `rough` of its warp, which has `count` elements. That of the team's
 // first warp takes its place, so that the warps need to meet only once. It is close enough: its elements are 1/128 of
 // the row or more, so the square of its distance from the row's mean is at most 128 times the variance.
-template <Span kSpan>
-__device__ inline Statistics statistics(Team<kSpan>& team, float rough, float2 deviations, float count, float inverse,
-                                        float eps) {
+template <Span kSpan, int kPacks>
+__device__ inline Statistics statistics(Team<kSpan, kPacks>& team, float rough, float2 deviations, float count,
+                                        float inverse, float eps) {
   deviations = team.reduce_warp(deviations, Plus{});
   if constexpr (kSpan != Span::warp) {
     const float4* warps = team.exchange(float4{rough, deviations.x, deviations.y, count});
@@ -51,35 +51,37 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
                  RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   const uint4* b = bias != nullptr ? as_packs(bias) + first : nullptr;
   if constexpr (kWeights == kPacks) {
-    prefetch_weights<kPacks>(w, team.left(shape));
-    if (b != nullptr) prefetch_weights<kPacks>(b, team.left(shape));
+    prefetch_weights<kPacks>(w, team.part(shape));
+    if (b != nullptr) prefetch_weights<kPacks>(b, team.part(shape));
   }
   wait_for_previous();
   allow_next();
   if (kSpan == Span::cluster && shape.staged) {
-    w = stage(w, team.left(shape), team.spare());
-    if (b != nullptr) b = stage(b, team.left(shape), team.spare() + shape.part);
+    w = stage(w, team.part(shape), team.spare());
+    if (b != nullptr) b = stage(b, team.part(shape), team.spare() + shape.part);
   }
   struct Held {
     uint4 in[kPacks];
   };
-  const auto load = [&](std::int64_t row, int left) {
+  const auto load = [&](std::int64_t row, auto part) {
     Held held;
-    load_row(held.in, as_packs(x[row]) + first, left);
+    load_row(held.in, as_packs(x[row]) + first, part);
     return held;
   };
   const float count = elements_of_warp<T>(team, shape);
-  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& in = held.in;
     uint4 scales[kWeights], shifts[kWeights] = {};
     if constexpr (kWeights == kPacks) {
-      load_weights(scales, w, 0, left);
-      if (b != nullptr) load_weights(shifts, b, 0, left);
+      keep_loads();  // behind those of the row, and before the reduction
+      load_weights(scales, w, 0, part);
+      if (b != nullptr) load_weights(shifts, b, 0, part);
+      keep_loads();
     }
 
     float total = 0;
@@ -104,14 +106,14 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
         if constexpr (kWide) some.x += deviation;
         some.y += deviation * deviation;
       }
-      const bool valid = pack_offset(p) < left;
+      const bool valid = part.has(p);
       deviations.x += valid ? some.x : 0.0F;
       deviations.y += valid ? some.y : 0.0F;
     }
     stay_packed<T>(in, shape.other_zero);
     const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
     const float offset = -mean * rstd;
-    if (team.leads() && left > 0) {
+    if (team.leads() && part.has(0)) {
       means[row] = mean;
       rstds[row] = rstd;
     }
@@ -120,8 +122,8 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       if (kWeights < kPacks && p % kWeights == 0) {
-        load_weights(scales, w, p, left);
-        if (b != nullptr) load_weights(shifts, b, p, left);
+        load_weights(scales, w, p, part);
+        if (b != nullptr) load_weights(shifts, b, p, part);
       }
       Elements<T> v = unpack<T>(in[p]);
       const Elements<T> scale = unpack<T>(scales[p % kWeights]);
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
         const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
         v[e] = unit * scale[e] + shift[e];
       }
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -185,32 +187,32 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>
     backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
   struct Held {
     uint4 grad[kPacks], in[kPacks];
     float mean, rstd;
   };
-  const auto load = [&](std::int64_t row, int left) {
+  const auto load = [&](std::int64_t row, auto part) {
     Held held;
-    load_row(held.grad, as_packs(dy[row]) + first, left);
-    load_row(held.in, as_packs(x[row]) + first, left);
-    held.mean = left > 0 ? means[row] : 0.0F;
-    held.rstd = left > 0 ? rstds[row] : 0.0F;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    held.mean = part.has(0) ? means[row] : 0.0F;
+    held.rstd = part.has(0) ? rstds[row] : 0.0F;
     return held;
   };
-  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& [grad, in, mean, rstd] = held;
     uint4 scales[kWeights];
 
     float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p % kWeights == 0) load_weights(scales, w, p, left);
+      if (p % kWeights == 0) load_weights(scales, w, p, part);
       const Elements<T> g = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
       const Elements<T> scale = unpack<T>(scales[p % kWeights]);
@@ -234,13 +236,13 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>
     uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) load_weights(scales, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(scales, w, p, part);
       const Elements<T> g = unpack<T>(grad[p]);
       Elements<T> v = unpack<T>(in[p]);
       const Elements<T> scale = unpack<T>(scales[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] = (g[e] * scale[e] - centre - (v[e] - mean) * rstd * pull) * rstd;
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }

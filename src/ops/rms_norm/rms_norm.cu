@@ -11,23 +11,23 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
     forward_rows(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
                  float* rstd, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
-  if constexpr (kWeights == kPacks) prefetch_weights<kPacks>(w, team.left(shape));
+  if constexpr (kWeights == kPacks) prefetch_weights<kPacks>(w, team.part(shape));
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
   struct Held {
     uint4 in[kPacks], other[kResidual ? kPacks : 1];
   };
-  const auto load = [&](std::int64_t row, int left) {
+  const auto load = [&](std::int64_t row, auto part) {
     Held held;
-    load_row(held.in, as_packs(x[row]) + first, left);
-    if constexpr (kResidual) load_row(held.other, as_packs(residual[row]) + first, left);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    if constexpr (kResidual) load_row(held.other, as_packs(residual[row]) + first, part);
     return held;
   };
-  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& in = held.in;
     if constexpr (kResidual) {
       uint4* out = as_packs(sum[row]) + first;
@@ -38,11 +38,15 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
 #pragma unroll
         for (int e = 0; e < kSize; ++e) v[e] += r[e];
         in[p] = pack<T>(v);
-        store_pack(out, p, left, in[p]);
+        store_pack(out, p, part, in[p]);
       }
     }
     uint4 weights[kWeights];
-    if constexpr (kWeights == kPacks) load_weights(weights, w, 0, left);
+    if constexpr (kWeights == kPacks) {
+      keep_loads();  // behind those of the row, and before the reduction
+      load_weights(weights, w, 0, part);
+      keep_loads();
+    }
 
     float squares = 0;
 #pragma unroll
@@ -55,17 +59,17 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
     }
     stay_packed<T>(in, shape.zero);
     const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
-    if (team.leads() && left > 0) rstd[row] = scale;
+    if (team.leads() && part.has(0)) rstd[row] = scale;
 
     uint4* out = as_packs(y[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, part);
       Elements<T> v = unpack<T>(in[p]);
       const Elements<T> u = unpack<T>(weights[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] = v[e] * scale * u[e];
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -109,33 +113,33 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
     backward_rows(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
                   RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
   struct Held {
     uint4 grad[kPacks], in[kPacks];
     float scale;
   };
-  const auto load = [&](std::int64_t row, int left) {
+  const auto load = [&](std::int64_t row, auto part) {
     Held held;
-    load_row(held.grad, as_packs(dy[row]) + first, left);
-    load_row(held.in, as_packs(x[row]) + first, left);
-    held.scale = left > 0 ? rstd[row] : 0.0F;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    held.scale = part.has(0) ? rstd[row] : 0.0F;
     return held;
   };
-  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& [grad, in, scale] = held;
-    uint4 extra[kSum ? kPacks : 1];
-    if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, left);
+    [[maybe_unused]] uint4 extra[kSum ? kPacks : 1];
+    if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, part);
 
     uint4 weights[kWeights];
     float dot = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p % kWeights == 0) load_weights(weights, w, p, left);
+      if (p % kWeights == 0) load_weights(weights, w, p, part);
       const Elements<T> dv = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
       const Elements<T> u = unpack<T>(weights[p % kWeights]);
@@ -152,7 +156,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
     uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, part);
       const Elements<T> dv = unpack<T>(grad[p]);
       Elements<T> v = unpack<T>(in[p]);
       const Elements<T> u = unpack<T>(weights[p % kWeights]);
@@ -163,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
 #pragma unroll
         for (int e = 0; e < kSize; ++e) v[e] += more[e];
       }
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }

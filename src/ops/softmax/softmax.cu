@@ -22,8 +22,8 @@ __device__ inline Exponentials joined(Exponentials a, Exponentials b) {
   return {largest, a.sum * rescale(a.largest, largest) + b.sum * rescale(b.largest, largest)};
 }
 
-template <Span kSpan>
-__device__ inline Exponentials joined(Team<kSpan>& team, Exponentials mine) {
+template <Span kSpan, int kPacks = 0>
+__device__ inline Exponentials joined(Team<kSpan, kPacks>& team, Exponentials mine) {
   const float2 all = team.reduce(float2{mine.largest, mine.sum}, float2{-INFINITY, 0}, [](float2 a, float2 b) {
     const Exponentials both = joined({a.x, a.y}, {b.x, b.y});
     return float2{both.largest, both.sum};
@@ -66,19 +66,19 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
   struct Held {
     uint4 in[kPacks];
   };
-  const auto load = [&](std::int64_t row, int left) {
+  const auto load = [&](std::int64_t row, auto part) {
     Held held;
-    load_row(held.in, as_packs(x[row]) + first, left, kMinusInfinity<T>);
+    load_row(held.in, as_packs(x[row]) + first, part, kMinusInfinity<T>);
     return held;
   };
-  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& in = held.in;
     Exponentials mine = {largest_of<T>(in), 0};
     const float reference = mine.largest == -INFINITY ? 0.0F : mine.largest;
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>
       for (int e = 0; e < kSize; ++e) {
         v[e] = kWide ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
       }
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -144,20 +144,20 @@ template <class T, Span kSpan, int kPacks, int kThreads>
 __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64>))
     backward_rows(Rows<const T> dy, Rows<const T> y, Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
   struct Held {
     uint4 grad[kPacks], in[kPacks];
   };
-  const auto load = [&](std::int64_t row, int left) {
+  const auto load = [&](std::int64_t row, auto part) {
     Held held;
-    load_row(held.grad, as_packs(dy[row]) + first, left);
-    load_row(held.in, as_packs(y[row]) + first, left);
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(y[row]) + first, part);
     return held;
   };
-  team.each_row(shape, load, [&](std::int64_t row, int left, Held& held) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& [grad, in] = held;
     float dot = 0;
 #pragma unroll
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64>
       Elements<T> v = unpack<T>(in[p]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] *= g[e] - dot;
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
