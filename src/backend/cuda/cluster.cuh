@@ -83,7 +83,8 @@ __device__ inline void mbarrier_expect([[maybe_unused]] std::uint64_t* barrier, 
 #endif
 }
 
-/// Waits for the end of the mbarrier's phase of that parity, and sees the values that it counted.
+/// Waits for the end of the mbarrier's phase of that parity, and sees the values that it counted. They are in the
+/// block's own shared memory: acquiring at the cluster's scope would only empty L1.
 __device__ inline void mbarrier_wait([[maybe_unused]] std::uint64_t* barrier, [[maybe_unused]] unsigned parity) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   std::uint32_t over = 0;
