@@ -2,9 +2,11 @@
 // warp, a block, clusters that walk over many rows or one, and rows too long or not aligned.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "backend/backend.h"
+#include "backend/cuda/row_plan.h"
 #include "core/rng.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -283,20 +285,99 @@ TEST_P(CudaRows, SoftmaxOfRowsWithoutAResultIsNaN) {
   }
 }
 
+// Numbers that vary little beside their size, the first ones of a row around another value than the rest.
+TEST_P(CudaRows, LayerNormOfNumbersFarFromZero) {
+  const Case& c = GetParam();
+  const auto n = static_cast<std::size_t>(c.columns);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(std::string(to_string(dtype)));
+    std::vector<float> numbers(static_cast<std::size_t>(c.rows) * n);
+    const std::vector<double> noise = values(random_rows(DType::f32));
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      numbers[i] = static_cast<float>((i % n < n / 16 ? 150 : 100) + noise[i]);
+    }
+    const Tensor x = empty_rows(dtype);
+    x.copy_from(Tensor::from(numbers, {c.rows, c.columns}).to(device_).to(dtype));
+    const Tensor y = empty_rows(dtype);
+    const Tensor weight = Tensor::full({c.columns}, 1, dtype, device_);
+    const Tensor stats = Tensor::full({2, c.rows}, kUntouched, DType::f32, device_);
+    ASSERT_EQ(layer_norm_forward.on(kCuda)(x, weight, Tensor(), kEps, y, stats), nullptr);
+    const std::vector<double> xs = values(x);
+    std::vector<double> ys(xs.size());
+    std::vector<double> scales(static_cast<std::size_t>(c.rows));
+    each_row(c, [&](std::size_t row, std::size_t at) {
+      double mean = 0;
+      for (std::size_t i = 0; i < n; ++i) mean += xs[at + i] / static_cast<double>(n);
+      double variance = 0;
+      for (std::size_t i = 0; i < n; ++i) variance += std::pow(xs[at + i] - mean, 2) / static_cast<double>(n);
+      scales[row] = 1 / std::sqrt(variance + kEps);
+      for (std::size_t i = 0; i < n; ++i) ys[at + i] = (xs[at + i] - mean) * scales[row];
+    });
+    expect_near("y", y, ys, rounding(dtype));
+    expect_near("rstd", stats.select(0, 1), scales, 1e-5);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Sizes, CudaRows,
     testing::Values(Case{1, 1, Layout::dense}, Case{3, 7, Layout::dense}, Case{33, 40, Layout::odd},
                     Case{130, 16, Layout::gaps}, Case{33, 48, Layout::dense}, Case{9, 896, Layout::gaps},
-                    Case{5, 1000, Layout::odd}, Case{65, 1024, Layout::dense},   // parts of a warp
-                    Case{1200, 2048, Layout::gaps},                              // a warp
-                    Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},  // few rows
+                    Case{5, 1000, Layout::odd}, Case{65, 1024, Layout::dense},       // parts of a warp
+                    Case{1200, 2048, Layout::gaps},                                  // a warp
+                    Case{601, 1024, Layout::dense}, Case{1000, 2040, Layout::gaps},  // a warp, few rows
+                    Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},      // few rows
                     Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps},
                     Case{300, 16384, Layout::dense},                                  // a block
                     Case{300, 24584, Layout::gaps}, Case{2, 32768, Layout::dense},    // a cluster of 2
                     Case{150, 50000, Layout::dense},                                  // of 4
+                    Case{131, 40008, Layout::gaps}, Case{67, 65544, Layout::gaps},    // with less in the last block
                     Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
+                    Case{35, 131080, Layout::gaps},                                   // of 8, in bf16
                     Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),   // in several passes
     [](const auto& param) { return name_of(param.param); });
+
+// As Team of rows.cuh shares a row out.
+TEST(RowPlan, GivesEveryPackToOneThread) {
+  using namespace cuda;
+  DeviceInfo device;
+  device.multiprocessors = 132;
+  std::size_t in_registers = 0;
+  for (const int major : {8, 9}) {
+    device.major = major;
+    for (const RowKernels& kernels : {kOneInput, kTwoInputs, kBackward}) {
+      for (const std::int64_t rows : {1, 64, 527, 528, 1056, 1057, 100000}) {
+        for (std::int64_t length = 1; length < 40000; length += 1 + length / 7) {
+          const RowPlan plan = plan_rows(rows, length, kernels, device);
+          if (plan.packs == 0) continue;  // read more than once
+          ++in_registers;
+          SCOPED_TRACE(std::to_string(rows) + " rows of " + std::to_string(length) + " packs");
+          const std::int64_t part = (length + plan.cluster - 1) / plan.cluster;
+          std::vector<int> owners(static_cast<std::size_t>(length));
+          for (unsigned rank = 0; rank < plan.cluster; ++rank) {
+            for (unsigned thread = 0; thread < plan.team; ++thread) {
+              const std::int64_t first = thread + rank * part;
+              const std::int64_t left = std::min(part - thread, length - first);
+              for (int p = 0; p < plan.packs; ++p) {
+                const std::int64_t offset = std::int64_t{p} * plan.team;
+                if (offset < left) ++owners[static_cast<std::size_t>(first + offset)];
+              }
+            }
+          }
+          EXPECT_EQ(std::count(owners.begin(), owners.end(), 1), length);
+          const bool warp = plan.span == Span::warp;
+          const int most = warp                         ? RowKernels::brief_threads
+                           : plan.span == Span::cluster ? RowKernels::wide_threads
+                           : plan.packs == kernels.many ? RowKernels::many_threads
+                                                        : RowKernels::few_threads;
+          EXPECT_LE(static_cast<int>(plan.team * plan.teams), most);
+          EXPECT_TRUE(warp ? plan.team <= 32 && 32 % plan.team == 0 : plan.team % 32 == 0);
+          EXPECT_TRUE(plan.span == Span::cluster ? major >= 9 && plan.cluster <= 8 : plan.cluster == 1);
+        }
+      }
+    }
+  }
+  EXPECT_GT(in_registers, 1000U);
+}
 
 }  // namespace
 }  // namespace wick

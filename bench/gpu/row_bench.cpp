@@ -1,15 +1,15 @@
 // RMS norm (alone and with the residual add), layer norm and softmax, forward and backward with frozen weights, beside
 // a copy of device memory in the same run.
 //
-//   row_bench [--json PATH] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...
+//   row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...
 //
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
-// on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once.
+// on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once. --json
+// prints a JSON object a line, as bench/peers/torch_rows.py does, instead of a table.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <string>
 
 #include "gpu/timing.h"
@@ -27,7 +27,7 @@ struct RowShape {
 };
 
 struct Options {
-  std::string json;
+  bool json = false;
   std::int64_t elements = std::int64_t{1} << 27;
   int repeats = 11;
   std::vector<std::string> ops;
@@ -128,7 +128,7 @@ class Case {
   std::vector<Set> sets_;
 };
 
-Json measure(const Options& options, const RowShape& shape, Device device, double copy) {
+void measure(const Options& options, const RowShape& shape, Device device, double copy) {
   const Case all(shape, device);
   struct Cell {
     Case::Kernel kernel;
@@ -154,7 +154,6 @@ Json measure(const Options& options, const RowShape& shape, Device device, doubl
     }
   }
   const std::vector<Spread> times = time_in_turn(device, works, options.repeats, kRounds);
-  Json rows = Json::array();
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const Cell& cell = cells[i];
     const auto launches = static_cast<double>(cell.launches);
@@ -162,42 +161,50 @@ Json measure(const Options& options, const RowShape& shape, Device device, doubl
     const double bytes = all.bytes(cell.kernel);
     const double rate = bytes / us.median / 1e3;
     const char* from = cell.cached ? "cache" : "memory";
-    std::printf("%-18s %-8s %7lldx%-7lld %-4s %-6s %9.2f  [%9.2f, %9.2f] %7.0f %6.1f%%\n", cell.kernel.op,
-                cell.kernel.direction, static_cast<long long>(shape.rows), static_cast<long long>(shape.columns),
-                std::string(to_string(shape.dtype)).c_str(), from, us.median, us.low, us.high, rate, 100 * rate / copy);
-    rows.push_back({{"op", cell.kernel.op},
-                    {"direction", cell.kernel.direction},
-                    {"rows", shape.rows},
-                    {"columns", shape.columns},
-                    {"dtype", std::string(to_string(shape.dtype))},
-                    {"from", from},
-                    {"bytes", bytes},
-                    {"us", {us.median, us.low, us.high}},
-                    {"gb_s", rate},
-                    {"share_of_copy", rate / copy}});
+    const std::string dtype(to_string(shape.dtype));
+    if (options.json) {
+      const Json line = {{"by", "wick"},
+                         {"op", cell.kernel.op},
+                         {"direction", cell.kernel.direction},
+                         {"rows", shape.rows},
+                         {"columns", shape.columns},
+                         {"dtype", dtype},
+                         {"from", from},
+                         {"us", us.median},
+                         {"us_low", us.low},
+                         {"us_high", us.high},
+                         {"gbps", rate},
+                         {"share", rate / copy}};
+      std::puts(dump_json_line(line).c_str());
+    } else {
+      std::printf("%-18s %-8s %7lldx%-7lld %-4s %-6s %9.2f  [%9.2f, %9.2f] %7.0f %6.1f%%\n", cell.kernel.op,
+                  cell.kernel.direction, static_cast<long long>(shape.rows), static_cast<long long>(shape.columns),
+                  dtype.c_str(), from, us.median, us.low, us.high, rate, 100 * rate / copy);
+    }
   }
   std::fflush(stdout);
-  return rows;
 }
 
 int usage() {
   std::fprintf(stderr,
-               "row_bench [--json PATH] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...\n");
+               "row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...\n");
   return 2;
 }
 
 int run(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc) return usage();
+  for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    const char* const value = argv[i + 1];
+    if (name == "--json") {
+      options.json = true;
+      continue;
+    }
+    if (++i == argc) return usage();
+    const char* const value = argv[i];
     long long rows = 0;
     long long columns = 0;
     char dtype[8] = {};
-    if (name == "--json") {
-      options.json = value;
-    } else if (name == "--elements") {
+    if (name == "--elements") {
       options.elements = std::atoll(value);
     } else if (name == "--repeats") {
       options.repeats = std::max(1, std::atoi(value));
@@ -218,22 +225,13 @@ int run(int argc, char** argv) {
   const Device device = gpu();
   const NoGrad no_grad;
   Spread copy = copy_rate(device, options.repeats);
-  std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\n", cuda::info(device.index).name.c_str(), copy.median, copy.low,
-              copy.high);
-  std::printf("%-18s %-8s %15s %-4s %-6s %9s  %22s %7s %7s\n", "op", "", "shape", "", "from", "us", "[least, most]",
-              "GB/s", "of copy");
-  Json cells = Json::array();
-  for (const RowShape& shape : options.shapes) {
-    for (Json& row : measure(options, shape, device, copy.median)) cells.push_back(std::move(row));
+  if (!options.json) {
+    std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\n", cuda::info(device.index).name.c_str(), copy.median, copy.low,
+                copy.high);
+    std::printf("%-18s %-8s %15s %-4s %-6s %9s  %22s %7s %7s\n", "op", "", "shape", "", "from", "us", "[least, most]",
+                "GB/s", "of copy");
   }
-  if (!options.json.empty()) {
-    const Json result = {{"device", cuda::info(device.index).name},
-                         {"copy_gb_s", {copy.median, copy.low, copy.high}},
-                         {"cells", std::move(cells)}};
-    std::ofstream file(options.json);
-    file << dump_json(result) << "\n";
-    if (!file.flush()) fail(ErrorCode::io, "cannot write {}", options.json);
-  }
+  for (const RowShape& shape : options.shapes) measure(options, shape, device, copy.median);
   return 0;
 }
 

@@ -1,16 +1,19 @@
 """RMS norm (alone and with the residual add), layer norm and softmax in PyTorch, eagerly and compiled, on one GPU.
 
 The cells, bytes and sets of tensors are those of bench/gpu/row_bench, which says what they mean. All launches of a
-cell are captured as one graph. Prints a table and, with --json PATH, writes it.
+cell are captured as one graph. Prints a table or, with --json, an object a line. --device cpu shows that the program
+runs, nothing else: there are no graphs there.
 """
 
 import argparse
 import json
+import statistics
+import time
 
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
-from torch_lora_linear import times_in_turn
+from torch_lora_linear import times_in_turn as gpu_times_in_turn
 
 EPS = 1e-5
 LAUNCHES_IN_CACHE = 64
@@ -41,8 +44,26 @@ OPS = [(rms_norm, (2, 3), (1, 1), 1), (rms_norm_residual, (4, 4), (1, 1), 1), (l
        (softmax, (2, 3), (0, 0), 0)]
 
 
-def captured(make, stream):
+def times_in_turn(functions, repeats, rounds, device):
+    """Microseconds of each function, run in turn: (median, least, most)."""
+    if device == "cuda":
+        return gpu_times_in_turn(functions, repeats, rounds)
+    results = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, fn in functions.items():
+            begin = time.perf_counter()
+            fn()
+            results[name].append((time.perf_counter() - begin) * 1e6)
+    return {name: (statistics.median(t), min(t), max(t)) for name, t in results.items()}
+
+
+def captured(make, device):
     """The function that make() makes, as a graph. All on one stream: autograd runs a backward on its forward's."""
+    if device != "cuda":
+        fn = make()
+        fn()
+        return fn
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         fn = make()
@@ -85,10 +106,10 @@ def backward_of(fn, sets, weight, bias, launches):
     return run
 
 
-def copy_rate(repeats):
-    x = torch.randn(2**30, device="cuda", dtype=torch.bfloat16)
+def copy_rate(options):
+    x = torch.randn(2**30 if options.device == "cuda" else 2**20, device=options.device, dtype=torch.bfloat16)
     y = torch.empty_like(x)
-    us = times_in_turn({"copy": lambda: y.copy_(x)}, repeats)["copy"][0]
+    us = times_in_turn({"copy": lambda: y.copy_(x)}, options.repeats, 3, options.device)["copy"][0]
     return 2e-3 * x.numel() * x.element_size() / us
 
 
@@ -96,15 +117,13 @@ def measure(rows, columns, dtype_name, options, copy):
     dtype = DTYPES[dtype_name]
 
     def random(*shape):
-        return torch.randn(*shape, device="cuda", dtype=dtype)
+        return torch.randn(*shape, device=options.device, dtype=dtype)
 
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    cache = torch.cuda.get_device_properties(0).L2_cache_size if options.device == "cuda" else 2**20
     matrix = rows * columns * dtype.itemsize
     count = min(MOST_SETS, max(1, -(-4 * cache // (2 * matrix))))
     sets = [tuple(random(rows, columns) for _ in range(4)) for _ in range(count)]
     weight, bias = random(columns), random(columns)
-    stream = torch.cuda.Stream()
-    cells = []
     for fn, matrices, vectors, numbers in OPS:
         if options.op and fn.__name__ not in options.op:
             continue
@@ -119,25 +138,28 @@ def measure(rows, columns, dtype_name, options, copy):
                     used = sets if source == "memory" else sets[:1]
                     launches = max(count, LEAST_LAUNCHES) if source == "memory" else LAUNCHES_IN_CACHE
                     functions[mode, source, launches] = captured(
-                        lambda: make(f, used, weight, bias, launches), stream)
-            times = times_in_turn(functions, options.repeats, 3)
+                        lambda: make(f, used, weight, bias, launches), options.device)
+            times = times_in_turn(functions, options.repeats, 3, options.device)
             size = (matrices[back] * rows + vectors[back]) * columns * dtype.itemsize + numbers * rows * 4
             for (mode, source, launches), spread in times.items():
                 us = [t / launches for t in spread]
                 rate = size / us[0] / 1e3
+                if options.json:
+                    print(json.dumps({"by": f"torch {mode}", "op": fn.__name__, "direction": direction, "rows": rows,
+                                      "columns": columns, "dtype": dtype_name, "from": source, "us": us[0],
+                                      "us_low": us[1], "us_high": us[2], "gbps": rate, "share": rate / copy}),
+                          flush=True)
+                    continue
                 shape = f"{rows}x{columns}"
                 print(f"{fn.__name__:18} {direction:8} {shape:>15} {dtype_name:4} {source:6} {mode:8} {us[0]:9.2f} "
                       f"[{us[1]:9.2f}, {us[2]:9.2f}] {rate:7.0f} {100 * rate / copy:6.1f}%", flush=True)
-                cells.append({"op": fn.__name__, "direction": direction, "rows": rows, "columns": columns,
-                              "dtype": dtype_name, "from": source, "mode": mode, "bytes": size, "us": us,
-                              "gb_s": rate, "share_of_copy": rate / copy})
             del functions
-    return cells
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--elements", type=int, default=2**27)
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--op", action="append")
@@ -147,17 +169,14 @@ def main():
                                [f"{max(1, options.elements >> k)}x{1 << k}:bf16" for k in range(10, 18)])
     torch.manual_seed(0)
     torch._functorch.config.donated_buffer = False  # a compiled backward is run more than once
-    copy = copy_rate(options.repeats)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy:.0f} GB/s")
-    cells = []
+    copy = copy_rate(options)
+    if not options.json:
+        name = torch.cuda.get_device_name() if options.device == "cuda" else options.device
+        print(f"{name}, torch {torch.__version__}, copy {copy:.0f} GB/s")
     for shape in shapes:
         extents, dtype = shape.split(":")
         rows, columns = map(int, extents.split("x"))
-        cells += measure(rows, columns, dtype, options, copy)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_gb_s": copy,
-                       "cells": cells}, file, indent=2)
+        measure(rows, columns, dtype, options, copy)
 
 
 if __name__ == "__main__":

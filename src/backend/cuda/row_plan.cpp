@@ -13,45 +13,55 @@ constexpr std::int64_t kWarp = 32;
 // Longer rows go to more blocks rather than more threads: blocks take turns in loading and storing.
 constexpr std::int64_t kUsualTeam = 256;
 constexpr std::int64_t kThreadsAtOnce = 1024;  // a multiprocessor's, at 64 registers each
+constexpr std::int64_t kSchedulers = 4;        // of warps, in a multiprocessor
 constexpr unsigned kLargestCluster = 8;        // that every device with clusters has
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 unsigned whole_warps(std::int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kWarp) * kWarp); }
 
-// A team of `threads` or more, up to a warp.
-RowPlan warp_team(std::int64_t threads, int packs) {
-  const auto team = std::bit_ceil(static_cast<unsigned>(std::max<std::int64_t>(threads, 1)));
-  return {Span::warp, packs, team, static_cast<unsigned>(RowKernels::brief_threads) / team, 1};
+// Teams of part of a warp, or a whole one, for rows of `length` packs.
+RowPlan warp_teams(std::int64_t length, int packs, int weights) {
+  const auto team = std::bit_ceil(static_cast<unsigned>(std::max<std::int64_t>(ceil_div(length, packs), 1)));
+  return {Span::warp, packs, weights, team, static_cast<unsigned>(RowKernels::brief_threads) / team, 1};
+}
+
+RowPlan block_team(std::int64_t length, int packs, int weights) {
+  return {Span::block, packs, weights, whole_warps(ceil_div(length, packs))};
 }
 
 }  // namespace
 
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
-  if (packs <= kWarp * kernels.brief) return warp_team(ceil_div(packs, kernels.brief), kernels.brief);
-  // Few rows: all of them are in registers at the same time, on as many threads as there are.
+  if (packs <= kWarp * kernels.brief) return warp_teams(packs, kernels.brief, kernels.brief);
+  const bool warps = packs <= kWarp * kernels.brief_2;
+  // Few rows: all of them are in registers at the same time, on as many threads as there are, or where there is a warp
+  // for each scheduler, in warps, which need not wait for others.
   if (packs <= RowKernels::few_threads * kernels.few &&
       rows * packs <= device.multiprocessors * kThreadsAtOnce * kernels.few) {
-    return {Span::block, kernels.few, whole_warps(ceil_div(packs, kernels.few))};
+    if (warps && rows >= kSchedulers * device.multiprocessors) {
+      return warp_teams(packs, kernels.brief_2, kernels.brief_2);
+    }
+    return block_team(packs, kernels.few, kernels.few);
   }
-  if (packs <= kWarp * kernels.brief_2) return warp_team(ceil_div(packs, kernels.brief_2), kernels.brief_2);
+  if (warps) return warp_teams(packs, kernels.brief_2, 2);
   const bool clusters = device.major >= 9;
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
-    return {Span::block, kernels.many, whole_warps(ceil_div(packs, kernels.many))};
+    return block_team(packs, kernels.many, 2);
   }
   unsigned cluster = 2;
   while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.wide) cluster *= 2;
   const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.wide);
-  if (!clusters || threads > kernels.wide_threads) return {};
-  return {Span::cluster, kernels.wide, whole_warps(threads), 1, cluster};
+  if (!clusters || threads > RowKernels::wide_threads) return {};
+  return {Span::cluster, kernels.wide, 2, whole_warps(threads), 1, cluster};
 }
 
 RowPlan plan_loop(std::int64_t accesses) {
-  return {Span::block, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLoopThreads))};
+  return {Span::block, 0, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLoopThreads))};
 }
 
 std::size_t team_scratch(const RowPlan& plan) {
   if (plan.span == Span::warp) return 0;
-  return std::size_t{plan.team} / 32 * plan.cluster * 2 * 2 * sizeof(float);  // two sets of slots of two floats
+  return kTeamBarriers + std::size_t{2} * plan.team / 32 * plan.cluster * kTeamSlot;
 }
 
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared) {
@@ -88,7 +98,9 @@ RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, in
   const std::size_t shared = scratch + static_cast<std::size_t>(vectors) * static_cast<std::size_t>(part) * 16;
   const int resident = resident_clusters(kernel, plan.team, plan.cluster, shared);
   if (rows <= resident) return {static_cast<unsigned>(rows) * plan.cluster, scratch, part, false};
-  return {static_cast<unsigned>(resident) * plan.cluster, shared, part, vectors > 0};
+  // As few clusters as take no more turns: all of them end at the same time.
+  const std::int64_t turns = ceil_div(rows, resident);
+  return {static_cast<unsigned>(ceil_div(rows, turns)) * plan.cluster, shared, part, vectors > 0};
 }
 
 }  // namespace wick::cuda

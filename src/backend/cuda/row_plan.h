@@ -15,26 +15,28 @@ enum class Span { warp, block, cluster };
 struct RowPlan {
   Span span = Span::warp;
   int packs = 0;         ///< of a row in each thread; 0: the row does not fit
+  int weights = 2;       ///< packs of a weight vector that a thread has in registers at a time, see RowKernels
   unsigned team = 1;     ///< threads of a block that share a row
   unsigned teams = 1;    ///< rows in a block
   unsigned cluster = 1;  ///< blocks that share a row
 };
 
 /// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
+///
+/// Every row reads the weights again, from L1 or shared memory, so they are not worth a register each: a thread has two
+/// packs of them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
 struct RowKernels {
   int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;    ///< in a warp
   int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
   int many = 4;     ///< in a block
-  int wide = 8;     ///< in a cluster
-  int wide_threads = 256;
+  int wide = 4;     ///< in a cluster, where the same number again are on their way for the next row
 
-  static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
+  static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512, wide_threads = 512;
 };
-inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8, .wide_threads = 384};
+inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8, .wide = 8};
 inline constexpr RowKernels kTwoInputs = {.few = 2};
 inline constexpr RowKernels kBackward = {};
-inline constexpr RowKernels kBackwardOfThree = {.wide = 4, .wide_threads = 512};
 
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
@@ -56,7 +58,9 @@ int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, st
 inline constexpr int kLoopThreads = 512;  ///< at most
 RowPlan plan_loop(std::int64_t accesses);
 
-/// Bytes of shared memory in which the warps of a team meet.
+/// Bytes of shared memory in which the warps of a team meet: two mbarriers, and two sets of a slot for each warp.
+inline constexpr unsigned kTeamBarriers = 16;
+inline constexpr unsigned kTeamSlot = 16;
 std::size_t team_scratch(const RowPlan& plan);
 
 }  // namespace wick::cuda

@@ -3,6 +3,7 @@
 // What the ops on rows (norms, softmax) share: a row in the registers of a team of threads. See row_plan.h.
 
 #include <algorithm>
+#include <initializer_list>
 #include <type_traits>
 
 #include "backend/cuda/cluster.cuh"
@@ -26,10 +27,6 @@ Rows<T> rows_of(const Tensor& t) {
   return {pointer<T>(t), t.defined() ? t.stride(0) : 0};
 }
 
-inline double bytes_of(const Tensor& t) {
-  return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
-}
-
 /// What a kernel is told of the rows.
 struct RowShape {
   std::int64_t rows;
@@ -49,93 +46,159 @@ __device__ inline float2 shuffle_xor(float2 value, unsigned mask) {
   return {shuffle_xor(value.x, mask), shuffle_xor(value.y, mask)};
 }
 
+struct Plus {
+  __device__ float operator()(float a, float b) const { return a + b; }
+  __device__ float2 operator()(float2 a, float2 b) const { return {a.x + b.x, a.y + b.y}; }
+};
+
+/// A thread's packs of a row: every kStride-th from its first on, or every blockDim.x-th.
+template <int kStride>
+struct RowPart {
+  static constexpr bool kWholeWarp = kStride == 32;
+  int left;  ///< packs of its block from the thread's first on, other threads' too; 0 and less: it has none
+
+  __device__ static int offset(int p) { return p * (kStride > 0 ? kStride : static_cast<int>(blockDim.x)); }
+  __device__ bool has(int p) const { return offset(p) < left; }
+  __device__ int count() const { return ::max(0, (left + offset(1) - 1) / offset(1)); }
+};
+
 /// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y.
-template <Span kSpan>
+template <Span kSpan, int kPacks = 0>
 class Team {
  public:
+  /// Rows of 8 packs in a thread are those that are too long for 4: they have whole warps.
+  using Part = RowPart<kSpan == Span::warp && kPacks == 8 ? 32 : 0>;
+
   __device__ explicit Team(const RowShape& shape) {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
       rank_ = blockIdx.x % blocks_;
+      if (threadIdx.x == 0) {
+        mbarrier_init(barriers());
+        mbarrier_init(barriers() + 1);
+      }
       cluster_arrive();  // that all its blocks have begun is waited for before the first exchange
     }
   }
 
-  /// A thread has every blockDim.x-th of its block's packs. Which pack of the row is its first, and how many there are
-  /// from there to the end of the block's.
+  /// Which pack of a row is the thread's first, and what it has from there.
   __device__ int first(const RowShape& shape) const {
     return static_cast<int>(threadIdx.x) + (kSpan == Span::cluster ? static_cast<int>(rank_) * shape.part : 0);
   }
-  __device__ int left(const RowShape& shape) const {
+  __device__ Part part(const RowShape& shape) const {
     const int in_row = static_cast<int>(shape.length) - first(shape);
-    return kSpan == Span::cluster ? ::min(shape.part - static_cast<int>(threadIdx.x), in_row) : in_row;
+    return {kSpan == Span::cluster ? ::min(shape.part - static_cast<int>(threadIdx.x), in_row) : in_row};
   }
   /// True in the one thread that writes what is one for a row.
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
-  /// fn(row, left) for the team's rows; its threads go together. Warp teams behind the last row have nothing left.
-  template <class Fn>
-  __device__ void each_row(const RowShape& shape, Fn&& fn) const {
+  /// compute(row, part, load(row, part)) for the team's rows; its threads go together. Warp teams behind the last row
+  /// have no part. A cluster, which walks over rows, loads the next one before it computes: memory has no pause
+  /// while the cluster's blocks wait for each other.
+  template <class Load, class Compute>
+  __device__ void each_row(const RowShape& shape, Load&& load, Compute&& compute) const {
     if constexpr (kSpan == Span::cluster) {
-      for (std::int64_t row = blockIdx.x / blocks_; row < shape.rows; row += gridDim.x / blocks_) fn(row, left(shape));
-    } else if constexpr (kSpan == Span::block) {
-      fn(static_cast<std::int64_t>(blockIdx.x), left(shape));
+      const Part all = part(shape);
+      const std::int64_t step = gridDim.x / blocks_;
+      std::int64_t row = blockIdx.x / blocks_;
+      auto held = load(row, all);
+      while (true) {
+        const std::int64_t next = row + step;
+        auto following = load(next, next < shape.rows ? all : Part{0});
+        compute(row, all, held);
+        if (next >= shape.rows) return;
+        held = following;
+        row = next;
+      }
     } else {
-      const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-      fn(row, row < shape.rows ? left(shape) : 0);
+      const std::int64_t row = kSpan == Span::block ? static_cast<std::int64_t>(blockIdx.x)
+                                                    : static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+      const Part all = row < shape.rows ? part(shape) : Part{0};
+      auto held = load(row, all);
+      compute(row, all, held);
     }
   }
 
   /// Shared memory that reductions leave alone.
-  __device__ uint4* spare() const { return reinterpret_cast<uint4*>(dynamic_shared()) + slots(); }
+  __device__ uint4* spare() const {
+    return reinterpret_cast<uint4*>(dynamic_shared() + kTeamBarriers + 2 * warps() * kTeamSlot);
+  }
 
-  /// The combination of all threads' values, in every thread, in an order that only the team's size decides.
+  // All combinations are made in an order that only the team's size decides, and are the same in every thread.
+
+  /// The combination of a warp's values, or of its part that has a row.
   template <class Value, class Combine>
-  __device__ Value reduce(Value value, Value neutral, Combine combine) {
+  __device__ Value reduce_warp(Value value, Combine combine) const {
 #pragma unroll
     for (unsigned mask = 16; mask > 0; mask /= 2) {
-      if (kSpan != Span::warp || mask < blockDim.x) value = combine(value, shuffle_xor(value, mask));
-    }
-    if constexpr (kSpan != Span::warp) {
-      const unsigned count = slots();
-      const unsigned warp = threadIdx.x / 32;
-      const unsigned lane = threadIdx.x % 32;
-      // Two sets of slots in turn: nobody writes to one before everybody has read what it held.
-      Value* slot = reinterpret_cast<Value*>(dynamic_shared() + (turn_ ? count * sizeof(float2) : 0));
-      turn_ = !turn_;
-      if constexpr (kSpan == Span::block) {
-        if (lane == 0) slot[warp] = value;
-        __syncthreads();
-      } else {
-        if (!met_) cluster_wait();
-        met_ = true;
-        if (lane < blocks_) *in_block(slot + rank_ * (blockDim.x / 32) + warp, lane) = value;
-        cluster_sync();
-      }
-      value = lane < count ? slot[lane] : neutral;
-      if constexpr (kSpan == Span::cluster) {
-        for (unsigned i = lane + 32; i < count; i += 32) value = combine(value, slot[i]);
-      }
-#pragma unroll
-      for (unsigned mask = 16; mask > 0; mask /= 2) value = combine(value, shuffle_xor(value, mask));
+      if (kSpan != Span::warp || Part::kWholeWarp || mask < blockDim.x)
+        value = combine(value, shuffle_xor(value, mask));
     }
     return value;
   }
 
-  __device__ float sum(float value) {
-    return reduce(value, 0.0F, [](float a, float b) { return a + b; });
+  /// For teams of many warps: a value of each warp, the same in its threads. They stand until the exchange after next.
+  template <class Value>
+  __device__ const Value* exchange(const Value& value) {
+    static_assert(sizeof(Value) <= kTeamSlot);
+    const unsigned warp = threadIdx.x / 32;
+    const unsigned lane = threadIdx.x % 32;
+    // Two sets of slots in turn: nobody writes to one before everybody has read what it held.
+    const unsigned turn = exchanges_ % 2;
+    auto* values = reinterpret_cast<Value*>(dynamic_shared() + kTeamBarriers + turn * warps() * kTeamSlot);
+    if constexpr (kSpan == Span::block) {
+      if (lane == 0) values[warp] = value;
+      __syncthreads();
+    } else {
+      std::uint64_t* arrived = barriers() + turn;
+      if (exchanges_ == 0) cluster_wait();
+      if (threadIdx.x == 0) mbarrier_expect(arrived, warps() * sizeof(Value));
+      if (lane < blocks_) send(values + rank_ * (blockDim.x / 32) + warp, value, arrived, lane);
+      mbarrier_wait(arrived, exchanges_ / 2 % 2);
+    }
+    ++exchanges_;
+    return values;
   }
-  __device__ float2 sum(float2 value) {
-    return reduce(value, float2{0, 0}, [](float2 a, float2 b) { return float2{a.x + b.x, a.y + b.y}; });
+  /// The combination of at(warp) over the team's warps.
+  template <class Value, class At, class Combine>
+  __device__ Value over_warps(Value neutral, At at, Combine combine) const {
+    const unsigned lane = threadIdx.x % 32;
+    Value value = lane < warps() ? at(lane) : neutral;
+    if constexpr (kSpan == Span::cluster) {
+#pragma unroll
+      for (unsigned i = 32; i < kMostWarps; i += 32) {
+        if (lane + i < warps()) value = combine(value, at(lane + i));
+      }
+    }
+    return reduce_warp(value, combine);
+  }
+
+  /// The combination of all threads' values.
+  template <class Value, class Combine>
+  __device__ Value reduce(Value value, Value neutral, Combine combine) {
+    value = reduce_warp(value, combine);
+    if constexpr (kSpan == Span::warp) {
+      return value;
+    } else {
+      const Value* values = exchange(value);
+      return over_warps(
+          neutral, [values](unsigned warp) { return values[warp]; }, combine);
+    }
+  }
+  template <class Value>
+  __device__ Value sum(Value value) {
+    return reduce(value, Value{}, Plus{});
   }
 
  private:
-  __device__ unsigned slots() const { return blockDim.x / 32 * blocks_; }
+  static constexpr unsigned kMostWarps = 128;  // of a cluster: 8 blocks of 512 threads
+
+  __device__ unsigned warps() const { return blockDim.x / 32 * blocks_; }
+  __device__ static std::uint64_t* barriers() { return reinterpret_cast<std::uint64_t*>(dynamic_shared()); }
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
-  bool turn_ = false;
-  bool met_ = false;
+  unsigned exchanges_ = 0;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -200,17 +263,15 @@ __device__ inline uint4 pack(const Elements<T>& from) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-/// How far a thread's pack p lies behind its first.
-__device__ inline int pack_offset(int p) { return p * static_cast<int>(blockDim.x); }
-
-/// A thread's packs of a row, from its first on; `otherwise` where none are left.
-template <int kPacks>
-__device__ inline void load_row(uint4 (&packs)[kPacks], const uint4* first, int left, std::uint32_t otherwise = 0) {
+/// A thread's packs of a row, from its first on; `otherwise` where there are none.
+template <int kPacks, class Part>
+__device__ inline void load_row(uint4 (&packs)[kPacks], const uint4* first, Part part, std::uint32_t otherwise = 0) {
 #pragma unroll
-  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + pack_offset(p), pack_offset(p) < left, otherwise);
+  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), otherwise);
 }
-__device__ inline void store_pack(uint4* first, int p, int left, const uint4& pack) {
-  store_if(first + pack_offset(p), pack, pack_offset(p) < left);
+template <class Part>
+__device__ inline void store_pack(uint4* first, int p, Part part, const uint4& pack) {
+  store_if(first + part.offset(p), pack, part.has(p));
 }
 
 /// Has the compiler unpack the elements again where they are used next: keeping them takes twice the registers. It
@@ -223,33 +284,32 @@ __device__ inline void stay_packed(uint4 (&packs)[kPacks], std::uint32_t zero) {
   }
 }
 
-/// A thread's packs of a weight vector. Every row reads them again, from L1 or shared memory, so they are not worth a
-/// register each: a thread has two of them at a time. Only in short rows and few rows, where latency shows, it has all.
-template <Span kSpan, int kPacks>
-inline constexpr int kGroup = kPacks == 2 || (kSpan == Span::warp && kPacks == 4) ? kPacks : 2;
-
-template <int kSize>
-__device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, int left) {
+/// A thread's packs of a weight vector, or as many of them as it has in registers at a time: see RowPlan::weights.
+template <int kSize, class Part>
+__device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, Part part) {
 #pragma unroll
-  for (int j = 0; j < kSize; ++j) {
-    group[j] = pack_offset(p + j) < left ? first[pack_offset(p + j)] : uint4{};
-  }
+  for (int j = 0; j < kSize; ++j) group[j] = part.has(p + j) ? first[part.offset(p + j)] : uint4{};
 }
 
-/// Brings the weights' lines nearer while the kernel before is still running.
-template <int kPacks>
-__device__ inline void prefetch_weights(const uint4* first, int left) {
-  if (threadIdx.x % 8 != 0) return;
+/// Keeps the compiler from moving loads to the other side.
+__device__ inline void keep_loads() { __syncwarp(); }
+
+/// Brings the weights nearer while the kernel before is still running. One block does, for all: the same few lines
+/// asked of L2 by every row take longer than the rows.
+template <int kPacks, class Part>
+__device__ inline void prefetch_weights(const uint4* first, Part part) {
+  if (blockIdx.x != 0 || threadIdx.y != 0 || threadIdx.x % 8 != 0) return;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    if (pack_offset(p) < left) prefetch(first + pack_offset(p));
+    if (part.has(p)) prefetch(first + part.offset(p));
   }
 }
 
 /// A copy of a thread's weights in shared memory, where its block's begin at `to`.
-__device__ inline const uint4* stage(const uint4* first, int left, uint4* to) {
+template <class Part>
+__device__ inline const uint4* stage(const uint4* first, Part part, uint4* to) {
   to += threadIdx.x;
-  for (int i = 0; i < left; i += static_cast<int>(blockDim.x)) to[i] = first[i];
+  for (int i = 0; i < part.left; i += static_cast<int>(blockDim.x)) to[i] = first[i];
   return to;
 }
 
@@ -257,33 +317,43 @@ __device__ inline const uint4* stage(const uint4* first, int left, uint4* to) {
 // Launches
 
 /// The blocks that launch bounds ask for, from the registers that a thread needs; a multiprocessor has 65536 of them.
-/// The rows that they hold are what is on its way from memory at the same time.
-template <Span kSpan, int kThreads, int kInWarp, int kInBlock, int kInCluster>
-inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span::warp    ? kInWarp
-                                                                   : kSpan == Span::block ? kInBlock
-                                                                                          : kInCluster)));
+/// The rows that they hold are what is on its way from memory at the same time. Clusters have what is left to their
+/// largest block, two of the usual ones.
+template <Span kSpan, int kThreads, int kInWarp, int kInBlock>
+inline constexpr int kMinBlocks = kSpan == Span::cluster
+                                      ? 1
+                                      : std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
 
-/// One of an op's kernels: the span of a row, its packs in a thread, and the largest block.
-template <Span kSpan, int kPacks, int kThreads>
+/// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
+/// a time, and the largest block.
+template <Span kSpan, int kPacks, int kWeights, int kThreads>
 struct RowKernel {
   static constexpr Span span = kSpan;
   static constexpr int packs = kPacks;
+  static constexpr int weights = kWeights;
   static constexpr int threads = kThreads;
 };
 
 /// Calls fn(RowKernel{}) for the kernel of the plan.
 template <const RowKernels& kKernels, class Fn>
 void visit_plan(const RowPlan& plan, Fn&& fn) {
+  constexpr RowKernels k = kKernels;
   if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, kKernels.wide, kKernels.wide_threads>{});
-  } else if (plan.span == Span::warp && plan.packs == kKernels.brief) {
-    fn(RowKernel<Span::warp, kKernels.brief, kKernels.brief_threads>{});
+    fn(RowKernel<Span::cluster, k.wide, 2, k.wide_threads>{});
+  } else if (plan.span == Span::warp && plan.packs == k.brief) {
+    fn(RowKernel<Span::warp, k.brief, k.brief, k.brief_threads>{});
   } else if (plan.span == Span::warp) {
-    if constexpr (kKernels.brief_2 != 0) fn(RowKernel<Span::warp, kKernels.brief_2, kKernels.brief_threads>{});
-  } else if (plan.packs == kKernels.many) {
-    fn(RowKernel<Span::block, kKernels.many, kKernels.many_threads>{});
+    if constexpr (k.brief_2 != 0) {
+      if (plan.weights == k.brief_2) {
+        fn(RowKernel<Span::warp, k.brief_2, k.brief_2, k.brief_threads>{});
+      } else {
+        fn(RowKernel<Span::warp, k.brief_2, 2, k.brief_threads>{});
+      }
+    }
+  } else if (plan.packs == k.many) {
+    fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
   } else {
-    if constexpr (kKernels.few != 0) fn(RowKernel<Span::block, kKernels.few, kKernels.few_threads>{});
+    if constexpr (k.few != 0) fn(RowKernel<Span::block, k.few, k.few, k.few_threads>{});
   }
 }
 
@@ -295,6 +365,32 @@ struct RowCall {
   int vectors;  ///< weight and bias, as far as there are any
   int device;
 };
+/// The call that reads or writes these tensors, each of which may be undefined, but not the first one.
+inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> matrices,
+                        std::initializer_list<const Tensor*> vectors) {
+  const Tensor& first = **matrices.begin();
+  RowCall call = {.work = {.name = name},
+                  .rows = first.size(0),
+                  .columns = first.size(1),
+                  .packed = true,
+                  .vectors = 0,
+                  .device = first.device().index};
+  for (const Tensor* t : matrices) {
+    call.packed = call.packed && packs(*t);
+    if (t->defined()) call.work.bytes += static_cast<double>(t->numel()) * static_cast<double>(size_of(t->dtype()));
+  }
+  for (const Tensor* t : vectors) {
+    call.packed = call.packed && packs(*t);
+    if (t->defined()) ++call.vectors;
+  }
+  return call;
+}
+
+/// For kernels that read a row more than once, a block for each: fn(element) for a thread's accesses of kSize elements.
+template <int kSize, class Fn>
+__device__ inline void each_access(const RowShape& shape, Fn&& fn) {
+  for (std::int64_t i = threadIdx.x; i < shape.length; i += blockDim.x) fn(i * kSize);
+}
 
 /// Launches the kernel for the call's rows, whose last parameter is their shape: pick(RowKernel) for rows that fit into
 /// registers, else loop(std::integral_constant<int, size>), which reads them more than once in accesses of that size.

@@ -17,33 +17,71 @@ __device__ inline Statistics statistics(float rough, float2 deviations, float in
   return {rough + left, rsqrtf(fmaxf(deviations.y * inverse - left * left, 0.0F) + eps)};
 }
 
-template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
+// The elements that the warp's threads have of a row, or those of its part that has a row.
+template <class T, Span kSpan, int kPacks>
+__device__ inline float elements_of_warp(const Team<kSpan, kPacks>& team, const RowShape& shape) {
+  if constexpr (kSpan == Span::warp) return static_cast<float>(shape.length * kPackSize<T>);
+  const int packs = team.part(shape).count();
+  return static_cast<float>(__reduce_add_sync(0xffffffffU, packs) * kPackSize<T>);
+}
+
+// The same of a thread's deviations from the mean `rough` of its warp, which has `count` elements. That of the team's
+// first warp takes its place, so that the warps need to meet only once. It is close enough: its elements are 1/128 of
+// the row or more, so the square of its distance from the row's mean is at most 128 times the variance.
+template <Span kSpan, int kPacks>
+__device__ inline Statistics statistics(Team<kSpan, kPacks>& team, float rough, float2 deviations, float count,
+                                        float inverse, float eps) {
+  deviations = team.reduce_warp(deviations, Plus{});
+  if constexpr (kSpan != Span::warp) {
+    const float4* warps = team.exchange(float4{rough, deviations.x, deviations.y, count});
+    rough = warps[0].x;
+    const auto from_rough = [warps, rough](unsigned warp) {
+      const float4 its = warps[warp];
+      const float distance = its.x - rough;
+      return float2{its.y + its.w * distance, its.z + distance * (2 * its.y + its.w * distance)};
+    };
+    deviations = team.over_warps(float2{}, from_rough, Plus{});
+  }
+  return statistics(rough, deviations, inverse, eps);
+}
+
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 72, 64 >))
     forward_rows(Rows<const T> x, const T* weight, const T* bias, float eps, Rows<T> y, float* means, float* rstds,
                  RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  constexpr int kHeld = kGroup<kSpan, kPacks>;
   constexpr bool kWide = std::is_same_v<T, float>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   const uint4* b = bias != nullptr ? as_packs(bias) + first : nullptr;
-  if constexpr (kHeld == kPacks) {
-    prefetch_weights<kPacks>(w, team.left(shape));
-    if (b != nullptr) prefetch_weights<kPacks>(b, team.left(shape));
+  if constexpr (kWeights == kPacks) {
+    prefetch_weights<kPacks>(w, team.part(shape));
+    if (b != nullptr) prefetch_weights<kPacks>(b, team.part(shape));
   }
   wait_for_previous();
   allow_next();
   if (kSpan == Span::cluster && shape.staged) {
-    w = stage(w, team.left(shape), team.spare());
-    if (b != nullptr) b = stage(b, team.left(shape), team.spare() + shape.part);
+    w = stage(w, team.part(shape), team.spare());
+    if (b != nullptr) b = stage(b, team.part(shape), team.spare() + shape.part);
   }
-  team.each_row(shape, [&](std::int64_t row, int left) {
-    uint4 in[kPacks], scales[kHeld], shifts[kHeld] = {};
-    load_row(in, as_packs(x[row]) + first, left);
-    if constexpr (kHeld == kPacks) {
-      load_weights(scales, w, 0, left);
-      if (b != nullptr) load_weights(shifts, b, 0, left);
+  struct Held {
+    uint4 in[kPacks];
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, part);
+    return held;
+  };
+  const float count = elements_of_warp<T>(team, shape);
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& in = held.in;
+    uint4 scales[kWeights], shifts[kWeights] = {};
+    if constexpr (kWeights == kPacks) {
+      keep_loads();  // behind those of the row, and before the reduction
+      load_weights(scales, w, 0, part);
+      if (b != nullptr) load_weights(shifts, b, 0, part);
+      keep_loads();
     }
 
     float total = 0;
@@ -56,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
       total += some;
     }
     stay_packed<T>(in, shape.zero);
-    const float rough = team.sum(total) * shape.inverse;
+    const float rough = __fdividef(team.reduce_warp(total, Plus{}), fmaxf(count, 1));
     float2 deviations = {0, 0};
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
@@ -68,19 +106,14 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
         if constexpr (kWide) some.x += deviation;
         some.y += deviation * deviation;
       }
-      const bool valid = pack_offset(p) < left;
+      const bool valid = part.has(p);
       deviations.x += valid ? some.x : 0.0F;
       deviations.y += valid ? some.y : 0.0F;
     }
     stay_packed<T>(in, shape.other_zero);
-    if constexpr (kWide) {
-      deviations = team.sum(deviations);
-    } else {
-      deviations.y = team.sum(deviations.y);
-    }
-    const auto [mean, rstd] = statistics(rough, deviations, shape.inverse, eps);
+    const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
     const float offset = -mean * rstd;
-    if (team.leads() && left > 0) {
+    if (team.leads() && part.has(0)) {
       means[row] = mean;
       rstds[row] = rstd;
     }
@@ -88,19 +121,19 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
     uint4* out = as_packs(y[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kHeld < kPacks && p % kHeld == 0) {
-        load_weights(scales, w, p, left);
-        if (b != nullptr) load_weights(shifts, b, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) {
+        load_weights(scales, w, p, part);
+        if (b != nullptr) load_weights(shifts, b, p, part);
       }
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
-      const Elements<T> shift = unpack<T>(shifts[p % kHeld]);
+      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
+      const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
         const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
         v[e] = unit * scale[e] + shift[e];
       }
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -112,18 +145,15 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   float total = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto v = load_pack<T, kSize>(x[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) total += to_float(v[e]);
-  }
+  });
   const float rough = team.sum(total) * shape.inverse;
   float2 deviations = {0, 0};
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto v = load_pack<T, kSize>(x[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
@@ -131,13 +161,13 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
       deviations.x += deviation;
       deviations.y += deviation * deviation;
     }
-  }
+  });
   const auto [mean, rstd] = statistics(rough, team.sum(deviations), shape.inverse, eps);
   if (team.leads()) {
     means[row] = mean;
     rstds[row] = rstd;
   }
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(x[row] + i);
     const auto scale = load_pack<T, kSize>(weight + i);
     Pack<T, kSize> shift = {};
@@ -148,36 +178,44 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
                            (bias != nullptr ? to_float(shift[e]) : 0.0F));
     }
     store_pack(y[row] + i, v);
-  }
+  });
 }
 
 // With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)).
-template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64, 128>))
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>))
     backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  constexpr int kHeld = kGroup<kSpan, kPacks>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
-  team.each_row(shape, [&](std::int64_t row, int left) {
-    uint4 grad[kPacks], in[kPacks], scales[kHeld];
-    load_row(grad, as_packs(dy[row]) + first, left);
-    load_row(in, as_packs(x[row]) + first, left);
-    const float mean = left > 0 ? means[row] : 0.0F;
-    const float rstd = left > 0 ? rstds[row] : 0.0F;
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
+  struct Held {
+    uint4 grad[kPacks], in[kPacks];
+    float mean, rstd;
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    held.mean = part.has(0) ? means[row] : 0.0F;
+    held.rstd = part.has(0) ? rstds[row] : 0.0F;
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& [grad, in, mean, rstd] = held;
+    uint4 scales[kWeights];
 
     float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p % kHeld == 0) load_weights(scales, w, p, left);
+      if (p % kWeights == 0) load_weights(scales, w, p, part);
       const Elements<T> g = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
       float2 some = {0, 0};
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
@@ -198,13 +236,13 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64,
     uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kHeld < kPacks && p % kHeld == 0) load_weights(scales, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(scales, w, p, part);
       const Elements<T> g = unpack<T>(grad[p]);
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kHeld]);
+      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] = (g[e] * scale[e] - centre - (v[e] - mean) * rstd * pull) * rstd;
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -217,13 +255,10 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   const float mean = means[row];
   const float rstd = rstds[row];
   float2 sums = {0, 0};
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(x[row] + i);
     const auto scale = load_pack<T, kSize>(weight + i);
@@ -233,11 +268,11 @@ __global__ void __launch_bounds__(kLoopThreads)
       sums.x += h;
       sums.y += h * (to_float(v[e]) - mean);
     }
-  }
+  });
   sums = team.sum(sums);
   const float centre = sums.x * shape.inverse;
   const float pull = sums.y * rstd * shape.inverse;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     auto v = load_pack<T, kSize>(x[row] + i);
     const auto scale = load_pack<T, kSize>(weight + i);
@@ -247,20 +282,15 @@ __global__ void __launch_bounds__(kLoopThreads)
       v[e] = from_float<T>((h - centre - (to_float(v[e]) - mean) * rstd * pull) * rstd);
     }
     store_pack(dx[row] + i, v);
-  }
+  });
 }
 
 template <class T>
 void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y, float* means,
              float* rstds) {
-  const RowCall call = {.work = {"layer_norm", 2 * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(x) && packs(weight) && packs(bias) && packs(y),
-                        .vectors = bias.defined() ? 2 : 1,
-                        .device = x.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      row_call("layer_norm", {&x, &y}, {&weight, &bias}),
+      [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), pointer<const T>(weight),
       pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
 }
@@ -268,14 +298,9 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float ep
 template <class T>
 void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const float* means, const float* rstds,
               const Tensor& dx) {
-  const RowCall call = {.work = {"layer_norm_backward", 3 * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(dy) && packs(x) && packs(weight) && packs(dx),
-                        .vectors = 1,
-                        .device = x.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      row_call("layer_norm_backward", {&dy, &x, &dx}, {&weight}),
+      [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(x),
       pointer<const T>(weight), means, rstds, rows_of<T>(dx));
 }

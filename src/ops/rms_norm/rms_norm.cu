@@ -6,38 +6,47 @@
 namespace wick::cuda {
 namespace {
 
-template <class T, Span kSpan, int kPacks, int kThreads, bool kResidual>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, 64, 64, kResidual ? 128 : 80 >))
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kResidual>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 64, 64 >))
     forward_rows(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
                  float* rstd, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  constexpr int kHeld = kGroup<kSpan, kPacks>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
-  if constexpr (kHeld == kPacks) prefetch_weights<kPacks>(w, team.left(shape));
+  if constexpr (kWeights == kPacks) prefetch_weights<kPacks>(w, team.part(shape));
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
-  team.each_row(shape, [&](std::int64_t row, int left) {
-    uint4 in[kPacks];
-    load_row(in, as_packs(x[row]) + first, left);
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
+  struct Held {
+    uint4 in[kPacks], other[kResidual ? kPacks : 1];
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, part);
+    if constexpr (kResidual) load_row(held.other, as_packs(residual[row]) + first, part);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& in = held.in;
     if constexpr (kResidual) {
-      uint4 other[kPacks];
-      load_row(other, as_packs(residual[row]) + first, left);
       uint4* out = as_packs(sum[row]) + first;
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         Elements<T> v = unpack<T>(in[p]);
-        const Elements<T> r = unpack<T>(other[p]);
+        const Elements<T> r = unpack<T>(held.other[p]);
 #pragma unroll
         for (int e = 0; e < kSize; ++e) v[e] += r[e];
         in[p] = pack<T>(v);
-        store_pack(out, p, left, in[p]);
+        store_pack(out, p, part, in[p]);
       }
     }
-    uint4 held[kHeld];
-    if constexpr (kHeld == kPacks) load_weights(held, w, 0, left);
+    uint4 weights[kWeights];
+    if constexpr (kWeights == kPacks) {
+      keep_loads();  // behind those of the row, and before the reduction
+      load_weights(weights, w, 0, part);
+      keep_loads();
+    }
 
     float squares = 0;
 #pragma unroll
@@ -50,17 +59,17 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, 64, 6
     }
     stay_packed<T>(in, shape.zero);
     const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
-    if (team.leads() && left > 0) rstd[row] = scale;
+    if (team.leads() && part.has(0)) rstd[row] = scale;
 
     uint4* out = as_packs(y[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kHeld < kPacks && p % kHeld == 0) load_weights(held, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, part);
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> u = unpack<T>(held[p % kHeld]);
+      const Elements<T> u = unpack<T>(weights[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] = v[e] * scale * u[e];
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -73,12 +82,9 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   const T* in = x[row];
   float squares = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(in + i);
     if (residual.data != nullptr) {
       const auto other = load_pack<T, kSize>(residual[row] + i);
@@ -88,47 +94,55 @@ __global__ void __launch_bounds__(kLoopThreads)
     }
 #pragma unroll
     for (int e = 0; e < kSize; ++e) squares += to_float(v[e]) * to_float(v[e]);
-  }
+  });
   const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
   if (team.leads()) rstd[row] = scale;
   if (residual.data != nullptr) in = sum[row];  // each thread reads what it wrote itself
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(in + i);
     const auto w = load_pack<T, kSize>(weight + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) * scale * to_float(w[e]));
     store_pack(y[row] + i, v);
-  }
+  });
 }
 
 // dx = rstd (dy w - x̂ mean(dy w x̂)) + dsum with x̂ = x rstd.
-template <class T, Span kSpan, int kPacks, int kThreads, bool kSum>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum ? 96 : 80, kSum ? 96 : 64, 128 >))
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kSum>
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum ? 96 : 80, kSum ? 96 : 64 >))
     backward_rows(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
                   RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  constexpr int kHeld = kGroup<kSpan, kPacks>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.left(shape), team.spare());
-  team.each_row(shape, [&](std::int64_t row, int left) {
-    uint4 grad[kPacks], in[kPacks], extra[kSum ? kPacks : 1];
-    load_row(grad, as_packs(dy[row]) + first, left);
-    load_row(in, as_packs(x[row]) + first, left);
-    if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, left);
-    const float scale = left > 0 ? rstd[row] : 0.0F;
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
+  struct Held {
+    uint4 grad[kPacks], in[kPacks];
+    float scale;
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    held.scale = part.has(0) ? rstd[row] : 0.0F;
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& [grad, in, scale] = held;
+    [[maybe_unused]] uint4 extra[kSum ? kPacks : 1];
+    if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, part);
 
-    uint4 held[kHeld];
+    uint4 weights[kWeights];
     float dot = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (p % kHeld == 0) load_weights(held, w, p, left);
+      if (p % kWeights == 0) load_weights(weights, w, p, part);
       const Elements<T> dv = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> u = unpack<T>(held[p % kHeld]);
+      const Elements<T> u = unpack<T>(weights[p % kWeights]);
       float some = 0;
 #pragma unroll
       for (int e = 0; e < kSize; ++e) some += dv[e] * u[e] * v[e];
@@ -136,16 +150,16 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
     }
     stay_packed<T>(grad, shape.zero);
     stay_packed<T>(in, shape.zero);
-    stay_packed<T>(held, shape.zero);
+    stay_packed<T>(weights, shape.zero);
     const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
 
     uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kHeld < kPacks && p % kHeld == 0) load_weights(held, w, p, left);
+      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, part);
       const Elements<T> dv = unpack<T>(grad[p]);
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> u = unpack<T>(held[p % kHeld]);
+      const Elements<T> u = unpack<T>(weights[p % kWeights]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] = dv[e] * u[e] * scale - v[e] * pull;
       if constexpr (kSum) {
@@ -153,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
 #pragma unroll
         for (int e = 0; e < kSize; ++e) v[e] += more[e];
       }
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -166,20 +180,17 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   float dot = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto dv = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(x[row] + i);
     const auto w = load_pack<T, kSize>(weight + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) dot += to_float(dv[e]) * to_float(w[e]) * to_float(v[e]);
-  }
+  });
   const float scale = rstd[row];
   const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto dv = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(x[row] + i);
     const auto w = load_pack<T, kSize>(weight + i);
@@ -193,20 +204,15 @@ __global__ void __launch_bounds__(kLoopThreads)
       out[e] = from_float<T>(value);
     }
     store_pack(dx[row] + i, out);
-  }
+  });
 }
 
 template <class T, bool kResidual>
 void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps, const Tensor& sum,
              const Tensor& y, const Tensor& rstd) {
-  const RowCall call = {.work = {kResidual ? "rms_norm_residual" : "rms_norm", (kResidual ? 4.0 : 2.0) * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(x) && packs(residual) && packs(weight) && packs(sum) && packs(y),
-                        .vectors = 1,
-                        .device = x.device().index};
   run_rows<T, kResidual ? kTwoInputs : kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads, kResidual>; },
+      row_call(kResidual ? "rms_norm_residual" : "rms_norm", {&x, &residual, &sum, &y}, {&weight}),
+      [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads, kResidual>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<const T>(residual),
       pointer<const T>(weight), eps, rows_of<T>(sum), rows_of<T>(y), pointer<float>(rstd));
 }
@@ -214,14 +220,9 @@ void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, floa
 template <class T, bool kSum>
 void backward(const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight, const Tensor& rstd,
               const Tensor& dx) {
-  const RowCall call = {.work = {"rms_norm_backward", (kSum ? 4.0 : 3.0) * bytes_of(x)},
-                        .rows = x.size(0),
-                        .columns = x.size(1),
-                        .packed = packs(dy) && packs(dsum) && packs(x) && packs(weight) && packs(dx),
-                        .vectors = 1,
-                        .device = x.device().index};
-  run_rows<T, kSum ? kBackwardOfThree : kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads, kSum>; },
+  run_rows<T, kBackward>(
+      row_call("rms_norm_backward", {&dy, &dsum, &x, &dx}, {&weight}),
+      [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads, kSum>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(dsum),
       rows_of<const T>(x), pointer<const T>(weight), pointer<const float>(rstd), rows_of<T>(dx));
 }

@@ -22,8 +22,8 @@ __device__ inline Exponentials joined(Exponentials a, Exponentials b) {
   return {largest, a.sum * rescale(a.largest, largest) + b.sum * rescale(b.largest, largest)};
 }
 
-template <Span kSpan>
-__device__ inline Exponentials joined(Team<kSpan>& team, Exponentials mine) {
+template <Span kSpan, int kPacks = 0>
+__device__ inline Exponentials joined(Team<kSpan, kPacks>& team, Exponentials mine) {
   const float2 all = team.reduce(float2{mine.largest, mine.sum}, float2{-INFINITY, 0}, [](float2 a, float2 b) {
     const Exponentials both = joined({a.x, a.y}, {b.x, b.y});
     return float2{both.largest, both.sum};
@@ -62,17 +62,24 @@ __device__ inline float largest_of(const uint4 (&packs)[kPacks]) {
 
 // A row of only -inf gives NaN, and so does one with NaN or inf in it.
 template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64, 80>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>))
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
-  team.each_row(shape, [&](std::int64_t row, int left) {
+  struct Held {
     uint4 in[kPacks];
-    load_row(in, as_packs(x[row]) + first, left, kMinusInfinity<T>);
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, part, kMinusInfinity<T>);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& in = held.in;
     Exponentials mine = {largest_of<T>(in), 0};
     const float reference = mine.largest == -INFINITY ? 0.0F : mine.largest;
 #pragma unroll
@@ -100,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64,
       for (int e = 0; e < kSize; ++e) {
         v[e] = kWide ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
       }
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -111,11 +118,8 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, Ro
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   Exponentials mine = {-INFINITY, 0};
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto v = load_pack<T, kSize>(x[row] + i);
     float largest = mine.largest;
 #pragma unroll
@@ -125,29 +129,36 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, Ro
     mine.largest = largest;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) mine.sum += exp_below(to_float(v[e]), reference);
-  }
+  });
   const Exponentials all = joined(team, mine);
   const float scale = 1.0F / all.sum;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     auto v = load_pack<T, kSize>(x[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(exp_below(to_float(v[e]), all.largest) * scale);
     store_pack(y[row] + i, v);
-  }
+  });
 }
 
 template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64, 128>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64>))
     backward_rows(Rows<const T> dy, Rows<const T> y, Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan> team(shape);
+  Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
-  team.each_row(shape, [&](std::int64_t row, int left) {
+  struct Held {
     uint4 grad[kPacks], in[kPacks];
-    load_row(grad, as_packs(dy[row]) + first, left);
-    load_row(in, as_packs(y[row]) + first, left);
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(y[row]) + first, part);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& [grad, in] = held;
     float dot = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
@@ -168,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64,
       Elements<T> v = unpack<T>(in[p]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) v[e] *= g[e] - dot;
-      store_pack(out, p, left, pack<T>(v));
+      store_pack(out, p, part, pack<T>(v));
     }
   });
 }
@@ -180,49 +191,35 @@ __global__ void __launch_bounds__(kLoopThreads)
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  const std::int64_t end = shape.length * kSize;
-  const std::int64_t begin = threadIdx.x * kSize;
-  const std::int64_t step = blockDim.x * kSize;
   float dot = 0;
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     const auto v = load_pack<T, kSize>(y[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) dot += to_float(g[e]) * to_float(v[e]);
-  }
+  });
   dot = team.sum(dot);
-  for (std::int64_t i = begin; i < end; i += step) {
+  each_access<kSize>(shape, [&](std::int64_t i) {
     const auto g = load_pack<T, kSize>(dy[row] + i);
     auto v = load_pack<T, kSize>(y[row] + i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) * (to_float(g[e]) - dot));
     store_pack(dx[row] + i, v);
-  }
+  });
 }
 
 template <class T>
 void forward(const Tensor& x, const Tensor& y) {
-  const RowCall call = {.work = {"softmax", 2 * bytes_of(y)},
-                        .rows = y.size(0),
-                        .columns = y.size(1),
-                        .packed = packs(x) && packs(y),
-                        .vectors = 0,
-                        .device = y.device().index};
   run_rows<T, kOneInput>(
-      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      row_call("softmax", {&x, &y}, {}), [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<T>(y));
 }
 
 template <class T>
 void backward(const Tensor& dy, const Tensor& y, const Tensor& dx) {
-  const RowCall call = {.work = {"softmax_backward", 3 * bytes_of(y)},
-                        .rows = y.size(0),
-                        .columns = y.size(1),
-                        .packed = packs(dy) && packs(y) && packs(dx),
-                        .vectors = 0,
-                        .device = y.device().index};
   run_rows<T, kBackward>(
-      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
+      row_call("softmax_backward", {&dy, &y, &dx}, {}),
+      [](auto k) { return backward_rows<T, k.span, k.packs, k.threads>; },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(y), rows_of<T>(dx));
 }
 
