@@ -1,6 +1,6 @@
 // Attention kernels on a GPU, ours and cuDNN's: held to a float64 reference, then timed.
 //
-//   attention_bench [check|time]
+//   attention_bench [check|time] [--json]
 //
 // Checked is the largest error over the largest reference value of y, lse and all gradients, and that a second run
 // gives the same bytes. Timed are forward and backward at the shapes of three models (operations counted: 4 d for each
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <random>
 
+#include "gpu/record.h"
 #include "gpu/timing.h"
 #include "ops/attention/attention_cuda.h"
 
@@ -336,6 +337,8 @@ int run_checks(Device device) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Times
 
+bool as_json = false;
+
 struct Model {
   const char* name;
   std::int64_t heads, kv_heads, d;
@@ -370,6 +373,16 @@ void time_training(const Implementation& by, const Model& m, std::int64_t sequen
   const auto rate = [&](double operations, const Spread& time) {
     return operations * pairs * static_cast<double>(m.d) / time.median / 1e6;
   };
+  if (as_json) {
+    const Json parameters = {{"heads", m.heads}, {"kv_heads", m.kv_heads},
+                             {"d", m.d},         {"sequences", sequences},
+                             {"length", length}, {"dtype", std::string(to_string(dtype))}};
+    const bool chosen = by.forward == kCudnn.forward;  // the op takes cuDNN's where it can
+    const std::string name = chosen ? "wick" : "wick, own kernel";
+    print_record("attention forward", parameters, times[0], "us", {{"by", name}, {"tflops", rate(4, times[0])}});
+    print_record("attention backward", parameters, times[1], "us", {{"by", name}, {"tflops", rate(10, times[1])}});
+    return;
+  }
   std::printf("%-5s %-13s %2d/%d heads of %3d, %d x %4d, %-4s", by.name, m.name, static_cast<int>(m.heads),
               static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(sequences),
               static_cast<int>(length), std::string(to_string(dtype)).c_str());
@@ -401,6 +414,13 @@ void time_decoding(const Model& m, std::int64_t length, Device device) {
     }
   };
   const Spread time = time_in_turn(device, {{round}}, 5, 10)[0];
+  if (as_json) {
+    const Json parameters = {
+        {"heads", m.heads}, {"kv_heads", m.kv_heads}, {"d", m.d}, {"length", length}, {"dtype", "bf16"}};
+    print_record("attention of one query", parameters, {time.median / caches, time.low / caches, time.high / caches},
+                 "us", {{"gb_s", bytes * caches / time.median / 1e3}});
+    return;
+  }
   std::printf("%-13s %2d/%d heads of %3d, decode at %4d of %d  %6.2f us (%.2f to %.2f), %7.1f GB/s\n", m.name,
               static_cast<int>(m.heads), static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(length),
               static_cast<int>(kCapacity), time.median / caches, time.low / caches, time.high / caches,
@@ -429,6 +449,7 @@ void run_times(Device device) {
 
 int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "";
+  wick::bench::as_json = count > 2 && std::string(arguments[2]) == "--json";
   int failed = 0;
   try {
     const wick::Device device = wick::bench::gpu();
