@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the GPU benchmarks and their peers on this machine, and writes a page and a chart of what they measured.
 
-    python3 bench/report.py run   [--results FILE] [--only GROUP,...] [--times N] [--within SECONDS]
+    python3 bench/report.py run   [--results FILE] [--only GROUP,...] [--again] [--times N] [--within SECONDS]
     python3 bench/report.py write FILE --out docs/benchmarks/NAME.md [--svg docs/benchmarks/NAME.svg]
 
 `run` goes through bench/commands.json and appends every figure to FILE as soon as its command has ended. Called again, it
@@ -47,6 +47,7 @@ def main():
     verb.add_argument("--python", default=sys.executable, help="the Python that has torch, transformers and peft")
     verb.add_argument("--only", type=lambda text: text.split(","), default=[], help="some commands: train,rows.wick")
     verb.add_argument("--times", type=int, default=1, help="run each so many times; the median of the medians counts")
+    verb.add_argument("--again", action="store_true", help="forget what the chosen commands measured before")
     verb.add_argument("--within", type=float, help="start no command whose limit ends after so many seconds")
     verb = verbs.add_parser("write", help="write the page and the chart")
     verb.set_defaults(do=write)

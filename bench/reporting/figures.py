@@ -53,10 +53,19 @@ def of_wick_bench(record):
     yield figure(record, record["work"], case, record[name], "ms", record[name + "_low"], record[name + "_high"])
 
 
+def of_gemm_bench(record):
+    """A product with the algorithm that tuning chose, and with the library's first proposal."""
+    case = {name: record[name] for name in ("product", "m", "n", "k", "rank")}
+    case |= {"model": pathlib.Path(record["shape"]).stem, "dtype": "bf16"}
+    for by, name in (("wick", "tuned"), ("cuBLASLt's first proposal", "proposed")):
+        rates = {"by": by, "tflops": record[name + "_tflops"]}
+        yield figure(rates, "gemm", case, record[name + "_us"], "us")
+
+
 # Members of a flat record that say how long it took; all others but the rates say what was done.
-TIMES = {"us", "fastest_us", "slowest_us", "low", "high"}
-RATES = {"gbps", "gb_s", "gb_per_s", "tflops", "share", "share_of_copy"}
-NAMES = {"by", "mode", "op", "direction", "work", "device", "bytes", "torch", "sets"}
+TIMES = {"us", "us_low", "us_high", "fastest_us", "slowest_us"}
+RATES = {"gbps", "tflops", "share"}
+NAMES = {"by", "op", "direction", "work", "device"}
 
 
 def of_flat_record(record, parent):
@@ -66,15 +75,19 @@ def of_flat_record(record, parent):
             if name not in TIMES | RATES | NAMES and isinstance(value, (str, int))}
     if work.startswith("  "):  # a part of the work of the line before
         case["part of"] = parent
+    loss = re.fullmatch(r"(\S+), its choice, (.*)", work)
+    if loss:
+        return rates_of(record), f"linear cross-entropy, {loss[2]}", {"model": loss[1]}
     shape = re.fullmatch(r"(.*?) \[?([\d, x]+)\]? (bf16|f16|f32)(.*)", work.strip())
     if shape:
         work = shape[1] + shape[4]
         case |= {"shape": " x ".join(re.findall(r"\d+", shape[2])), "dtype": shape[3]}
-    rates = {"gb_s": record.get("gb_s", record.get("gbps", record.get("gb_per_s"))), "tflops": record.get("tflops"),
-             "share": record.get("share", record.get("share_of_copy"))}
-    by = record.get("by", f"torch {record['mode']}" if "mode" in record else "wick")
-    record = {**rates, "by": by}
-    return record, work.strip(), case
+    return rates_of(record), work.strip(), case
+
+
+def rates_of(record):
+    return {"by": record.get("by", "wick"), "gb_s": record.get("gbps"), "tflops": record.get("tflops"),
+            "share": record.get("share")}
 
 
 def figures_of(record, parent=""):
@@ -84,13 +97,14 @@ def figures_of(record, parent=""):
                      record.get("high"))
     elif "shape" in record and record.get("work") in ("train", "decode", "prefill"):
         yield from of_wick_bench(record)
+    elif "tuned_us" in record:
+        yield from of_gemm_bench(record)
     elif "op" in record or "work" in record:
         rates, work, case = of_flat_record(record, parent)
         if "us" in record:
-            us = record["us"] if isinstance(record["us"], list) else [
-                record["us"], record.get("fastest_us", record.get("low", record["us"])),
-                record.get("slowest_us", record.get("high", record["us"]))]
-            yield figure(rates, work, case, us[0], "us", us[1], us[2])
+            us = record["us"]
+            yield figure(rates, work, case, us, "us", record.get("us_low", record.get("fastest_us", us)),
+                         record.get("us_high", record.get("slowest_us", us)))
         elif rates["tflops"] is not None:
             yield figure(rates, work, case, rates["tflops"], "TFLOP/s")
         elif rates["gb_s"] is not None:

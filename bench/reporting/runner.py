@@ -92,6 +92,18 @@ def counts(path):
     return done
 
 
+def forget(path, only):
+    """Takes the lines of the chosen commands out of the file."""
+    def kept(line):
+        name = line.get("part", line.get("ran"))
+        return name is None or not chosen(name, only)
+
+    lines = [text for text in path.read_text().splitlines() if kept(json.loads(text))]
+    new = path.with_suffix(".new")
+    new.write_text("".join(text + "\n" for text in lines))
+    new.replace(path)
+
+
 def check_machine(path, facts):
     """Figures of two machines in one file would be compared with each other."""
     with path.open() as file:
@@ -111,6 +123,8 @@ def run(options):
     options.results.parent.mkdir(parents=True, exist_ok=True)
     if options.results.exists():
         check_machine(options.results, facts)
+        if options.again:
+            forget(options.results, options.only)
     done, start, left = counts(options.results), time.monotonic(), []
     with options.results.open("a") as file:
         def keep(line):
@@ -130,8 +144,8 @@ def run(options):
                     if rest < limit:
                         left.append(name)
                         continue
-                places = {"bin": binaries, "python": options.python}
-                command = [part.format(**places) for part in c["command"]]
+                command = [part.replace("{bin}", str(binaries)).replace("{python}", options.python)
+                           for part in c["command"]]
                 print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
                 rc, seconds, records, error = run_one(command, limit)
                 for record in records:
