@@ -43,6 +43,10 @@ def with_unit(value, unit):
     return f"{number(value)}x" if unit == "x" else f"{number(value)} {unit}"
 
 
+def times(ratio):
+    return f"{ratio:.2f}x" if ratio < 10 else f"{number(ratio)}x"
+
+
 def spread(figure):
     if figure.low == figure.high:
         return with_unit(figure.value, figure.unit)
@@ -85,7 +89,7 @@ def limit(bar, figure, value):
 def found(verdict):
     if verdict.bar["of"] == "share":
         return percent(verdict.found)
-    return f"{verdict.found:.2f}x" if verdict.bar["of"] == "ratio" else with_unit(verdict.found, verdict.figure.unit)
+    return times(verdict.found) if verdict.bar["of"] == "ratio" else with_unit(verdict.found, verdict.figure.unit)
 
 
 def judgement(verdict):
@@ -132,8 +136,8 @@ def shortfalls(results, bars):
                     if figures.better(ours, best) < 1 and ours.key not in said)
     if behind:
         missed.append(f"- **{'Also behind' if said else 'Behind'} a peer** in {len(behind)} of {len(compared)} comparisons: "
-                      + "; ".join(f"{name} ({ratio:.2f}x of {by})" for ratio, name, by in behind) + ".")
-    lines = missed or ["Nothing: every bar that was measured is met."]
+                      + "; ".join(f"{name} ({times(ratio)} of {by})" for ratio, name, by in behind) + ".")
+    lines = missed or ["Nothing: every bar that was measured is met." if bars.verdicts else "No bar was measured."]
     if below:
         lines += ["", "Over the bar, short of the goal:", "", *below]
     if unmeasured:
@@ -146,18 +150,19 @@ def on_page(figure):
 
 
 def table(cases, bars):
-    peers = list(dict.fromkeys(name for by in cases for name in by if name != "wick"))
+    others = list(dict.fromkeys(name for by in cases for name in by if name != "wick"))
+    peers = any(not figures.is_ours(name) for name in others)
     judged = any(bars.verdicts.get(by["wick"].key) for by in cases)
     shares = any(by["wick"].share is not None for by in cases)
-    head = ["work", "wick", *peers] + ["over the best peer"] * bool(peers) + ["of the ceiling"] * shares + ["bar"] * judged
+    head = ["work", "wick", *others] + ["over the best peer"] * peers + ["of the ceiling"] * shares + ["bar"] * judged
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for by in cases:
         ours = by["wick"]
         cells = [name_of(ours), spread(ours)]
-        cells += [spread(by[name]) if name in by else "" for name in peers]
+        cells += [spread(by[name]) if name in by else "" for name in others]
         if peers:
             best = figures.best_peer(by)
-            cells.append(f"{figures.better(ours, best):.2f}x" if best else "")
+            cells.append(times(figures.better(ours, best)) if best else "")
         if shares:
             cells.append(percent(ours.share) if ours.share is not None else "")
         if judged:

@@ -12,7 +12,8 @@ HIGHER_IS_BETTER = {"tokens/s", "TFLOP/s", "GB/s"}
 
 @dataclasses.dataclass
 class Figure:
-    """`by` is who did it: "wick", or a peer's name. The same work and case by others is what it is compared with."""
+    """`by` is who did it: "wick", another way of ours ("wick, own kernel"), or a peer's name. The same work and case by a
+    peer is what it is compared with."""
     by: str
     work: str
     case: dict
@@ -105,8 +106,6 @@ def figures_of(record, parent=""):
             us = record["us"]
             yield figure(rates, work, case, us, "us", record.get("us_low", record.get("fastest_us", us)),
                          record.get("us_high", record.get("slowest_us", us)))
-        elif rates["tflops"] is not None:
-            yield figure(rates, work, case, rates["tflops"], "TFLOP/s")
         elif rates["gb_s"] is not None:
             yield figure(rates, work, case, rates["gb_s"], "GB/s")
 
@@ -169,6 +168,10 @@ class Results:
         self.cases = {}  # key: {by: figure}
         for (key, by), same in all_figures.items():
             self.cases.setdefault(key, {})[by] = merged(same)
+        for by in self.cases.values():  # where there is but another way of ours, it is what is used
+            others = [name for name in by if is_ours(name)]
+            if "wick" not in by and others:
+                by["wick"] = dataclasses.replace(by.pop(others[0]), by="wick")
         self.copy = self.copy_ceiling()
         self.gemm = self.gemm_ceiling()
         for f in self.all():
@@ -193,7 +196,8 @@ class Results:
             return f.share
         if f.work == "lora linear over base":
             return 1 / f.value
-        if f.work in ("train", "decode", "prefill") and (SHAPES / f"{f.case['model']}.json").exists():
+        bf16 = f.case.get("dtype", "bf16") == "bf16"
+        if bf16 and f.work in ("train", "decode", "prefill") and (SHAPES / f"{f.case['model']}.json").exists():
             model = Model(f.case["model"])
             if f.work == "train" and self.gemm:
                 operations = model.training_operations(f.case["length"], f.case["rank"])
@@ -204,7 +208,11 @@ class Results:
                 return model.decoding_bytes() / (1e-3 * f.value) / self.copy / 1e9
         if f.gb_s and self.copy:
             return f.gb_s / self.copy
-        return f.tflops / self.gemm if f.tflops and self.gemm else None
+        return f.tflops / self.gemm if bf16 and f.tflops and self.gemm else None
+
+
+def is_ours(name):
+    return name.split(",")[0] == "wick"
 
 
 def better(a, b):
@@ -214,9 +222,8 @@ def better(a, b):
 
 def best_peer(by):
     """The peer whose figure is the best, or None."""
-    peers = [f for name, f in by.items() if name != "wick"]
     best = None
-    for f in peers:
+    for f in (f for name, f in by.items() if not is_ours(name)):
         if best is None or better(f, best) > 1:
             best = f
     return best

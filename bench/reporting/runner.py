@@ -108,9 +108,9 @@ def check_machine(path, facts):
     """Figures of two machines in one file would be compared with each other."""
     with path.open() as file:
         before = json.loads(file.readline() or "{}").get("machine", {})
-    for name in ("gpu", "driver", "torch", "cpu"):
+    for name in ("gpu", "driver", "torch"):
         if before.get(name) != facts.get(name):
-            raise SystemExit(f"{path}: has figures of another machine ({before.get(name)}, here: {facts.get(name)})")
+            raise SystemExit(f"{path}: has figures of another machine ({name} {before.get(name)}, here {facts.get(name)})")
 
 
 def run(options):
