@@ -81,7 +81,7 @@ def of_flat_record(record, parent):
         return rates_of(record), f"linear cross-entropy, {loss[2]}", {"model": loss[1]}
     shape = re.fullmatch(r"(.*?) \[?([\d, x]+)\]? (bf16|f16|f32)(.*)", work.strip())
     if shape:
-        work = shape[1] + shape[4]
+        work = shape[1].removesuffix(" of") + shape[4]
         case |= {"shape": " x ".join(re.findall(r"\d+", shape[2])), "dtype": shape[3]}
     return rates_of(record), work.strip(), case
 
