@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 MIN_TIME ?= 0.1
 SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: all build setup test test-asan test-gpu demo bench format format-check install bundle clean help
+.PHONY: all build setup test test-asan test-gpu demo bench bench-gpu format format-check install bundle clean help
 
 all: build
 
@@ -18,6 +18,7 @@ help:
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU"
 	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
+	@echo "make bench-gpu     our GPU benchmarks and their peers' (an hour); writes docs/benchmarks/NAME.md, NAME=gpu, PYTHON=python3"
 	@echo "make format        format the sources; make format-check only looks"
 	@echo "make install       program, library, headers and CMake package into PREFIX (/usr/local)"
 	@echo "make bundle        build/bundle: the program with all its libraries, for any Debian 12"
@@ -50,6 +51,14 @@ bench: build
 	@mkdir -p build/bench
 	@$(BUILD)/bin/op_bench --benchmark_filter='$(FILTER)' --benchmark_min_time=$(MIN_TIME) \
 	  --benchmark_out=build/bench/ops.json
+
+# Run again it goes on where it stopped; without $(GPU_RESULTS) it begins anew.
+NAME ?= gpu
+PYTHON ?= python3
+GPU_RESULTS = build/bench/$(NAME).jsonl
+bench-gpu: build
+	@$(PYTHON) bench/report.py run --results $(GPU_RESULTS)
+	@$(PYTHON) bench/report.py write $(GPU_RESULTS) --out docs/benchmarks/$(NAME).md --svg docs/benchmarks/$(NAME).svg
 
 format: setup
 	@clang-format -i $(SOURCES)

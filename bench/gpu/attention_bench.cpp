@@ -1,6 +1,6 @@
 // Attention kernels on a GPU, ours and cuDNN's: held to a float64 reference, then timed.
 //
-//   attention_bench [check|time] [decode]
+//   attention_bench [check|time] [decode] [--json]
 //
 // Checked is the largest error over the largest reference value of y, lse and all gradients, and that a second run
 // gives the same bytes. Timed are forward and backward at the shapes of three models (operations counted: 4 d for each
@@ -13,6 +13,7 @@
 #include <cstring>
 #include <random>
 
+#include "gpu/record.h"
 #include "gpu/timing.h"
 #include "ops/attention/attention_cuda.h"
 
@@ -385,6 +386,8 @@ int run_checks(bool decode_only, Device device) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Times
 
+bool as_json = false;
+
 struct Model {
   const char* name;
   std::int64_t heads, kv_heads, d;
@@ -419,6 +422,16 @@ void time_training(const Implementation& by, const Model& m, std::int64_t sequen
   const auto rate = [&](double operations, const Spread& time) {
     return operations * pairs * static_cast<double>(m.d) / time.median / 1e6;
   };
+  if (as_json) {
+    const Json parameters = {{"heads", m.heads}, {"kv_heads", m.kv_heads},
+                             {"d", m.d},         {"sequences", sequences},
+                             {"length", length}, {"dtype", std::string(to_string(dtype))}};
+    const bool chosen = by.forward == kCudnn.forward;  // the op takes cuDNN's where it can
+    const std::string name = chosen ? "wick" : "wick, own kernel";
+    print_record("attention forward", parameters, times[0], "us", {{"by", name}, {"tflops", rate(4, times[0])}});
+    print_record("attention backward", parameters, times[1], "us", {{"by", name}, {"tflops", rate(10, times[1])}});
+    return;
+  }
   std::printf("%-5s %-13s %2d/%d heads of %3d, %d x %4d, %-4s", by.name, m.name, static_cast<int>(m.heads),
               static_cast<int>(m.kv_heads), static_cast<int>(m.d), static_cast<int>(sequences),
               static_cast<int>(length), std::string(to_string(dtype)).c_str());
@@ -459,6 +472,13 @@ void time_decoding(const Model& m, std::int64_t length, std::int64_t capacity, D
   const Spread time = time_in_turn(device, {{round}}, 5, 10)[0];
   const auto calls = static_cast<double>(caches);
   const double rate = bytes * calls / time.median * 1e6;
+  if (as_json) {
+    const Json parameters = {
+        {"heads", m.heads}, {"kv_heads", m.kv_heads}, {"d", m.d}, {"length", length}, {"dtype", "bf16"}};
+    print_record("attention of one query", parameters, {time.median / calls, time.low / calls, time.high / calls}, "us",
+                 {{"gb_s", rate / 1e9}});
+    return;
+  }
   std::printf("%-13s %2d/%d heads of %3d, decode at %6d of %6d  %7.2f us (%.2f to %.2f), %7.1f GB/s, %5.1f %%\n",
               m.name, static_cast<int>(m.heads), static_cast<int>(m.kv_heads), static_cast<int>(m.d),
               static_cast<int>(length), static_cast<int>(capacity), time.median / calls, time.low / calls,
@@ -492,6 +512,7 @@ void run_times(bool decode_only, Device device) {
 int main(int count, char** arguments) {
   const std::vector<std::string> words(arguments + 1, arguments + count);
   const auto said = [&](const char* word) { return std::find(words.begin(), words.end(), word) != words.end(); };
+  wick::bench::as_json = said("--json");
   int failed = 0;
   try {
     const wick::Device device = wick::bench::gpu();

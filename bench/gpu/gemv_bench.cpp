@@ -8,8 +8,8 @@
 #include <cstdio>
 
 #include "backend/cuda/gemv.h"
+#include "gpu/record.h"
 #include "gpu/timing.h"
-#include "io/json.h"
 
 namespace wick::bench {
 namespace {
@@ -134,10 +134,8 @@ int run(int argc, char** argv) {
       for (const Row& row : measure(model, m, device, repeats)) {
         const double rate = row.bytes / row.microseconds.median * 1e-3;
         if (json) {
-          const Spread& t = row.microseconds;
-          const Json line = {{"model", row.model}, {"product", row.product},          {"rows", row.m},
-                             {"bytes", row.bytes}, {"us", {t.median, t.low, t.high}}, {"gb_per_s", rate}};
-          std::puts(dump_json_line(line).c_str());
+          const Json parameters = {{"model", row.model}, {"product", row.product}, {"rows", row.m}, {"dtype", "bf16"}};
+          print_record("gemv", parameters, row.microseconds, "us", {{"gb_s", rate}});
         } else {
           std::printf("%-13s %-10s m %lld: %8.2f us (%.2f to %.2f), %5.0f GB/s\n", row.model.c_str(),
                       row.product.c_str(), static_cast<long long>(row.m), row.microseconds.median, row.microseconds.low,

@@ -11,8 +11,8 @@
 #include <cstring>
 
 #include "backend/gemm.h"
+#include "gpu/record.h"
 #include "gpu/timing.h"
-#include "io/json.h"
 #include "ops/lora_linear/lora_linear.h"
 
 namespace wick::bench {
@@ -154,24 +154,32 @@ class Case {
     std::vector<Work> works;
     for (const Row& row : rows) works.push_back(row.work);
     const std::vector<Spread> times = time_in_turn(device_, works, options_.repeats, 4);
-    Json result = {{"tokens", m_}, {"k", k_}, {"n", n_}, {"rank", rank_}, {"sets", sets_.size()}};
-    const auto time = [&](std::size_t i) { return times[i].median / static_cast<double>(sets_.size()); };
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const double sets = static_cast<double>(sets_.size());
-      result["us"][rows[i].name] = {times[i].median / sets, times[i].low / sets, times[i].high / sets};
-    }
-    result["ratio"] = time(1) / time(0);
-    result["ratio_by_library"] = time(2) / time(0);
-    result["ratio_eager"] = time(4) / time(3);
-    result["error"] = errors();
+    const auto of_one_set = [&](std::size_t i) {
+      const auto sets = static_cast<double>(sets_.size());
+      return Spread{times[i].median / sets, times[i].low / sets, times[i].high / sets};
+    };
+    const auto time = [&](std::size_t i) { return of_one_set(i).median; };
     if (options_.json) {
-      std::puts(dump_json_line(result).c_str());
+      Json parameters = {{"tokens", m_}, {"k", k_}, {"n", n_}, {"rank", rank_}};
+      const Spread bordered_time = of_one_set(1);
+      print_record("lora linear over base", parameters,
+                   {time(1) / time(0), bordered_time.low / time(0), bordered_time.high / time(0)}, "x");
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        parameters["part"] = rows[i].name;
+        print_record("lora linear", parameters, of_one_set(i), "us");
+      }
+      const Json all_errors = errors();
+      for (const auto& [name, error] : all_errors.items()) {
+        parameters["part"] = name;
+        const auto value = error.get<double>();
+        print_record("lora linear, relative error", parameters, {value, value, value}, "1");
+      }
     } else {
       std::printf("%lldx%lld r%lld: base %.1f us, bordered %.3fx (library %.3fx, eager %.3fx) |",
                   static_cast<long long>(k_), static_cast<long long>(n_), static_cast<long long>(rank_), time(0),
                   time(1) / time(0), time(2) / time(0), time(4) / time(3));
       for (std::size_t i = 5; i < rows.size(); ++i) std::printf(" %s %.1f", rows[i].name, time(i));
-      std::printf(" | %s\n", dump_json_line(result["error"]).c_str());
+      std::printf(" | %s\n", dump_json_line(errors()).c_str());
     }
     std::fflush(stdout);
   }

@@ -1,12 +1,14 @@
 """A LoRA training step with PEFT on a GPU: the peer of `wick bench train`. Random weights of a shape, random tokens.
 
-    python bench/peers/peft_gpu.py bench/shapes/llama-3.2-1b.json --rank 16 --sequences 4 [--compile]
+    python bench/peers/peft_gpu.py bench/shapes/llama-3.2-1b.json --rank 16 --sequences 4 [--compile] [--json]
 """
 import argparse
+import pathlib
 import time
 
 import torch
 from peft import LoraConfig, get_peft_model
+from record import print_record, spread_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 parser = argparse.ArgumentParser()
@@ -16,6 +18,7 @@ parser.add_argument("--sequences", type=int, default=4)
 parser.add_argument("--length", type=int, default=2048)
 parser.add_argument("--steps", type=int, default=10)
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--json", action="store_true", help="one JSON object a line, as bench/README.md describes")
 options = parser.parse_args()
 
 config = AutoConfig.from_pretrained(options.shape)
@@ -44,9 +47,18 @@ for step in range(3 + options.steps):
     torch.cuda.synchronize()
     if step >= 3:
         times.append(time.perf_counter() - start)
-times.sort()
-median = times[len(times) // 2]
+median, low, high = spread_of(times)
+tokens = options.sequences * options.length
 free, total = torch.cuda.mem_get_info()
-print(f"peft {options.shape}{' compiled' if options.compile else ''}: {options.sequences * options.length / median:.0f} "
-      f"tokens/s, {median * 1e3:.2f} ms a step ({times[0] * 1e3:.2f} to {times[-1] * 1e3:.2f}), "
-      f"peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB allocated, {(total - free) / 2**30:.2f} GiB taken")
+taken, allocated = (total - free) / 2**30, torch.cuda.max_memory_allocated() / 2**30
+if options.json:
+    by = f"PEFT {'compiled' if options.compile else 'eager'}"
+    case = {"model": pathlib.Path(options.shape).stem, "sequences": options.sequences, "length": options.length,
+            "rank": options.rank, "dtype": "bf16"}
+    print_record(by, "train", case, (tokens / median, tokens / high, tokens / low), "tokens/s")
+    print_record(by, "train, memory", case, taken, "GiB")
+    print_record(f"{by}, allocated", "train, memory", case, allocated, "GiB")
+else:
+    print(f"peft {options.shape}{' compiled' if options.compile else ''}: {tokens / median:.0f} tokens/s, "
+          f"{median * 1e3:.2f} ms a step ({low * 1e3:.2f} to {high * 1e3:.2f}), "
+          f"peak {allocated:.2f} GiB allocated, {taken:.2f} GiB taken")

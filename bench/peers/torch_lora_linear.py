@@ -3,15 +3,15 @@
 For each shape: the base (y = x Wᵀ, dx = dy W), the adapter as autograd runs it when it is written down as PEFT does,
 eagerly and compiled, and the bordered matrices of docs/architecture.md by torch.mm. Times are medians of CUDA events
 in captured graphs where capture is possible; as in bench/gpu/lora_bench, inputs come in enough sets to pass the L2
-cache. One JSON object a line.
+cache. One JSON object a line, as bench/README.md describes.
 """
 
 import argparse
-import json
 import statistics
 
 import torch
 import torch.nn.functional as F
+from record import print_record
 
 SHAPES = [(896, 896), (896, 4864), (4864, 896), (2048, 2048), (2048, 8192), (8192, 2048), (4096, 4096),
           (4096, 14336), (14336, 4096)]
@@ -103,10 +103,13 @@ def measure(tokens, k, n, rank, repeats):
     for fn in functions.values():
         fn()
     times = {name: tuple(t / sets for t in spread) for name, spread in times_in_turn(functions, repeats).items()}
-    return {"tokens": tokens, "k": k, "n": n, "rank": rank, "sets": sets, "us": times,
-            "ratio": times["bordered"][0] / times["base"][0],
-            "ratio_autograd_eager": times["autograd_eager"][0] / times["base_eager"][0],
-            "ratio_autograd_compiled": times["autograd_compiled"][0] / times["base_eager"][0]}
+    case = {"tokens": tokens, "k": k, "n": n, "rank": rank}
+    for by, part, base_part in (("torch bordered", "bordered", "base"),
+                                ("torch eager", "autograd_eager", "base_eager"),
+                                ("torch compiled", "autograd_compiled", "base_eager")):
+        print_record(by, "lora linear over base", case, [t / times[base_part][0] for t in times[part]], "x")
+    for part, us in times.items():
+        print_record("torch", "lora linear", {**case, "part": part}, us, "us")
 
 
 def main():
@@ -117,12 +120,11 @@ def main():
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     torch.manual_seed(0)
-    print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name()}))
     for shape in options.shape:
         k, n = map(int, shape.split("x"))
         for rank in options.rank:
             torch._dynamo.reset()
-            print(json.dumps(measure(options.tokens, k, n, rank, options.repeats)), flush=True)
+            measure(options.tokens, k, n, rank, options.repeats)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,229 @@
+"""What was measured: the lines of a results file as figures, and the ceilings that they are a share of."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import statistics
+
+SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes"
+HIGHER_IS_BETTER = {"tokens/s", "TFLOP/s", "GB/s"}
+
+
+@dataclasses.dataclass
+class Figure:
+    """`by` is who did it: "wick", another way of ours ("wick, own kernel"), or a peer's name. The same work and case by a
+    peer is what it is compared with."""
+    by: str
+    work: str
+    case: dict
+    value: float
+    unit: str
+    low: float
+    high: float
+    gb_s: float = None
+    tflops: float = None
+    share: float = None  # of the ceiling
+
+    @property
+    def key(self):
+        return self.work, json.dumps(self.case, sort_keys=True)
+
+
+def figure(record, work, case, value, unit, low=None, high=None):
+    low, high = (value, value) if low is None else (low, high)
+    return Figure(record.get("by", "wick"), work, case, value, unit, low, high, record.get("gb_s"),
+                  record.get("tflops"), record.get("share"))
+
+
+def of_wick_bench(record):
+    """The object that `wick bench --json` prints."""
+    case = {"model": pathlib.Path(record["shape"]).stem, "dtype": record["dtype"]}
+    if record["work"] == "train":
+        case |= {name: record[name] for name in ("sequences", "length", "rank")}
+        tokens = record["sequences"] * record["length"] * 1e3
+        yield figure(record, "train", case, record["tokens_per_second"], "tokens/s", tokens / record["step_ms_high"],
+                     tokens / record["step_ms_low"])
+        yield figure(record, "train, memory", case, record["peak_gib"], "GiB")
+        return
+    case["prompt"] = record["prompt"]
+    name = "ms"
+    if record["work"] == "decode":
+        case["tokens"] = record["tokens"]
+        name = "token_ms"
+    yield figure(record, record["work"], case, record[name], "ms", record[name + "_low"], record[name + "_high"])
+
+
+def of_gemm_bench(record):
+    """A product with the algorithm that tuning chose, and with the library's first proposal."""
+    case = {name: record[name] for name in ("product", "m", "n", "k", "rank")}
+    case |= {"model": pathlib.Path(record["shape"]).stem, "dtype": "bf16"}
+    for by, name in (("wick", "tuned"), ("cuBLASLt's first proposal", "proposed")):
+        rates = {"by": by, "tflops": record[name + "_tflops"]}
+        yield figure(rates, "gemm", case, record[name + "_us"], "us")
+
+
+# Members of a flat record that say how long it took; all others but the rates say what was done.
+TIMES = {"us", "us_low", "us_high", "fastest_us", "slowest_us"}
+RATES = {"gbps", "tflops", "share"}
+NAMES = {"by", "op", "direction", "work", "device"}
+
+
+def of_flat_record(record, parent):
+    """A kernel's line in one object: op and direction or work, what it worked on, microseconds, rates."""
+    work = record.get("work") or f"{record['op']} {record.get('direction', '')}".replace("_", " ").strip()
+    case = {name: value for name, value in record.items()
+            if name not in TIMES | RATES | NAMES and isinstance(value, (str, int))}
+    if work.startswith("  "):  # a part of the work of the line before
+        case["part of"] = parent
+    loss = re.fullmatch(r"(\S+), its choice, (.*)", work)
+    if loss:
+        return rates_of(record), f"linear cross-entropy, {loss[2]}", {"model": loss[1]}
+    shape = re.fullmatch(r"(.*?) \[?([\d, x]+)\]? (bf16|f16|f32)(.*)", work.strip())
+    if shape:
+        work = shape[1].removesuffix(" of") + shape[4]
+        case |= {"shape": " x ".join(re.findall(r"\d+", shape[2])), "dtype": shape[3]}
+    return rates_of(record), work.strip(), case
+
+
+def rates_of(record):
+    return {"by": record.get("by", "wick"), "gb_s": record.get("gbps"), "tflops": record.get("tflops"),
+            "share": record.get("share")}
+
+
+def figures_of(record, parent=""):
+    """The figures of one line that a benchmark printed. All knowledge of their forms is here."""
+    if "case" in record:  # the form that bench/README.md describes
+        yield figure(record, record["work"], record["case"], record["value"], record["unit"], record.get("low"),
+                     record.get("high"))
+    elif "shape" in record and record.get("work") in ("train", "decode", "prefill"):
+        yield from of_wick_bench(record)
+    elif "tuned_us" in record:
+        yield from of_gemm_bench(record)
+    elif "op" in record or "work" in record:
+        rates, work, case = of_flat_record(record, parent)
+        if "us" in record:
+            us = record["us"]
+            yield figure(rates, work, case, us, "us", record.get("us_low", record.get("fastest_us", us)),
+                         record.get("us_high", record.get("slowest_us", us)))
+        elif rates["gb_s"] is not None:
+            yield figure(rates, work, case, rates["gb_s"], "GB/s")
+
+
+def merged(figures):
+    """One figure of several runs of the same: the median of the medians, the ends of all."""
+    middle = statistics.median_low([f.value for f in figures])
+    chosen = next(f for f in figures if f.value == middle)
+    return dataclasses.replace(chosen, low=min(f.low for f in figures), high=max(f.high for f in figures))
+
+
+class Model:
+    """Operations and bytes of a model of one of bench/shapes."""
+
+    def __init__(self, name):
+        c = json.loads((SHAPES / f"{name}.json").read_text())
+        hidden, heads = c["hidden_size"], c["num_attention_heads"]
+        d = c.get("head_dim", hidden // heads)
+        q, kv, inner = heads * d, c["num_key_value_heads"] * d, c["intermediate_size"]
+        self.layers = c["num_hidden_layers"]
+        self.projections = [(hidden, q), (hidden, kv), (hidden, kv), (q, hidden), (hidden, inner), (hidden, inner),
+                            (inner, hidden)]
+        self.linear = self.layers * sum(k * n for k, n in self.projections)
+        self.head = hidden * c["vocab_size"]
+        self.attention = self.layers * q  # times the keys that a token sees: multiplications of one product
+
+    def training_operations(self, length, rank):
+        """Of a token: the frozen weights forward and for the gradient of their input, attention's two products forward
+        and four backward over the keys that a causal mask leaves, the adapters forward and backward."""
+        adapters = self.layers * sum(rank * (k + n) for k, n in self.projections)
+        return 4 * (self.linear + self.head) + 12 * self.attention * (length + 1) / 2 + 6 * adapters
+
+    def decoding_bytes(self):
+        """Of a token in bf16: each weight once."""
+        return 2 * (self.linear + self.head)
+
+
+class Results:
+    """A results file: machine, figures by work and case, and the runs that did not end well."""
+
+    def __init__(self, path):
+        self.machine, self.failures, all_figures, parent = {}, {}, {}, ""
+        for number, text in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+            try:
+                line = json.loads(text)
+            except ValueError as error:
+                raise SystemExit(f"{path}:{number}: {error}") from None
+            if "machine" in line:
+                self.machine = line["machine"]
+            elif "ran" in line:
+                self.failures.pop(line["ran"], None)
+                if line["rc"] != 0:
+                    self.failures[line["ran"]] = line
+            else:
+                record = line["record"]
+                for f in figures_of(record, parent):
+                    all_figures.setdefault((f.key, f.by), []).append(f)
+                if not str(record.get("work", "  ")).startswith("  "):
+                    parent = record["work"]
+        self.cases = {}  # key: {by: figure}
+        for (key, by), same in all_figures.items():
+            self.cases.setdefault(key, {})[by] = merged(same)
+        for by in self.cases.values():  # where there is but another way of ours, it is what is used
+            others = [name for name in by if is_ours(name)]
+            if "wick" not in by and others:
+                by["wick"] = dataclasses.replace(by.pop(others[0]), by="wick")
+        self.copy = self.copy_ceiling()
+        self.gemm = self.gemm_ceiling()
+        for f in self.all():
+            f.share = self.share_of(f)
+
+    def all(self):
+        return [f for by in self.cases.values() for f in by.values()]
+
+    def copy_ceiling(self):
+        """GB/s of a copy of memory, as the benchmarks of kernels measured it beside their own figures."""
+        found = [f.gb_s for f in self.all() if f.work == "copy" and f.gb_s]
+        found = found or [f.gb_s / f.share for f in self.all() if f.by == "wick" and f.gb_s and f.share]
+        return statistics.median(found) if found else None
+
+    def gemm_ceiling(self):
+        """TFLOP/s of the fastest bf16 product of matrices that was measured, ours or a peer's."""
+        return max((f.tflops for f in self.all()
+                    if f.work.split(" ")[0] == "gemm" and f.tflops and f.case.get("dtype", "bf16") == "bf16"), default=None)
+
+    def share_of(self, f):
+        if f.share is not None:
+            return f.share
+        if f.work == "lora linear over base":
+            return 1 / f.value
+        bf16 = f.case.get("dtype", "bf16") == "bf16"
+        if bf16 and f.work in ("train", "decode", "prefill") and (SHAPES / f"{f.case['model']}.json").exists():
+            model = Model(f.case["model"])
+            if f.work == "train" and self.gemm:
+                operations = model.training_operations(f.case["length"], f.case["rank"])
+                return f.value * operations / self.gemm / 1e12
+            if f.work == "prefill" and self.gemm:
+                return 2 * model.linear * f.case["prompt"] / (1e-3 * f.value) / self.gemm / 1e12
+            if f.work == "decode" and self.copy:
+                return model.decoding_bytes() / (1e-3 * f.value) / self.copy / 1e9
+        if f.gb_s and self.copy:
+            return f.gb_s / self.copy
+        return f.tflops / self.gemm if bf16 and f.tflops and self.gemm else None
+
+
+def is_ours(name):
+    return name.split(",")[0] == "wick"
+
+
+def better(a, b):
+    """How many times a is as good as b."""
+    return a.value / b.value if a.unit in HIGHER_IS_BETTER else b.value / a.value
+
+
+def best_peer(by):
+    """The peer whose figure is the best, or None."""
+    best = None
+    for f in (f for name, f in by.items() if not is_ours(name)):
+        if best is None or better(f, best) > 1:
+            best = f
+    return best
