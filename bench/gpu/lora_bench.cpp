@@ -38,9 +38,6 @@ Tensor bordered_copy(const Tensor& t, std::int64_t rank) {
   copy.copy_from(t);
   return copy;
 }
-Tensor with_border(const Tensor& t, std::int64_t rank) {
-  return t.as_strided({t.size(0), t.size(1) + rank}, {t.size(1) + rank, 1});
-}
 
 double relative_error(const Tensor& a, const Tensor& b) {
   const std::vector<float> found = a.to(DType::f32).to_vector<float>();
