@@ -38,7 +38,7 @@ TEST_P(Refresh, OfManyWeightsIsThatOfEach) {
       {1032, {{264, 8, 2.0}, {40, 8, 0.3}}, LoraLayout::bordered},
       {33, {{17, 3, 0.7}, {9, 0, 1.0}, {5, 1, 1.5}}, LoraLayout::bordered},  // nothing aligned
       {72, {{1, 16, 1.0}}, LoraLayout::separate},
-      {2048, {{4096, 16, 0.125}}, LoraLayout::bordered},  // several blocks a factor
+      {520, {{1040, 16, 0.125}}, LoraLayout::bordered},  // several blocks a factor
   };
   std::vector<LoraWeight> all;
   std::vector<LoraWeight> each;
