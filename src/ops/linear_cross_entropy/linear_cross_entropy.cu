@@ -96,12 +96,16 @@ __device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool
   const int turn = number % 2;
   float4* const parts = meeting.parts[turn];
   Arrival* const all = &meeting.all[turn];
-  if (threadIdx.x == 0) arrival_expect(all, static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4));
-  if (lane < blocks) {
-    float4* const to = parts + cluster_rank() * kHeldWarps + threadIdx.x / 32;
-    send_async(to, {mine.top, mine.sum, mine.total, 0.0F}, all, static_cast<unsigned>(lane));
+  float4* const to = parts + cluster_rank() * kHeldWarps + threadIdx.x / 32;
+  const float4 part{mine.top, mine.sum, mine.total, 0.0F};
+  if (blocks == 1) {  // a block that is no cluster has nobody to send to
+    if (lane == 0) *to = part;
+    __syncthreads();
+  } else {
+    if (threadIdx.x == 0) arrival_expect(all, static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4));
+    if (lane < blocks) send_async(to, part, all, static_cast<unsigned>(lane));
+    arrival_wait<true>(all, static_cast<std::uint32_t>(number / 2 % 2));
   }
-  arrival_wait<true>(all, static_cast<std::uint32_t>(number / 2 % 2));
   const int count = blocks * kHeldWarps;
   Part whole{-INFINITY, 0.0F, 0.0F};
 #pragma unroll 1  // the row is in the registers
