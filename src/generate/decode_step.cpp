@@ -99,7 +99,8 @@ class DeviceDecodeStep final : public DecodeStep {
       } catch (const Error& error) {
         if (error.code() != ErrorCode::unsupported) throw;
         record_ = false;  // a composite that looks at values
-        report_fallback("a decoding step", model_.device(), "it is not recorded, since one of its ops waits for it");
+        report_fallback("a decoding step", model_.device(),
+                        "it is not recorded, since one of its ops waits for the device");
       }
       cache_.truncate(before);  // nothing has run yet
     }
