@@ -11,18 +11,12 @@ namespace wick::cuda {
 
 namespace {
 
-constexpr std::size_t kGrain = 512;       // every block is a multiple: aligned, and few sizes
-constexpr std::size_t kSmall = 1U << 20;  // smaller ones share a segment of kSmallSegment
-constexpr std::size_t kSmallSegment = 2U << 20;
-constexpr std::size_t kLargeSegment = 64U << 20;
-constexpr std::size_t kSegmentGrain = 2U << 20;  // the driver's page
+constexpr std::size_t kGrain = 512;            // every block is a multiple: aligned, and few sizes
+constexpr std::size_t kSmall = 1U << 20;       // up to here a block is of the space of small ones
+constexpr std::size_t kSmallChunk = 2U << 20;  // the driver's page
+constexpr std::size_t kLargeChunk = 8U << 20;
 
 std::size_t round_up(std::size_t bytes, std::size_t grain) { return (bytes + grain - 1) / grain * grain; }
-
-std::size_t segment_size(std::size_t bytes) {
-  if (bytes <= kSmall) return kSmallSegment;
-  return bytes < kLargeSegment / 2 ? kLargeSegment : round_up(bytes, kSegmentGrain);
-}
 
 double gib(std::size_t bytes) { return static_cast<double>(bytes) / static_cast<double>(1U << 30); }
 
@@ -34,63 +28,47 @@ bool Arena::Order::operator()(const Block* a, const Block* b) const noexcept {
   return a->bytes != b->bytes ? a->bytes < b->bytes : a->data < b->data;
 }
 
-Arena::~Arena() {
-  // Every block has been released by now, so each segment is one block again.
-  for (const auto& block : first_of_segment_) (void)cudaFree(block->data);
+Arena::Arena(int device)
+    : Arena(
+          device, [device] { return device_address_space(device); },
+          [device] { (void)cudaStreamSynchronize(stream(device)); }) {}
+
+Arena::Arena(int device, MakeSpace make_space, std::function<void()> wait)
+    : device_(device), make_space_(std::move(make_space)), wait_(std::move(wait)) {
+  spaces_[0].chunk = kLargeChunk;
+  spaces_[1].chunk = kSmallChunk;
 }
 
-std::set<Arena::Block*, Arena::Order>& Arena::free_like(const Block* block) { return free_[block->small ? 1 : 0]; }
+Arena::~Arena() {
+  // Every block has been released by now, so each space is one block again.
+  for (const Space& space : spaces_) delete space.first;
+}
 
-// The smallest free block that fits, cut to size. Small blocks have segments of their own, so that none of them keeps a
-// large segment from being given back.
+// The smallest free block that fits, cut to size; at equal sizes the first. What lies behind all blocks is a free one
+// too, the largest. Small blocks have a space of their own, so that none of them keeps a large chunk from being given
+// back.
 Arena::Block* Arena::take(std::size_t bytes) {
   Block key;
   key.bytes = bytes;
   key.small = bytes <= kSmall;
-  std::set<Block*, Order>& free = free_like(&key);
-  const auto found = free.lower_bound(&key);
-  if (found == free.end()) return nullptr;
+  Space& space = space_of(&key);
+  if (space.addresses == nullptr) {
+    space.addresses = make_space_();
+    space.mapped.assign(space.addresses->bytes() / space.chunk, false);
+    space.first =
+        new Block{this, space.addresses->base(), space.addresses->bytes(), nullptr, nullptr, false, key.small};
+    space.free.insert(space.first);
+  }
+  const auto found = space.free.lower_bound(&key);
+  if (found == space.free.end()) return nullptr;
   Block* block = *found;
-  free.erase(found);
+  space.free.erase(found);
   if (block->bytes - bytes >= (block->small ? kGrain : kSmall)) {
     auto* rest = new Block{this, block->data + bytes, block->bytes - bytes, block, block->next, false, block->small};
     if (rest->next != nullptr) rest->next->previous = rest;
     block->next = rest;
     block->bytes = bytes;
-    free.insert(rest);
-  }
-  return block;
-}
-
-Arena::Block* Arena::allocate(std::size_t bytes) {
-  const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), kGrain);
-  const std::scoped_lock lock(mutex_);
-  Block* block = take(rounded);
-  if (block == nullptr) {
-    (void)stream(device_);  // makes the device current
-    const std::size_t size = segment_size(rounded);
-    void* memory = nullptr;
-    if (cudaMalloc(&memory, size) != cudaSuccess) {
-      (void)cudaGetLastError();
-      trim_locked();
-      if (cudaMalloc(&memory, size) != cudaSuccess) {
-        (void)cudaGetLastError();
-        std::size_t available = 0;
-        std::size_t total = 0;
-        (void)cudaMemGetInfo(&available, &total);
-        fail(ErrorCode::out_of_memory,
-             "cuda:{} cannot give {:.3f} GiB: {:.2f} GiB in use here, {:.2f} GiB reserved, {:.2f} of {:.2f} GiB free",
-             device_, gib(size), gib(stats_.allocated), gib(stats_.reserved), gib(available), gib(total));
-      }
-    }
-    first_of_segment_.emplace_back(
-        new Block{this, static_cast<std::byte*>(memory), size, nullptr, nullptr, false, rounded <= kSmall});
-    free_like(first_of_segment_.back().get()).insert(first_of_segment_.back().get());
-    stats_.reserved += size;
-    stats_.segments += 1;
-    block = take(rounded);
-    if (block == nullptr)
-      fail(ErrorCode::out_of_memory, "cuda:{}: a new segment does not fit {} bytes", device_, bytes);
+    space.free.insert(rest);
   }
   block->used = true;
   stats_.allocated += block->bytes;
@@ -98,39 +76,83 @@ Arena::Block* Arena::allocate(std::size_t bytes) {
   return block;
 }
 
+// Brings memory to where the block has none yet; false when there is not enough.
+bool Arena::back(const Block& block) {
+  Space& space = space_of(&block);
+  const auto begin = static_cast<std::size_t>(block.data - space.addresses->base());
+  for (std::size_t i = begin / space.chunk; i * space.chunk < begin + block.bytes; ++i) {
+    if (space.mapped[i]) continue;
+    if (!space.addresses->map(i * space.chunk, space.chunk)) return false;
+    space.mapped[i] = true;
+    stats_.reserved += space.chunk;
+  }
+  return true;
+}
+
+Arena::Block* Arena::allocate(std::size_t bytes) {
+  const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), kGrain);
+  Block* block = nullptr;
+  std::size_t allocated = 0;
+  std::size_t reserved = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    block = take(rounded);
+    if (block != nullptr && back(*block)) return block;
+    trim_locked();
+    if (block != nullptr && back(*block)) return block;
+    allocated = stats_.allocated - (block != nullptr ? block->bytes : 0);
+    reserved = stats_.reserved;
+  }
+  if (block != nullptr) release(block);
+  std::size_t available = 0;
+  std::size_t total = 0;
+  (void)cudaMemGetInfo(&available, &total);
+  fail(ErrorCode::out_of_memory,
+       "cuda:{} cannot give {:.3f} GiB: {:.2f} GiB in use here, {:.2f} GiB reserved, {:.2f} of {:.2f} GiB free",
+       device_, gib(rounded), gib(allocated), gib(reserved), gib(available), gib(total));
+}
+
 void Arena::release(Block* block) noexcept {
   Arena& arena = *block->arena;
   const std::scoped_lock lock(arena.mutex_);
+  std::set<Block*, Order>& free = arena.space_of(block).free;
   arena.stats_.allocated -= block->bytes;
   block->used = false;
   if (Block* next = block->next; next != nullptr && !next->used) {
-    arena.free_like(next).erase(next);
+    free.erase(next);
     block->bytes += next->bytes;
     block->next = next->next;
     if (block->next != nullptr) block->next->previous = block;
     delete next;
   }
   if (Block* previous = block->previous; previous != nullptr && !previous->used) {
-    arena.free_like(previous).erase(previous);
+    free.erase(previous);
     previous->bytes += block->bytes;
     previous->next = block->next;
     if (previous->next != nullptr) previous->next->previous = previous;
     delete block;
     block = previous;
   }
-  arena.free_like(block).insert(block);
+  free.insert(block);
 }
 
 void Arena::trim_locked() {
-  (void)cudaStreamSynchronize(stream(device_));  // what was freed may still be at work
-  std::erase_if(first_of_segment_, [&](const std::unique_ptr<Block>& block) {
-    if (block->used || block->next != nullptr) return false;
-    free_like(block.get()).erase(block.get());
-    (void)cudaFree(block->data);
-    stats_.reserved -= block->bytes;
-    stats_.segments -= 1;
-    return true;
-  });
+  wait_();  // what was freed may still be at work
+  for (Space& space : spaces_) {
+    if (space.addresses == nullptr) continue;
+    std::vector<bool> reached(space.mapped.size(), false);
+    for (const Block* block = space.first; block != nullptr; block = block->next) {
+      if (!block->used) continue;
+      const auto begin = static_cast<std::size_t>(block->data - space.addresses->base());
+      for (std::size_t i = begin / space.chunk; i * space.chunk < begin + block->bytes; ++i) reached[i] = true;
+    }
+    for (std::size_t i = 0; i < reached.size(); ++i) {
+      if (!space.mapped[i] || reached[i]) continue;
+      space.addresses->unmap(i * space.chunk, space.chunk);
+      space.mapped[i] = false;
+      stats_.reserved -= space.chunk;
+    }
+  }
 }
 
 void Arena::trim() {

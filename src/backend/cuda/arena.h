@@ -1,20 +1,23 @@
 #pragma once
 
 #include <cstddef>
-#include <map>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <vector>
 
+#include "backend/cuda/address_space.h"
+
 namespace wick::cuda {
 
 /// Device memory for work on one stream: a freed block may be handed out again at once, because whoever gets it runs
-/// later in the same order. Blocks are cut from large segments and merge again when they are freed; segments go back to
-/// the driver only when it has nothing left.
+/// later in the same order. Blocks are cut from one stretch of addresses, and neighbours merge again when they are
+/// freed; memory is brought to those addresses chunk by chunk as blocks reach them, and stays until it is trimmed. So
+/// what is reserved follows what is used, however sizes come and go.
 class Arena {
  public:
-  /// Blocks of a segment form a list in address order; the first one stands for the segment.
+  /// Blocks lie one after another in their space.
   struct Block {
     Arena* arena = nullptr;
     std::byte* data = nullptr;
@@ -22,25 +25,28 @@ class Arena {
     Block* previous = nullptr;
     Block* next = nullptr;
     bool used = false;
-    bool small = false;  ///< of a segment of small blocks
+    bool small = false;  ///< of the space of small blocks
   };
   struct Stats {
     std::size_t allocated = 0;       ///< in blocks that are in use
     std::size_t peak_allocated = 0;  ///< at most, since reset_peak()
-    std::size_t reserved = 0;        ///< in segments
-    std::size_t segments = 0;
+    std::size_t reserved = 0;        ///< the driver's memory
   };
 
-  explicit Arena(int device) : device_(device) {}
+  explicit Arena(int device);
+  /// With other addresses than the device's; `wait` returns when all work that was queued has run.
+  using MakeSpace = std::function<std::unique_ptr<AddressSpace>()>;
+  Arena(int device, MakeSpace make_space, std::function<void()> wait);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Error(out_of_memory) with the numbers, after idle segments were given back and it still was not enough.
+  /// 512-byte aligned. Error(out_of_memory) with the numbers, after memory without blocks was given back and it still
+  /// was not enough.
   Block* allocate(std::size_t bytes);
   static void release(Block* block) noexcept;  ///< to the arena that it came from
 
-  void trim();  ///< gives idle segments back to the driver
+  void trim();  ///< gives chunks that no block in use reaches into back to the driver
   Stats stats() const;
   void reset_peak();
 
@@ -48,14 +54,23 @@ class Arena {
   struct Order {
     bool operator()(const Block* a, const Block* b) const noexcept;
   };
+  struct Space {
+    std::size_t chunk = 0;  // bytes that come and go together
+    std::unique_ptr<AddressSpace> addresses;
+    std::vector<bool> mapped;  // by chunk
+    Block* first = nullptr;
+    std::set<Block*, Order> free;  // by size, then address
+  };
+  Space& space_of(const Block* block) { return spaces_[block->small ? 1 : 0]; }
   Block* take(std::size_t bytes);
-  std::set<Block*, Order>& free_like(const Block* block);
+  bool back(const Block& block);
   void trim_locked();
 
   int device_;
+  MakeSpace make_space_;
+  std::function<void()> wait_;
   mutable std::mutex mutex_;
-  std::set<Block*, Order> free_[2];  // of large and of small segments, by size, then address
-  std::vector<std::unique_ptr<Block>> first_of_segment_;
+  Space spaces_[2];  // of large and of small blocks
   Stats stats_;
 };
 
