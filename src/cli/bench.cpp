@@ -28,6 +28,7 @@ struct Options {
   std::int64_t rank = 8;
   std::string target_modules = "all-linear";
   std::string lora_layout = "auto";
+  std::string grad_checkpoint = "none";
   std::int64_t steps = 10;
   // decode and prefill
   std::int64_t prompt = 128;
@@ -107,6 +108,7 @@ void train(const Options& o) {
   const auto adapter = std::make_shared<const Adapter>(init_adapter(lora, model.linear_modules(), o.seed),
                                                        model.linear_modules(), device);
   model.attach(adapter, lora_layout(o.lora_layout, device));
+  set_grad_checkpoint(model, o.grad_checkpoint);
   std::vector<Example> examples;
   for (std::int64_t i = 0; i < o.sequences; ++i) {
     Example example;
@@ -269,6 +271,7 @@ void add_bench(CLI::App& app) {
   t->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")
       ->check(CLI::IsMember({"auto", "separate", "bordered"}))
       ->capture_default_str();
+  add_grad_checkpoint(*t, o->grad_checkpoint, "Options");
   t->add_option("--steps", o->steps, "steps that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   CLI::App* d = work("decode", "greedy decoding of one sequence", decode);
   CLI::App* p = work("prefill", "reading a prompt", prefill);

@@ -25,6 +25,7 @@ struct Options {
   bool rslora = false;
   std::string schedule = "constant";
   std::string lora_layout = "auto";
+  std::string grad_checkpoint = "none";
   bool no_shuffle = false;
   bool no_pack = false;
   bool mask_prompt = false;
@@ -133,6 +134,7 @@ void run(Options o, const CLI::App& verb) {
   const auto adapter =
       std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules(), model.device());
   model.attach(adapter, lora_layout(o.lora_layout, model.device()));
+  set_grad_checkpoint(model, o.grad_checkpoint);
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
@@ -232,6 +234,7 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 30))
       ->capture_default_str()
       ->group(run_group);
+  add_grad_checkpoint(*verb, o->grad_checkpoint, run_group);
   verb->add_flag("--no-shuffle", o->no_shuffle, "take rows in the order of the file")->group(run_group);
   verb->add_flag("--no-pack", o->no_pack, "pad the rows of a batch instead of packing them")->group(run_group);
   verb->add_flag("--mask-prompt", o->mask_prompt, "train on completions only")->group(run_group);
