@@ -59,14 +59,16 @@ TEST_P(PlanTest, WithinATenthOfThePeak) {
   model.set_recompute(c.recompute);
   std::vector<Example> examples(2);
   for (Example& example : examples) {
-    for (std::int64_t i = 0; i < c.tokens; ++i) example.ids.push_back(static_cast<std::int32_t>(i % c.config.vocab_size));
+    for (std::int64_t i = 0; i < c.tokens; ++i)
+      example.ids.push_back(static_cast<std::int32_t>(i % c.config.vocab_size));
     example.labels = example.ids;
   }
   const Dataset data = Dataset::from_examples(std::move(examples));
   BatchStream stream(data, {.batch_size = 2});
   const Tensor exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
   const Tensor exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
-  const auto step = make_train_step(model, *adapter, exp_avg, exp_avg_sq, {.token_budget = 2 * c.tokens, .record = false});
+  const auto step =
+      make_train_step(model, *adapter, exp_avg, exp_avg_sq, {.token_budget = 2 * c.tokens, .record = false});
   const Batch batch = stream.next();
   const std::size_t before = memory_stats(device).current;
   reset_peak_memory(device);
@@ -75,12 +77,9 @@ TEST_P(PlanTest, WithinATenthOfThePeak) {
   (void)step->update(1e-4, 1);
   const std::size_t peak = memory_stats(device).peak;
 
-  const MemoryPlan plan = plan_memory(c.config, resolve_targets(lora, model.linear_modules()),
-                                      {.dtype = c.dtype,
-                                       .device = device.type,
-                                       .layout = c.layout,
-                                       .tokens = 2 * c.tokens,
-                                       .recompute = c.recompute});
+  const MemoryPlan plan = plan_memory(
+      c.config, resolve_targets(lora, model.linear_modules()),
+      {.dtype = c.dtype, .device = device.type, .layout = c.layout, .tokens = 2 * c.tokens, .recompute = c.recompute});
   EXPECT_NEAR(percent(plan.step(), peak - before), 0, 10) << plan.step() << " planned, " << peak - before << " found";
   EXPECT_NEAR(percent(plan.total() - plan.workspace, peak - start), 0, 10);
   RecordProperty("step_percent", std::to_string(percent(plan.step(), peak - before)));
@@ -93,23 +92,22 @@ constexpr auto kSeparate = LoraLayout::separate;
 constexpr auto kBordered = LoraLayout::bordered;
 const ModelConfig kWide = shape(128, 448, 4, 2, 4, 512);
 const ModelConfig kTall = shape(192, 384, 6, 6, 4, 2000);
-const std::vector<Recompute> kMixed = {Recompute::layer, Recompute::gate_up, Recompute::activations, Recompute::nothing};
+const std::vector<Recompute> kMixed = {Recompute::layer, Recompute::gate_up, Recompute::activations,
+                                       Recompute::nothing};
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, PlanTest,
-    ::testing::Values(Case{"kept_f32", kWide, 256, DType::f32, kSeparate, "all-linear", all(Recompute::nothing)},
-                      Case{"kept_bf16", kTall, 200, DType::bf16, kSeparate, "all-linear", all(Recompute::nothing)},
-                      Case{"activations_f32", kWide, 256, DType::f32, kBordered, "all-linear",
-                           all(Recompute::activations)},
-                      Case{"activations_bf16", kWide, 256, DType::bf16, kBordered, "all-linear",
-                           all(Recompute::activations)},
-                      Case{"gate_up_f32", kWide, 256, DType::f32, kBordered, "all-linear", all(Recompute::gate_up)},
-                      Case{"gate_up_bf16", kTall, 256, DType::bf16, kSeparate, "all-linear", all(Recompute::gate_up)},
-                      Case{"layer_f32", kWide, 256, DType::f32, kSeparate, "all-linear", all(Recompute::layer)},
-                      Case{"layer_bf16", kWide, 256, DType::bf16, kBordered, "all-linear", all(Recompute::layer)},
-                      Case{"mixed_f32", kTall, 256, DType::f32, kBordered, "all-linear", kMixed},
-                      Case{"attention_only_f32", kWide, 256, DType::f32, kSeparate, ".*(q_proj|v_proj)",
-                           all(Recompute::nothing)}),
+    ::testing::Values(
+        Case{"kept_f32", kWide, 256, DType::f32, kSeparate, "all-linear", all(Recompute::nothing)},
+        Case{"kept_bf16", kTall, 200, DType::bf16, kSeparate, "all-linear", all(Recompute::nothing)},
+        Case{"activations_f32", kWide, 256, DType::f32, kBordered, "all-linear", all(Recompute::activations)},
+        Case{"activations_bf16", kWide, 256, DType::bf16, kBordered, "all-linear", all(Recompute::activations)},
+        Case{"gate_up_f32", kWide, 256, DType::f32, kBordered, "all-linear", all(Recompute::gate_up)},
+        Case{"gate_up_bf16", kTall, 256, DType::bf16, kSeparate, "all-linear", all(Recompute::gate_up)},
+        Case{"layer_f32", kWide, 256, DType::f32, kSeparate, "all-linear", all(Recompute::layer)},
+        Case{"layer_bf16", kWide, 256, DType::bf16, kBordered, "all-linear", all(Recompute::layer)},
+        Case{"mixed_f32", kTall, 256, DType::f32, kBordered, "all-linear", kMixed},
+        Case{"attention_only_f32", kWide, 256, DType::f32, kSeparate, ".*(q_proj|v_proj)", all(Recompute::nothing)}),
     [](const auto& info) { return info.param.name; });
 
 TEST(ChooseRecompute, TakesTheLeastThatFits) {
@@ -128,7 +126,8 @@ TEST(ChooseRecompute, TakesTheLeastThatFits) {
   one[0] = Recompute::gate_up;
   EXPECT_EQ(choose_recompute(c, targets, settings, total(settings.recompute) - 1), one);
   EXPECT_EQ(choose_recompute(c, targets, settings, total(all(Recompute::layer))), all(Recompute::layer));
-  test::expect_error(ErrorCode::out_of_memory, "GiB are free", [&] { choose_recompute(c, targets, settings, total(all(Recompute::layer)) / 2); });
+  test::expect_error(ErrorCode::out_of_memory, "GiB are free",
+                     [&] { choose_recompute(c, targets, settings, total(all(Recompute::layer)) / 2); });
 }
 
 TEST(MemoryPlan, RefusesAnotherNumberOfLayers) {

@@ -1,5 +1,5 @@
-// What is made again in backward is the same to the byte: losses and gradients with every way of recomputing, on the CPU
-// or the device of WICK_TEST_DEVICE.
+// What is made again in backward is the same to the byte: losses and gradients with every way of recomputing, on the
+// CPU or the device of WICK_TEST_DEVICE.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -42,9 +42,9 @@ class RecomputeTest : public ::testing::TestWithParam<Way> {
  protected:
   FusedScope fused_{GetParam().fused};
   fs::path folder_ = fs::path(WICK_TEST_DATA) / "golden" / GetParam().model;
-  Decoder model_ = Decoder::load(
-      std::string_view(GetParam().model) == "tales" ? fs::path(WICK_MODELS) / "tales" : folder_ / "model",
-      {.dtype = GetParam().dtype, .device = test_device()});
+  Decoder model_ =
+      Decoder::load(std::string_view(GetParam().model) == "tales" ? fs::path(WICK_MODELS) / "tales" : folder_ / "model",
+                    {.dtype = GetParam().dtype, .device = test_device()});
   std::shared_ptr<const Adapter> adapter_ = attach();
   Dataset data_ =
       Dataset::from_file(folder_ / "rows.jsonl", {.vocab_size = model_.config().vocab_size, .eos_token_ids = {}});
@@ -97,17 +97,18 @@ TEST_P(RecomputeTest, RefusesAnotherNumberOfLayers) {
 
 constexpr auto kSeparate = LoraLayout::separate;
 constexpr auto kBordered = LoraLayout::bordered;
-INSTANTIATE_TEST_SUITE_P(
-    Models, RecomputeTest,
-    ::testing::Values(Way{"tales", true, kSeparate, DType::f32, 0}, Way{"tales", true, kBordered, DType::bf16, 0},
-                      Way{"llama-gqa", true, kSeparate, DType::f32, 0}, Way{"llama-gqa", true, kBordered, DType::f32, 0},
-                      Way{"llama-gqa", true, kBordered, DType::bf16, 0},
-                      Way{"llama-gqa", false, kSeparate, DType::f32, 0},
-                      Way{"llama-gqa", true, kSeparate, DType::f32, 0.25},
-                      Way{"qwen3-qknorm", true, kSeparate, DType::bf16, 0},
-                      Way{"qwen3-qknorm", true, kBordered, DType::f32, 0},
-                      Way{"qwen2-untied", true, kBordered, DType::f32, 0.25},
-                      Way{"qwen2-untied", false, kBordered, DType::f32, 0}));
+INSTANTIATE_TEST_SUITE_P(Models, RecomputeTest,
+                         ::testing::Values(Way{"tales", true, kSeparate, DType::f32, 0},
+                                           Way{"tales", true, kBordered, DType::bf16, 0},
+                                           Way{"llama-gqa", true, kSeparate, DType::f32, 0},
+                                           Way{"llama-gqa", true, kBordered, DType::f32, 0},
+                                           Way{"llama-gqa", true, kBordered, DType::bf16, 0},
+                                           Way{"llama-gqa", false, kSeparate, DType::f32, 0},
+                                           Way{"llama-gqa", true, kSeparate, DType::f32, 0.25},
+                                           Way{"qwen3-qknorm", true, kSeparate, DType::bf16, 0},
+                                           Way{"qwen3-qknorm", true, kBordered, DType::f32, 0},
+                                           Way{"qwen2-untied", true, kBordered, DType::f32, 0.25},
+                                           Way{"qwen2-untied", false, kBordered, DType::f32, 0}));
 
 }  // namespace
 }  // namespace wick::testing

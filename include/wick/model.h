@@ -110,8 +110,8 @@ struct LoadOptions {
   Device device = Device::cpu();
 };
 
-/// What the backward pass of a layer makes again instead of keeping it from the forward pass; each includes those before
-/// it. Losses and gradients are the same bytes with any.
+/// What the backward pass of a layer makes again instead of keeping it from the forward pass; each includes those
+/// before it. Losses and gradients are the same bytes with any.
 enum class Recompute : std::uint8_t {
   nothing,
   activations,  ///< norm outputs and SwiGLU products

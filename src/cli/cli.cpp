@@ -1,7 +1,5 @@
 #include "cli/cli.h"
 
-#include <algorithm>
-#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -63,35 +61,6 @@ void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
 LoraLayout lora_layout(const std::string& name, Device device) {
   if (name == "auto") return device.type == DeviceType::cpu ? LoraLayout::separate : LoraLayout::bordered;
   return name == "bordered" ? LoraLayout::bordered : LoraLayout::separate;
-}
-
-void set_grad_checkpoint(Decoder& model, const std::string& value) {
-  std::vector<Recompute> layers = model.recompute();
-  if (value == "none") return;
-  if (value == "mlp" || value == "all") {
-    layers.assign(layers.size(), value == "all" ? Recompute::layer : Recompute::gate_up);
-    return model.set_recompute(layers);
-  }
-  std::size_t count = 0;
-  const char* end = value.data() + value.size();
-  const auto [at, status] = std::from_chars(value.data(), end, count);
-  if (status != std::errc() || at != end || count > layers.size()) {
-    fail(ErrorCode::invalid_argument, "--grad-checkpoint is {}, expected none, mlp, all or a number up to {} (layers)",
-         one_line(value), layers.size());
-  }
-  // The first ones: when backward comes to them, the memory of the others is free again.
-  std::fill_n(layers.begin(), count, Recompute::layer);
-  model.set_recompute(layers);
-}
-
-void add_grad_checkpoint(CLI::App& verb, std::string& value, const std::string& group) {
-  verb.add_option("--grad-checkpoint", value,
-                  "what backward makes again to save memory: mlp (the product of gate and up), all (whole layers), or\n"
-                  "the number of whole layers; none (norms and activations on a GPU, nothing on a CPU). Without a value: all")
-      ->expected(0, 1)
-      ->default_str("all")
-      ->type_name("WHAT")
-      ->group(group);
 }
 
 LoadedModel load_model(const ModelOptions& options) {

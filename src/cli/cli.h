@@ -52,11 +52,6 @@ struct ModelOptions {
 /// "auto" is bordered on an accelerator, where one GEMM beats three, and separate on a CPU, which packs its weights.
 LoraLayout lora_layout(const std::string& name, Device device);
 
-/// --grad-checkpoint: "none" is what the model does by itself, "mlp" makes gate_up again in every layer, "all" whole
-/// layers, a number that many whole layers from the first. Error(invalid_argument) naming the option.
-void set_grad_checkpoint(Decoder& model, const std::string& value);
-void add_grad_checkpoint(CLI::App& verb, std::string& value, const std::string& group);
-
 struct LoadedModel {
   Decoder decoder;
   std::shared_ptr<const Adapter> adapter;  ///< null without --adapter-path

@@ -103,7 +103,8 @@ class Walk {
       backward(i, kept[i], hidden[i + 1], dhidden, dx);
     }
     const std::size_t saved = std::accumulate(plan.saved.begin(), plan.saved.end(), std::size_t{0});
-    plan.transient = static_cast<std::size_t>(ledger_.peak()) - std::min(saved, static_cast<std::size_t>(ledger_.peak()));
+    plan.transient =
+        static_cast<std::size_t>(ledger_.peak()) - std::min(saved, static_cast<std::size_t>(ledger_.peak()));
     return plan;
   }
 
@@ -271,12 +272,11 @@ std::size_t MemoryPlan::step() const noexcept {
   return std::accumulate(saved.begin(), saved.end(), std::size_t{0}) + transient;
 }
 
-std::size_t MemoryPlan::total() const noexcept {
-  return weights + borders + adapter + optimizer + step() + workspace;
-}
+std::size_t MemoryPlan::total() const noexcept { return weights + borders + adapter + optimizer + step() + workspace; }
 
 MemoryPlan plan_memory(const ModelConfig& config, std::span<const LoraTarget> targets, const PlanSettings& settings) {
-  if (settings.recompute.size() != static_cast<std::size_t>(config.num_hidden_layers) || config.num_hidden_layers == 0) {
+  if (settings.recompute.size() != static_cast<std::size_t>(config.num_hidden_layers) ||
+      config.num_hidden_layers == 0) {
     fail(ErrorCode::invalid_argument, "a plan of recomputation for {} layers, the model has {}",
          settings.recompute.size(), config.num_hidden_layers);
   }
