@@ -1,6 +1,7 @@
 #include "train/memory_plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 #include <string>
 #include <unordered_map>
@@ -66,7 +67,7 @@ struct Modules {
 
 // What a layer keeps for backward.
 struct Kept {
-  Block x, qkv, rotated, attended, middle, y, gate_up, z, small;
+  Block x, qkv, normed, attended, middle, y, gate_up, z, small;
 };
 
 class Walk {
@@ -127,10 +128,7 @@ class Walk {
     k.qkv = ledger_.hold(rows(m.qkv.out));
     if (!again && m.qkv.rank > 0) k.x = std::move(x);
     x.free();
-    Block normed;
-    if (c_.qk_norm) normed = ledger_.hold(rows(q + kv));
-    k.rotated = ledger_.hold(rows(q + kv));
-    normed.free();
+    if (c_.qk_norm) k.normed = ledger_.hold(rows(q + kv));
     k.attended = ledger_.hold(rows(q));
     small += floats(c_.num_attention_heads);  // log-sum-exp
     small += floats(2);                       // of two norms
@@ -166,16 +164,16 @@ class Walk {
       const std::int64_t slopes = s_.dtype == DType::f32 ? 0 : chunk * vocab * e_;
       ledger_.touch(chunk * vocab * kFloat + slopes + 2 * chunk * c_.hidden_size * e_);
     } else {
-      const std::int64_t most = std::max<std::int64_t>((std::int64_t{640} << 20) / (vocab * kFloat), 128);
+      const auto fitting = std::bit_floor((std::uint64_t{640} << 20) / static_cast<std::uint64_t>(vocab * kFloat));
+      const std::int64_t most = std::max<std::int64_t>(static_cast<std::int64_t>(fitting), 128);
       ledger_.touch(std::min(s_.tokens, most) * vocab * kFloat);
     }
     x.free();
     return dx;
   }
 
-  // The gradients of a linear layer's factors, and of its x, which is returned.
+  // The gradient of a linear layer's x; those of its factors are added where they are gathered.
   Block linear_gradients(const Linear& linear, Block& dy, bool needs_x = true) {
-    const Block factors = ledger_.hold((linear.in + linear.out) * linear.rank * kFloat);
     const Block g = ledger_.hold(linear.border > 0 ? 0 : rows(linear.rank));
     Block dx = needs_x ? ledger_.hold(rows(linear.in)) : Block();
     dy.free();
@@ -216,17 +214,17 @@ class Walk {
     k.middle.free();
     Block dattended = linear_gradients(m.output, none);
     Block dqkv = ledger_.hold(rows(m.qkv.out + m.qkv.border));
-    Block turned = ledger_.hold(rows(q + kv));
+    Block dnormed = ledger_.hold(c_.qk_norm ? rows(q + kv) : 0);
     if (s_.device == DeviceType::cpu) {
       ledger_.touch(2 * floats(q));  // a row of dk and dv for each head
     } else {
       ledger_.touch(floats(c_.num_attention_heads));
     }
-    k.rotated.free();
+    k.normed.free();
     k.attended.free();
     dattended.free();
     if (c_.qk_norm) ledger_.touch(rows(q));
-    turned.free();
+    dnormed.free();
     k.qkv.free();
     if (again && m.qkv.rank > 0) k.x = ledger_.hold(rows(c_.hidden_size + m.qkv.border));
     dx = linear_gradients(m.qkv, dqkv, i > 0);
