@@ -233,6 +233,25 @@ TEST_F(CliTrain, ResumesWithValidationAndSchedule) {
   EXPECT_EQ(adapter_bytes(folder_ / "cut/best"), adapter_bytes(folder_ / "whole/best"));
 }
 
+TEST_F(CliTrain, DryRunPrintsThePlanAndTrainsNothing) {
+  const Json kept = expect_json(run("plan", "5", {"--dry-run", "--json"}));
+  EXPECT_GT(kept["total"].get<double>(), kept["weights"].get<double>());
+  EXPECT_FALSE(fs::exists(folder_ / "plan/metrics.jsonl"));
+  const Json again = expect_json(run("plan", "5", {"--dry-run", "--json", "--grad-checkpoint"}));
+  EXPECT_LT(again["total"].get<double>(), kept["total"].get<double>());
+}
+
+TEST_F(CliTrain, GradCheckpointGivesTheSameBytes) {
+  expect_success(run("kept", "5", {"--dropout", "0.1"}));
+  for (const char* what : {"mlp", "all", "1"}) {
+    expect_success(run(what, "5", {"--dropout", "0.1", "--grad-checkpoint", what}));
+    EXPECT_EQ(adapter_bytes(folder_ / what), adapter_bytes(folder_ / "kept")) << what;
+  }
+  const RunResult refused = wick(run("refused", "5", {"--grad-checkpoint", "some"}));
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("--grad-checkpoint is some, expected none, mlp, all"), std::string::npos) << refused.err;
+}
+
 TEST_F(CliTrain, SameSeedSameBytes) {
   const Words options = {"--dropout", "0.1"};
   expect_success(run("a", "5", options + Words{"--seed", "11"}));

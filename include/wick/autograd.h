@@ -44,8 +44,8 @@ class Parameter {
 
 /// Given the gradients of a node's outputs (undefined where none arrived), returns those of its inputs; entries whose
 /// `needs` is false may be left undefined.
-using BackwardFn =
-    std::function<std::vector<Tensor>(std::span<const Tensor> grad_outputs, const std::vector<bool>& needs)>;
+/// It may move a gradient out, so that its memory is free before the node is done.
+using BackwardFn = std::function<std::vector<Tensor>(std::span<Tensor> grad_outputs, const std::vector<bool>& needs)>;
 
 /// Records what leads from parameters to a loss while it is the innermost one alive on its thread, and walks it back.
 /// Only ops with an input that needs a gradient are recorded; without a live Tape nothing is.
@@ -70,12 +70,15 @@ class Tape {
 
  private:
   friend void record(const char*, std::span<const Tensor>, std::span<Tensor* const>, BackwardFn);
+  friend class Checkpoint;
   struct Node {
     const char* op;
     std::vector<std::shared_ptr<GradSlot>> inputs;
     std::vector<std::shared_ptr<GradSlot>> outputs;
     BackwardFn backward;
   };
+  static void seed(std::span<const Tensor> outputs, std::span<const Tensor> seeds);
+  static void walk_back(std::vector<Node> nodes);
   std::vector<Node> nodes_;
   Tape* outer_;
 };
@@ -91,6 +94,20 @@ class NoGrad {
  private:
   Tape* suspended_;
 };
+
+/// A part of the forward pass of which only the inputs are kept: backward runs it again to have what it saves (Chen et
+/// al. 2016). Loss and gradients are those of the part itself, to the byte, since the same ops run on the same inputs.
+struct Checkpointed {
+  std::vector<Tensor> outputs;
+  /// Output i as backward makes it again, without a slot: for whoever needs it there before the part's own turn comes.
+  /// Usable once that backward pass has begun, until that turn.
+  std::function<Tensor(std::size_t)> again;
+};
+/// Runs `function` on `inputs`, to be run again in backward: it must be a pure function of them and of trainable
+/// parameters. Where `again` has an entry for an input, it makes that one a second time, which is then not kept either.
+/// Without a live Tape `function` simply runs.
+Checkpointed checkpoint(std::function<std::vector<Tensor>(std::span<const Tensor>)> function,
+                        std::span<const Tensor> inputs, std::vector<std::function<Tensor()>> again = {});
 
 /// True if an op on these inputs has to be recorded: a tape is active and one of them needs a gradient.
 bool recording(std::span<const Tensor> inputs) noexcept;

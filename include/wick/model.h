@@ -110,6 +110,16 @@ struct LoadOptions {
   Device device = Device::cpu();
 };
 
+/// What the backward pass of a layer makes again instead of keeping it from the forward pass; each includes those
+/// before it. Losses and gradients are the same bytes with any.
+enum class Recompute : std::uint8_t {
+  nothing,
+  activations,  ///< norm outputs and SwiGLU products
+  gate_up,      ///< and the product of gate_proj and up_proj, the largest tensor of a layer: a matrix product more
+  layer,        ///< all but the layer's input: its whole forward pass runs twice
+};
+std::string_view to_string(Recompute recompute) noexcept;  ///< "nothing", ...
+
 /// A decoder-only language model: Llama, Qwen2, Qwen3 or Mistral.
 class Decoder {
  public:
@@ -150,6 +160,10 @@ class Decoder {
   /// Dropout on the adapters' inputs in the next forward pass, which is number `pass`; p = 0 (the start) switches it
   /// off.
   void set_dropout(double p, std::uint64_t seed, std::uint32_t pass);
+  /// For each layer, from the first. Without: activations on an accelerator, where memory is short and they are cheap;
+  /// nothing on the CPU. Error(invalid_argument) unless there are as many as layers.
+  void set_recompute(std::span<const Recompute> layers);
+  const std::vector<Recompute>& recompute() const noexcept;
 
  private:
   struct Impl;

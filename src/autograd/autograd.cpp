@@ -120,6 +120,11 @@ void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> see
     fail(ErrorCode::invalid_argument, "[backward] {} seeds for {} outputs", seeds.size(), outputs.size());
   }
   const NoGrad no_grad;
+  seed(outputs, seeds);
+  walk_back(std::exchange(nodes_, {}));  // forgotten also when something throws
+}
+
+void Tape::seed(std::span<const Tensor> outputs, std::span<const Tensor> seeds) {
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].needs_grad() || !seeds[i].defined()) continue;
     if (seeds[i].shape() != outputs[i].shape()) {
@@ -128,7 +133,9 @@ void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> see
     }
     accumulate("backward", *outputs[i].slot(), seeds[i].to(outputs[i].dtype()));
   }
-  std::vector<Node> nodes = std::exchange(nodes_, {});  // forgotten also when something throws
+}
+
+void Tape::walk_back(std::vector<Node> nodes) {
   std::vector<Tensor> grad_outputs;
   std::vector<bool> needs;
   while (!nodes.empty()) {

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "cli/cli.h"
+#include "cli/memory_options.h"
 #include "cli/profile_option.h"
 #include "core/fail.h"
 #include "core/rng.h"
@@ -28,6 +29,7 @@ struct Options {
   std::int64_t rank = 8;
   std::string target_modules = "all-linear";
   std::string lora_layout = "auto";
+  MemoryOptions memory;
   std::int64_t steps = 10;
   // decode and prefill
   std::int64_t prompt = 128;
@@ -97,16 +99,30 @@ class Profiled {
 // Whole optimizer steps on random tokens, every sequence of the same length; all of them evaluated, the first three not
 // counted.
 void train(const Options& o) {
-  Decoder model = random_model(o);
-  const Device device = model.device();
-  const ModelConfig& c = model.config();
+  const ModelConfig c = ModelConfig::from_file(o.shape);
   LoraConfig lora;
   lora.rank = o.rank;
   lora.alpha = 2 * static_cast<double>(o.rank);
   lora.target_modules = ModuleSelector(o.target_modules);
+  const std::vector<LoraTarget> targets = resolve_targets(lora, linear_modules(c));
+  // A plan for a GPU needs none.
+  const bool named = o.memory.dry_run && o.device.starts_with("cuda");
+  const Device device = named ? Device{DeviceType::cuda, 0} : device_from_string(o.device);
+  const Recompute by_itself = device.type == DeviceType::cpu ? Recompute::nothing : Recompute::activations;
+  PlanSettings plan{.dtype = dtype_from_string(o.dtype),
+                    .device = device.type,
+                    .layout = lora_layout(o.lora_layout, device),
+                    .tokens = o.sequences * o.length,
+                    .recompute = std::vector<Recompute>(static_cast<std::size_t>(c.num_hidden_layers), by_itself)};
+  if (o.memory.dry_run) {
+    plan.recompute = o.memory.choose(c, targets, plan, 0);
+    return print_plan(plan_memory(c, targets, plan), plan, 0, o.json);
+  }
+  Decoder model = random_model(o);
   const auto adapter = std::make_shared<const Adapter>(init_adapter(lora, model.linear_modules(), o.seed),
                                                        model.linear_modules(), device);
   model.attach(adapter, lora_layout(o.lora_layout, device));
+  model.set_recompute(o.memory.choose(c, targets, plan, usable_bytes(device)));
   std::vector<Example> examples;
   for (std::int64_t i = 0; i < o.sequences; ++i) {
     Example example;
@@ -269,6 +285,7 @@ void add_bench(CLI::App& app) {
   t->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")
       ->check(CLI::IsMember({"auto", "separate", "bordered"}))
       ->capture_default_str();
+  o->memory.add_to(*t, "Memory");
   t->add_option("--steps", o->steps, "steps that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   CLI::App* d = work("decode", "greedy decoding of one sequence", decode);
   CLI::App* p = work("prefill", "reading a prompt", prefill);

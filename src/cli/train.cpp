@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "cli/cli.h"
+#include "cli/memory_options.h"
 #include "cli/profile_option.h"
 #include "cli/progress.h"
 #include "core/fail.h"
@@ -25,6 +27,7 @@ struct Options {
   bool rslora = false;
   std::string schedule = "constant";
   std::string lora_layout = "auto";
+  MemoryOptions memory;
   bool no_shuffle = false;
   bool no_pack = false;
   bool mask_prompt = false;
@@ -97,6 +100,17 @@ std::string describe(const DatasetReport& r) {
   return text;
 }
 
+// Of the largest batch that these options can make.
+std::int64_t most_tokens(const Dataset& data, const BatchOptions& o) {
+  if (o.batch_tokens > 0) return o.batch_tokens;
+  std::vector<std::int64_t> rows;
+  for (const Example& example : data.examples()) rows.push_back(example.tokens());
+  std::sort(rows.rbegin(), rows.rend());
+  rows.resize(std::min(rows.size(), static_cast<std::size_t>(o.batch_size)));
+  if (!o.pack) return rows.front() * static_cast<std::int64_t>(rows.size());
+  return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+}
+
 Json result_json(const TrainResult& r, const Options& o, std::int64_t parameters) {
   const auto number = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
   return {{"steps", r.steps},
@@ -133,6 +147,17 @@ void run(Options o, const CLI::App& verb) {
   const auto adapter =
       std::make_shared<const Adapter>(starting_adapter(o, model, verb), model.linear_modules(), model.device());
   model.attach(adapter, lora_layout(o.lora_layout, model.device()));
+  PlanSettings plan{.dtype = model.dtype(),
+                    .device = model.device().type,
+                    .layout = lora_layout(o.lora_layout, model.device()),
+                    .tokens = most_tokens(data.train, o.train.batches),
+                    .recompute = model.recompute()};
+  std::vector<LoraTarget> targets;
+  for (const Adapter::Entry& entry : adapter->entries()) targets.push_back(entry.target);
+  const std::size_t usable = usable_bytes(model.device());
+  plan.recompute = o.memory.choose(config, targets, plan, usable);
+  model.set_recompute(plan.recompute);
+  if (o.memory.dry_run) return print_plan(plan_memory(config, targets, plan), plan, usable, o.json);
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
@@ -232,6 +257,7 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 30))
       ->capture_default_str()
       ->group(run_group);
+  o->memory.add_to(*verb, run_group);
   verb->add_flag("--no-shuffle", o->no_shuffle, "take rows in the order of the file")->group(run_group);
   verb->add_flag("--no-pack", o->no_pack, "pad the rows of a batch instead of packing them")->group(run_group);
   verb->add_flag("--mask-prompt", o->mask_prompt, "train on completions only")->group(run_group);

@@ -70,6 +70,20 @@ Layer make_layer(const TakeWeight& take, const ModelConfig& c, std::int64_t inde
 
 }  // namespace
 
+std::string_view to_string(Recompute recompute) noexcept {
+  switch (recompute) {
+    case Recompute::nothing:
+      return "nothing";
+    case Recompute::activations:
+      return "activations";
+    case Recompute::gate_up:
+      return "gate_up";
+    case Recompute::layer:
+      return "layer";
+  }
+  return "?";
+}
+
 TokenBatch TokenBatch::packed(std::span<const std::vector<std::int32_t>> sequences) {
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> positions;
@@ -121,6 +135,14 @@ void check_continues(const TokenBatch& batch, const KvCache& cache) {
   }
 }
 
+// What one layer hands to the next: the residual stream, and its norm by the next one's weight (after the last layer,
+// the final norm's). `again` makes x from `hidden`, where it is not to be kept.
+struct Between {
+  Tensor hidden;
+  Tensor x;
+  AdaptedLinear::Again again;
+};
+
 }  // namespace
 
 struct Decoder::Impl {
@@ -131,6 +153,10 @@ struct Decoder::Impl {
     }
   }
   void build(const TakeWeight& take);
+  // Memory of copies that are gone: else the next weights would be cut out of it, and nobody could use what they leave.
+  void give_back() const {
+    if (device.type != DeviceType::cpu) backend(device).trim(device);
+  }
 
   ModelConfig config;
   DType dtype = DType::f32;
@@ -145,8 +171,17 @@ struct Decoder::Impl {
   std::vector<ModuleInfo> modules;
   std::shared_ptr<const Adapter> adapter;
   LoraRefresh refresh;
+  std::vector<Recompute> recompute;  // of each layer
 
   RopeTable rope_table(std::int64_t positions);
+  // The norm before layer i, or after the last.
+  const Tensor& norm_before(std::size_t i) const { return i < layers.size() ? layers[i].input_norm : final_norm; }
+  std::int64_t border_before(std::size_t i) const { return i < layers.size() ? layers[i].qkv.border() : 0; }
+  AdaptedLinear::Again norm_again(std::size_t i, const Tensor& hidden) const;
+  Between enter(const Tensor& ids) const;
+  Between run_layer(std::size_t i, const Between& in, const TokenBatch& batch, const RopeTable& table,
+                    const Tensor& key_offsets, KvCache* cache) const;
+  Tensor feed_forward(const Layer& layer, Recompute level, const Tensor& x, const AdaptedLinear::Again& again) const;
   Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
                 const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const;
   Tensor attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
@@ -168,10 +203,14 @@ const std::vector<ModuleInfo>& Decoder::linear_modules() const noexcept { return
 
 void Decoder::Impl::build(const TakeWeight& take) {
   embeddings = take("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) layers.push_back(make_layer(take, config, i));
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    layers.push_back(make_layer(take, config, i));
+    give_back();
+  }
   final_norm = take("model.norm.weight", {config.hidden_size});
   head = config.tie_word_embeddings ? embeddings : take("lm_head.weight", {config.vocab_size, config.hidden_size});
   modules = wick::linear_modules(config);
+  recompute.assign(layers.size(), device.type == DeviceType::cpu ? Recompute::nothing : Recompute::activations);
 }
 
 Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& options) {
@@ -287,8 +326,57 @@ Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& tabl
   return rms_norm(hidden, final_norm, eps);
 }
 
+// Makes the input of layer i again; empty where it is kept.
+AdaptedLinear::Again Decoder::Impl::norm_again(std::size_t i, const Tensor& hidden) const {
+  if (i == layers.size() || recompute[i] == Recompute::nothing) return {};
+  return [hidden = hidden.detach(), weight = norm_before(i), eps = config.rms_norm_eps, border = border_before(i)] {
+    return rms_norm(hidden, weight, eps, border);
+  };
+}
+
+Between Decoder::Impl::enter(const Tensor& ids) const {
+  const Tensor hidden = embedding(embeddings, ids);
+  const Tensor x = rms_norm(hidden, norm_before(0), config.rms_norm_eps, border_before(0));
+  return {hidden, x, norm_again(0, hidden)};
+}
+
+Tensor Decoder::Impl::feed_forward(const Layer& layer, Recompute level, const Tensor& x,
+                                   const AdaptedLinear::Again& again) const {
+  const std::int64_t border = layer.down.border();
+  if (level == Recompute::gate_up) {
+    const auto product = [&layer, border](std::span<const Tensor> in) {
+      const std::vector<Tensor> parts = layer.gate_up.each(in[0]);
+      return std::vector<Tensor>{swiglu(parts[0], parts[1], border)};
+    };
+    const Checkpointed part = checkpoint(product, std::span(&x, 1), {again});
+    return layer.down(part.outputs[0], part.again ? AdaptedLinear::Again([all = part.again] { return all(0); })
+                                                  : AdaptedLinear::Again());
+  }
+  const std::vector<Tensor> parts = layer.gate_up.each(x, again);
+  const auto activate = [gate = parts[0].detach(), up = parts[1].detach(), border] { return swiglu(gate, up, border); };
+  return layer.down(swiglu(parts[0], parts[1], border),
+                    level == Recompute::nothing ? AdaptedLinear::Again() : AdaptedLinear::Again(activate));
+}
+
+Between Decoder::Impl::run_layer(std::size_t i, const Between& in, const TokenBatch& batch, const RopeTable& table,
+                                 const Tensor& key_offsets, KvCache* cache) const {
+  const Layer& layer = layers[i];
+  const double eps = config.rms_norm_eps;
+  const Tensor attended = attend(layer, i, in.x, in.again, batch, table, key_offsets, cache);
+  const std::int64_t border = layer.gate_up.border();
+  const auto [middle, y] = rms_norm_residual(attended, in.hidden, layer.post_attention_norm, eps, border);
+  AdaptedLinear::Again again;
+  if (recompute[i] != Recompute::nothing) {
+    again = [total = middle.detach(), weight = layer.post_attention_norm, eps, border] {
+      return rms_norm(total, weight, eps, border);
+    };
+  }
+  const Tensor branch = feed_forward(layer, recompute[i], y, again);
+  const auto [hidden, x] = rms_norm_residual(branch, middle, norm_before(i + 1), eps, border_before(i + 1));
+  return {hidden, x, norm_again(i + 1, hidden)};
+}
+
 Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
-  const ModelConfig& c = impl_->config;
   const TokenBatch batch = given.to(impl_->device);
   const std::int64_t tokens = batch.tokens();
   if (cache != nullptr && impl_->adapter != nullptr && Tape::active() != nullptr) {
@@ -307,39 +395,26 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
     return last;
   }
 
-  Tensor hidden = embedding(impl_->embeddings, batch.ids);
-  Tensor branch;  // what the last sublayer adds to `hidden`
-  // On an accelerator memory is short and norms and activations are cheap: backward makes them again.
-  const bool recompute = impl_->device.type != DeviceType::cpu;
+  Between at = impl_->enter(batch.ids);
   for (std::size_t i = 0; i < impl_->layers.size(); ++i) {
-    const Layer& layer = impl_->layers[i];
-    Tensor x;
-    const auto add_and_norm = [&](const Tensor& weight, std::int64_t border) {
-      if (branch.defined()) {
-        std::tie(hidden, x) = rms_norm_residual(branch, hidden, weight, c.rms_norm_eps, border);
-      } else {
-        x = rms_norm(hidden, weight, c.rms_norm_eps, border);
-      }
-      AdaptedLinear::Again again;
-      if (recompute) {
-        again = [total = hidden.detach(), weight, eps = c.rms_norm_eps, border] {
-          return rms_norm(total, weight, eps, border);
-        };
-      }
-      return again;
+    const auto run = [impl = impl_.get(), i, batch, table, key_offsets, cache](const Between& in) {
+      return impl->run_layer(i, in, batch, table, key_offsets, cache);
     };
-    const AdaptedLinear::Again input_again = add_and_norm(layer.input_norm, layer.qkv.border());
-    branch = impl_->attend(layer, i, x, input_again, batch, table, key_offsets, cache);
-    const AdaptedLinear::Again mlp_again = add_and_norm(layer.post_attention_norm, layer.gate_up.border());
-    const std::vector<Tensor> gate_up = layer.gate_up.each(x, mlp_again);
-    const auto activate = [gate = gate_up[0].detach(), up = gate_up[1].detach(), border = layer.down.border()] {
-      return swiglu(gate, up, border);
-    };
-    branch = layer.down(swiglu(gate_up[0], gate_up[1], layer.down.border()),
-                        recompute ? AdaptedLinear::Again(activate) : AdaptedLinear::Again());
+    if (impl_->recompute[i] != Recompute::layer || cache != nullptr) {
+      at = run(at);
+      continue;
+    }
+    const Tensor inputs[] = {at.hidden, at.x};
+    const Checkpointed part = checkpoint(
+        [run](std::span<const Tensor> in) {
+          const Between out = run({in[0], in[1], {}});
+          return std::vector<Tensor>{out.hidden, out.x};
+        },
+        inputs, {{}, at.again});
+    at = {part.outputs[0], part.outputs[1], impl_->norm_again(i + 1, part.outputs[0])};
   }
   if (cache != nullptr) cache->length_ += tokens;
-  return rms_norm_residual(branch, hidden, impl_->final_norm, c.rms_norm_eps).second;
+  return at.x;
 }
 
 Tensor Decoder::logits(const Tensor& hidden) const {
@@ -377,6 +452,7 @@ void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) 
     layer.each_linear([&](AdaptedLinear& linear) {
       linear.attach(adapter.get(), layout);
       std::ranges::move(linear.copies(), std::back_inserter(copies));
+      impl_->give_back();
     });
   }
   impl_->refresh = LoraRefresh(std::move(copies));
@@ -393,6 +469,16 @@ void Decoder::detach() {
 }
 
 void Decoder::refresh_adapter() { impl_->refresh.run(); }
+
+void Decoder::set_recompute(std::span<const Recompute> each) {
+  if (each.size() != impl_->layers.size()) {
+    fail(ErrorCode::invalid_argument, "recomputation for {} layers, the model has {}", each.size(),
+         impl_->layers.size());
+  }
+  impl_->recompute.assign(each.begin(), each.end());
+}
+
+const std::vector<Recompute>& Decoder::recompute() const noexcept { return impl_->recompute; }
 
 void Decoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
   std::uint32_t module = 0;

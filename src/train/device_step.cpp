@@ -94,9 +94,8 @@ void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std
 void DeviceStep::forward_backward(const Shaped& shaped) {
   const GemmTuning tuning;
   Tape tape;
-  const Tensor hidden = model_.forward(shaped.tokens);
-  const Tensor loss =
-      linear_cross_entropy(hidden, model_.head(), shaped.labels, {.label_smoothing = settings_.label_smoothing});
+  const Tensor loss = linear_cross_entropy(model_.forward(shaped.tokens), model_.head(), shaped.labels,
+                                           {.label_smoothing = settings_.label_smoothing});
   backend(device_).add_into(loss.detach(), results_.select(0, 0));
   tape.backward(loss, seed_);
 }

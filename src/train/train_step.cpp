@@ -23,9 +23,8 @@ class HostStep final : public TrainStep {
   void accumulate(const Batch& batch, std::uint32_t pass) override {
     model_.set_dropout(settings_.dropout, settings_.seed, pass);
     Tape tape;
-    const Tensor hidden = model_.forward(batch.tokens);
-    const Tensor sum =
-        linear_cross_entropy(hidden, model_.head(), batch.labels, {.label_smoothing = settings_.label_smoothing});
+    const Tensor sum = linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels,
+                                            {.label_smoothing = settings_.label_smoothing});
     loss_ += sum.item();
     tape.backward(sum, seed_);
     model_.set_dropout(0, 0, 0);
