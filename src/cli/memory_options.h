@@ -10,15 +10,16 @@
 
 namespace wick::cli {
 
-/// --grad-checkpoint and --dry-run, for the verbs that train.
+/// --grad-checkpoint, --max-memory and --dry-run, for the verbs that train.
 struct MemoryOptions {
   std::string grad_checkpoint = "auto";
+  double max_gib = 0;  ///< 0: no limit but the device's
   bool dry_run = false;
 
   void add_to(CLI::App& verb, const std::string& group);
   /// What each layer makes again in backward. `settings.recompute` is what the model does by itself; `free_bytes`, 0
-  /// where it is not known, is what the whole plan may take. Error(invalid_argument) naming the option,
-  /// Error(out_of_memory) when "auto" finds nothing that fits.
+  /// where it is not known, is what the whole plan may take, or less where the person says so. Error(invalid_argument)
+  /// naming the option, Error(out_of_memory) when "auto" finds nothing that fits.
   std::vector<Recompute> choose(const ModelConfig& config, std::span<const LoraTarget> targets,
                                 const PlanSettings& settings, std::size_t free_bytes) const;
 };

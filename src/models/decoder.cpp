@@ -153,10 +153,6 @@ struct Decoder::Impl {
     }
   }
   void build(const TakeWeight& take);
-  // Memory of copies that are gone: else the next weights would be cut out of it, and nobody could use what they leave.
-  void give_back() const {
-    if (device.type != DeviceType::cpu) backend(device).trim(device);
-  }
 
   ModelConfig config;
   DType dtype = DType::f32;
@@ -203,10 +199,7 @@ const std::vector<ModuleInfo>& Decoder::linear_modules() const noexcept { return
 
 void Decoder::Impl::build(const TakeWeight& take) {
   embeddings = take("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    layers.push_back(make_layer(take, config, i));
-    give_back();
-  }
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) layers.push_back(make_layer(take, config, i));
   final_norm = take("model.norm.weight", {config.hidden_size});
   head = config.tie_word_embeddings ? embeddings : take("lm_head.weight", {config.vocab_size, config.hidden_size});
   modules = wick::linear_modules(config);
@@ -452,7 +445,6 @@ void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) 
     layer.each_linear([&](AdaptedLinear& linear) {
       linear.attach(adapter.get(), layout);
       std::ranges::move(linear.copies(), std::back_inserter(copies));
-      impl_->give_back();
     });
   }
   impl_->refresh = LoraRefresh(std::move(copies));
