@@ -100,7 +100,8 @@ Tensor checked_offsets(const char* what, const Tensor& offsets, std::int64_t tok
 // AttentionLayout::longest.
 std::int64_t longest(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
   const Tensor& offsets = options.query_offsets;
-  const bool as_many_keys = !options.key_offsets.defined() || options.key_offsets.raw() == offsets.raw();
+  const bool as_many_keys =
+      !options.key_offsets.defined() || (offsets.defined() && options.key_offsets.raw() == offsets.raw());
   if (!as_many_keys || q.size(0) != k.size(0)) return 0;
   if (!offsets.defined()) return q.size(0);
   if (options.longest < 0 || options.longest > q.size(0)) {
