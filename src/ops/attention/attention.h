@@ -26,8 +26,15 @@ using AttentionBackward = Declined(const Tensor& dy, const Tensor& q, const Tens
                                    const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
                                    const Tensor& dv);
 
+/// attention_append() of one token: q as in AttentionForward, k and v [1, kv_heads, d] likewise; cos and sin f32,
+/// dense; keys and values dense; y as in AttentionForward. One sequence, whose end is checked on the host only.
+using AttentionAppend = Declined(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos,
+                                 const Tensor& sin, const AttentionLayout& layout, const Tensor& keys,
+                                 const Tensor& values, const Tensor& y);
+
 extern Kernels<AttentionForward> attention_forward;
 extern Kernels<AttentionBackward> attention_backward;
+extern Kernels<AttentionAppend> attention_append_kernels;
 
 AttentionForward attention_forward_cpu;
 AttentionBackward attention_backward_cpu;
