@@ -106,6 +106,13 @@ __device__ inline void stay_packed(uint4 (&packs)[kPacks], std::uint32_t zero) {
   }
 }
 
+/// The same of weights that a loop over rows uses: has them unpacked in each round, not before the loop.
+template <int kPacks>
+__device__ inline void unpack_again(uint4 (&packs)[kPacks]) {
+#pragma unroll
+  for (uint4& p : packs) asm volatile("" : "+r"(p.x), "+r"(p.y), "+r"(p.z), "+r"(p.w));
+}
+
 /// A thread's packs of a weight vector, or as many of them as it has in registers at a time: see RowPlan::weights.
 template <int kSize, class Part>
 __device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, Part part) {

@@ -70,6 +70,10 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   const Rows<const T> inputs[] = {x};
   team.each_row(shape, inputs, 0, NoNumbers{}, [&](std::int64_t row, auto part, auto& held, NoNumbers) {
     auto& in = held[0];
+    if constexpr (kSpan == Span::cluster) {
+      unpack_again(scales);
+      unpack_again(shifts);
+    }
     if constexpr (kWeights == kPacks && kSpan != Span::cluster) {
       keep_loads();  // behind those of the row, and before the reduction
       load_weights(scales, w, 0, part);
@@ -191,6 +195,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>
   const auto statistics_of = [&](std::int64_t row) { return Statistics{means[row], rstds[row]}; };
   team.each_row(shape, inputs, 0, statistics_of, [&](std::int64_t row, auto part, auto& held, Statistics its) {
     auto& [grad, in] = held;
+    if constexpr (kSpan == Span::cluster) unpack_again(scales);
     const auto [mean, rstd] = its;
 
     float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0

@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   if constexpr (kResidual) inputs[1] = residual;
   team.each_row(shape, inputs, 0, NoNumbers{}, [&](std::int64_t row, auto part, auto& held, NoNumbers) {
     auto& in = held[0];
+    if constexpr (kSpan == Span::cluster) unpack_again(weights);
     if constexpr (kResidual) {
       uint4* out = as_packs(sum[row]) + first;
 #pragma unroll
@@ -117,6 +118,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
   const auto rstd_of = [&](std::int64_t row) { return rstd[row]; };
   team.each_row(shape, inputs, 0, rstd_of, [&](std::int64_t row, auto part, auto& held, float scale) {
     auto& [grad, in] = held;
+    if constexpr (kSpan == Span::cluster) unpack_again(weights);
     [[maybe_unused]] uint4 extra[kSum ? kPacks : 1];
     if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, part);
 
