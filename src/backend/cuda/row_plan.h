@@ -23,22 +23,20 @@ struct RowPlan {
 
 /// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
 ///
-/// Where every row reads the weights again, they come from L1 and are not worth a register each: a thread has two packs
-/// of them at a time. Only in short rows and few rows, where latency shows, it has all of its packs, and in clusters,
-/// which walk over many rows.
+/// Every row reads the weights again, from L1 or shared memory, so they are not worth a register each: a thread has two
+/// packs of them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
 struct RowKernels {
-  int inputs = 1;   ///< matrices of which a row is read; the packs are those of each
   int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;    ///< in a warp
   int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
   int many = 4;     ///< in a block
-  int wide = 4;     ///< in a cluster
+  int wide = 4;     ///< in a cluster, where the same number again are on their way for the next row
 
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512, wide_threads = 512;
 };
 inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8, .wide = 8};
-inline constexpr RowKernels kTwoInputs = {.inputs = 2, .few = 2};
-inline constexpr RowKernels kBackward = {.inputs = 2};
+inline constexpr RowKernels kTwoInputs = {.few = 2};
+inline constexpr RowKernels kBackward = {};
 
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
@@ -48,9 +46,10 @@ struct RowGrid {
   unsigned blocks = 0;
   std::size_t shared = 0;  ///< bytes of dynamic shared memory
   int part = 0;            ///< packs of a row in each block
+  bool staged = false;     ///< clusters walk over many rows each, with their part of the weights in shared memory
 };
-/// `inputs`: see RowKernels. `kernel`: its host function.
-RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int inputs, const void* kernel);
+/// `vectors`: weight and bias, as far as there are any. `kernel`: its host function.
+RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel);
 
 /// The clusters of such a launch that run at the same time. `shared`: bytes of dynamic shared memory.
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared);
@@ -59,13 +58,8 @@ int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, st
 inline constexpr int kLoopThreads = 512;  ///< at most
 RowPlan plan_loop(std::int64_t accesses);
 
-/// Rows that are in shared memory or on their way there, in each block of a cluster. With 32 KiB in each it fits twice
-/// into a multiprocessor.
-inline constexpr int kRowBuffers = 3;
-
-/// Bytes of shared memory in which the warps of a team meet: an arrival for either of two sets of slots, one for each
-/// row buffer, rounded up to 16 bytes, and the slots, one for each warp.
-inline constexpr unsigned kTeamArrivals = (2 + kRowBuffers + 1) / 2 * 2;
+/// Bytes of shared memory in which the warps of a team meet: two mbarriers, and two sets of a slot for each warp.
+inline constexpr unsigned kTeamBarriers = 16;
 inline constexpr unsigned kTeamSlot = 16;
 std::size_t team_scratch(const RowPlan& plan);
 

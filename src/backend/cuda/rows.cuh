@@ -6,14 +6,26 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "backend/cuda/arrival.cuh"
 #include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/ptx.cuh"
-#include "backend/cuda/row_packs.cuh"
 #include "backend/cuda/row_plan.h"
 
 namespace wick::cuda {
+
+/// A matrix with dense columns.
+template <class T>
+struct Rows {
+  T* data;
+  std::int64_t stride;
+
+  __device__ T* operator[](std::int64_t row) const { return data + row * stride; }
+};
+/// Null when t is undefined.
+template <class T>
+Rows<T> rows_of(const Tensor& t) {
+  return {pointer<T>(t), t.defined() ? t.stride(0) : 0};
+}
 
 /// What a kernel is told of the rows.
 struct RowShape {
@@ -22,6 +34,7 @@ struct RowShape {
   float inverse;        ///< 1 / elements of a row
   int part;             ///< packs of a row in each block
   unsigned cluster;
+  bool staged;
   std::uint32_t zero = 0, other_zero = 0;  ///< see stay_packed()
 };
 
@@ -49,11 +62,6 @@ struct RowPart {
   __device__ int count() const { return ::max(0, (left + offset(1) - 1) / offset(1)); }
 };
 
-/// For rows that nothing but their elements is read of, see Team::each_row().
-struct NoNumbers {
-  __device__ NoNumbers operator()(std::int64_t /*row*/) const { return {}; }
-};
-
 /// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y.
 template <Span kSpan, int kPacks = 0>
 class Team {
@@ -66,7 +74,8 @@ class Team {
       blocks_ = shape.cluster;
       rank_ = blockIdx.x % blocks_;
       if (threadIdx.x == 0) {
-        for (unsigned i = 0; i < kTeamArrivals; ++i) arrival_init(arrivals() + i);
+        mbarrier_init(barriers());
+        mbarrier_init(barriers() + 1);
       }
       cluster_arrive();  // that all its blocks have begun is waited for before the first exchange
     }
@@ -83,69 +92,36 @@ class Team {
   /// True in the one thread that writes what is one for a row.
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
-  /// compute(row, part, held, numbers) for the team's rows; its threads go together. held[i] are the thread's packs of
-  /// inputs[i], `otherwise` where there are none, and numbers is what numbers_of(row) gave. Warp teams behind the last
-  /// row have no part. A cluster walks over rows. The next ones are on their way to shared memory while it computes, so
-  /// memory has no pause while the cluster's blocks wait for each other, and no thread is kept busy by it.
-  template <class T, int kInputs, class NumbersOf, class Compute>
-  __device__ void each_row(const RowShape& shape, const Rows<const T> (&inputs)[kInputs], std::uint32_t otherwise,
-                           NumbersOf&& numbers_of, Compute&& compute) const {
-    using Numbers = decltype(numbers_of(std::int64_t{}));
-    uint4 held[kInputs][kPacks];
+  /// compute(row, part, load(row, part)) for the team's rows; its threads go together. Warp teams behind the last row
+  /// have no part. A cluster, which walks over rows, loads the next one before it computes: memory has no pause
+  /// while the cluster's blocks wait for each other.
+  template <class Load, class Compute>
+  __device__ void each_row(const RowShape& shape, Load&& load, Compute&& compute) const {
     if constexpr (kSpan == Span::cluster) {
       const Part all = part(shape);
       const std::int64_t step = gridDim.x / blocks_;
       std::int64_t row = blockIdx.x / blocks_;
-      const auto fetch = [&](std::int64_t which, int buffer) {  // by one thread
-        const int begin = static_cast<int>(rank_) * shape.part;
-        const unsigned bytes = 16U * static_cast<unsigned>(::min(shape.part, static_cast<int>(shape.length) - begin));
-        arrival_expect(loaded(buffer), kInputs * bytes);
-#pragma unroll
-        for (int i = 0; i < kInputs; ++i) {
-          load_async(buffers() + (buffer * kInputs + i) * shape.part, as_packs(inputs[i][which]) + begin, bytes,
-                     loaded(buffer));
-        }
-      };
-      if (threadIdx.x == 0) {
-        for (int i = 0; i < kRowBuffers && row + i * step < shape.rows; ++i) fetch(row + i * step, i);
-      }
-      Numbers numbers = numbers_of(row);
-      __syncthreads();  // the arrivals are ready to be waited for
-      int buffer = 0;
-      std::uint32_t parity = 0;
+      auto held = load(row, all);
       while (true) {
-        const uint4* from = buffers() + buffer * kInputs * shape.part + threadIdx.x;
-        arrival_wait(loaded(buffer), parity);
-#pragma unroll
-        for (int i = 0; i < kInputs; ++i) {
-#pragma unroll
-          for (int p = 0; p < kPacks; ++p) {
-            held[i][p] = all.has(p) ? from[i * shape.part + all.offset(p)] : same_words(otherwise);
-          }
-        }
-        __syncthreads();  // the buffer is free
-        const std::int64_t far = row + kRowBuffers * step;
-        if (threadIdx.x == 0 && far < shape.rows) fetch(far, buffer);
         const std::int64_t next = row + step;
-        const Numbers following = next < shape.rows ? numbers_of(next) : Numbers{};
-        compute(row, all, held, numbers);
+        auto following = load(next, next < shape.rows ? all : Part{0});
+        compute(row, all, held);
         if (next >= shape.rows) return;
-        numbers = following;
+        held = following;
         row = next;
-        if (++buffer == kRowBuffers) {
-          buffer = 0;
-          parity ^= 1;
-        }
       }
     } else {
       const std::int64_t row = kSpan == Span::block ? static_cast<std::int64_t>(blockIdx.x)
                                                     : static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
       const Part all = row < shape.rows ? part(shape) : Part{0};
-#pragma unroll
-      for (int i = 0; i < kInputs; ++i) load_row(held[i], as_packs(inputs[i][row]) + first(shape), all, otherwise);
-      const Numbers numbers = all.has(0) ? numbers_of(row) : Numbers{};
-      compute(row, all, held, numbers);
+      auto held = load(row, all);
+      compute(row, all, held);
     }
+  }
+
+  /// Shared memory that reductions leave alone.
+  __device__ uint4* spare() const {
+    return reinterpret_cast<uint4*>(dynamic_shared() + kTeamBarriers + 2 * warps() * kTeamSlot);
   }
 
   // All combinations are made in an order that only the team's size decides, and are the same in every thread.
@@ -169,17 +145,16 @@ class Team {
     const unsigned lane = threadIdx.x % 32;
     // Two sets of slots in turn: nobody writes to one before everybody has read what it held.
     const unsigned turn = exchanges_ % 2;
-    auto* values =
-        reinterpret_cast<Value*>(dynamic_shared() + kTeamArrivals * sizeof(Arrival) + turn * warps() * kTeamSlot);
+    auto* values = reinterpret_cast<Value*>(dynamic_shared() + kTeamBarriers + turn * warps() * kTeamSlot);
     if constexpr (kSpan == Span::block) {
       if (lane == 0) values[warp] = value;
       __syncthreads();
     } else {
-      Arrival* all = arrivals() + turn;
+      std::uint64_t* arrived = barriers() + turn;
       if (exchanges_ == 0) cluster_wait();
-      if (threadIdx.x == 0) arrival_expect(all, warps() * sizeof(Value));
-      if (lane < blocks_) send_async(values + rank_ * (blockDim.x / 32) + warp, value, all, lane);
-      arrival_wait(all, exchanges_ / 2 % 2);
+      if (threadIdx.x == 0) mbarrier_expect(arrived, warps() * sizeof(Value));
+      if (lane < blocks_) send(values + rank_ * (blockDim.x / 32) + warp, value, arrived, lane);
+      mbarrier_wait(arrived, exchanges_ / 2 % 2);
     }
     ++exchanges_;
     return values;
@@ -219,17 +194,124 @@ class Team {
   static constexpr unsigned kMostWarps = 128;  // of a cluster: 8 blocks of 512 threads
 
   __device__ unsigned warps() const { return blockDim.x / 32 * blocks_; }
-  // Shared memory: arrivals, two sets of slots, and a cluster's buffers.
-  __device__ static Arrival* arrivals() { return reinterpret_cast<Arrival*>(dynamic_shared()); }
-  __device__ static Arrival* loaded(int buffer) { return arrivals() + 2 + buffer; }
-  __device__ uint4* buffers() const {
-    return reinterpret_cast<uint4*>(dynamic_shared() + kTeamArrivals * sizeof(Arrival) + 2 * warps() * kTeamSlot);
-  }
+  __device__ static std::uint64_t* barriers() { return reinterpret_cast<std::uint64_t*>(dynamic_shared()); }
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
   unsigned exchanges_ = 0;
 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Packs
+
+template <class T>
+inline constexpr int kPackSize = 16 / static_cast<int>(sizeof(T));
+
+template <class T>
+__device__ inline uint4* as_packs(T* p) {
+  return reinterpret_cast<uint4*>(p);
+}
+template <class T>
+__device__ inline const uint4* as_packs(const T* p) {
+  return reinterpret_cast<const uint4*>(p);
+}
+
+/// The elements of a pack of T.
+template <class T>
+struct Elements {
+  static constexpr int kSize = kPackSize<T>;
+  float values[kSize];
+
+  __device__ float& operator[](int i) { return values[i]; }
+  __device__ float operator[](int i) const { return values[i]; }
+};
+
+template <class T>
+__device__ inline Elements<T> unpack(const uint4& pack) {
+  const std::uint32_t words[4] = {pack.x, pack.y, pack.z, pack.w};
+  Elements<T> to;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      to[i] = __uint_as_float(words[i]);
+    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      to[2 * i] = __uint_as_float(words[i] << 16);
+      to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000U);
+    } else {
+      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
+      to[2 * i] = pair.x;
+      to[2 * i + 1] = pair.y;
+    }
+  }
+  return to;
+}
+template <class T>
+__device__ inline uint4 pack(const Elements<T>& from) {
+  std::uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      words[i] = __float_as_uint(from[i]);
+    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(from[2 * i], from[2 * i + 1]);
+      words[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+    } else {
+      const __half2 pair = __floats2half2_rn(from[2 * i], from[2 * i + 1]);
+      words[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+    }
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+/// A thread's packs of a row, from its first on; `otherwise` where there are none.
+template <int kPacks, class Part>
+__device__ inline void load_row(uint4 (&packs)[kPacks], const uint4* first, Part part, std::uint32_t otherwise = 0) {
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), otherwise);
+}
+template <class Part>
+__device__ inline void store_pack(uint4* first, int p, Part part, const uint4& pack) {
+  store_if(first + part.offset(p), pack, part.has(p));
+}
+
+/// Has the compiler unpack the elements again where they are used next: keeping them takes twice the registers. It
+/// cannot know that `zero` is 0, and for a second time needs another one.
+template <class T, int kPacks>
+__device__ inline void stay_packed(uint4 (&packs)[kPacks], std::uint32_t zero) {
+  if constexpr (sizeof(T) < sizeof(float)) {
+#pragma unroll
+    for (uint4& p : packs) p = {p.x ^ zero, p.y ^ zero, p.z ^ zero, p.w ^ zero};
+  }
+}
+
+/// A thread's packs of a weight vector, or as many of them as it has in registers at a time: see RowPlan::weights.
+template <int kSize, class Part>
+__device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, Part part) {
+#pragma unroll
+  for (int j = 0; j < kSize; ++j) group[j] = part.has(p + j) ? first[part.offset(p + j)] : uint4{};
+}
+
+/// Keeps the compiler from moving loads to the other side.
+__device__ inline void keep_loads() { __syncwarp(); }
+
+/// Brings the weights nearer while the kernel before is still running. One block does, for all: the same few lines
+/// asked of L2 by every row take longer than the rows.
+template <int kPacks, class Part>
+__device__ inline void prefetch_weights(const uint4* first, Part part) {
+  if (blockIdx.x != 0 || threadIdx.y != 0 || threadIdx.x % 8 != 0) return;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (part.has(p)) prefetch(first + part.offset(p));
+  }
+}
+
+/// A copy of a thread's weights in shared memory, where its block's begin at `to`.
+template <class Part>
+__device__ inline const uint4* stage(const uint4* first, Part part, uint4* to) {
+  to += threadIdx.x;
+  for (int i = 0; i < part.left; i += static_cast<int>(blockDim.x)) to[i] = first[i];
+  return to;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Launches
@@ -243,7 +325,7 @@ inline constexpr int kMinBlocks = kSpan == Span::cluster
                                       : std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
 
 /// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
-/// a time, and the largest block. The threads of a cluster have all of theirs, for all of its rows.
+/// a time, and the largest block.
 template <Span kSpan, int kPacks, int kWeights, int kThreads>
 struct RowKernel {
   static constexpr Span span = kSpan;
@@ -257,7 +339,7 @@ template <const RowKernels& kKernels, class Fn>
 void visit_plan(const RowPlan& plan, Fn&& fn) {
   constexpr RowKernels k = kKernels;
   if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, k.wide, k.wide, k.wide_threads>{});
+    fn(RowKernel<Span::cluster, k.wide, 2, k.wide_threads>{});
   } else if (plan.span == Span::warp && plan.packs == k.brief) {
     fn(RowKernel<Span::warp, k.brief, k.brief, k.brief_threads>{});
   } else if (plan.span == Span::warp) {
@@ -280,6 +362,7 @@ struct RowCall {
   Work work;
   std::int64_t rows, columns;
   bool packed;  ///< every row and vector starts on 16 bytes
+  int vectors;  ///< weight and bias, as far as there are any
   int device;
 };
 /// The call that reads or writes these tensors, each of which may be undefined, but not the first one.
@@ -290,12 +373,16 @@ inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> m
                   .rows = first.size(0),
                   .columns = first.size(1),
                   .packed = true,
+                  .vectors = 0,
                   .device = first.device().index};
   for (const Tensor* t : matrices) {
     call.packed = call.packed && packs(*t);
     if (t->defined()) call.work.bytes += static_cast<double>(t->numel()) * static_cast<double>(size_of(t->dtype()));
   }
-  for (const Tensor* t : vectors) call.packed = call.packed && packs(*t);
+  for (const Tensor* t : vectors) {
+    call.packed = call.packed && packs(*t);
+    if (t->defined()) ++call.vectors;
+  }
   return call;
 }
 
@@ -312,15 +399,20 @@ void run_rows(const RowCall& call, Pick&& pick, Loop&& loop, Arguments... argume
   constexpr int kSize = kPackSize<T>;
   const bool packed = call.packed && call.columns % kSize == 0;
   const std::int64_t length = packed ? call.columns / kSize : call.columns;
-  RowShape shape = {
-      .rows = call.rows, .length = length, .inverse = 1.0F / static_cast<float>(call.columns), .part = 0, .cluster = 1};
+  RowShape shape = {.rows = call.rows,
+                    .length = length,
+                    .inverse = 1.0F / static_cast<float>(call.columns),
+                    .part = 0,
+                    .cluster = 1,
+                    .staged = false};
   const RowPlan plan = packed ? plan_rows(call.rows, length, kKernels, info(call.device)) : RowPlan{};
   if (plan.packs != 0) {
     visit_plan<kKernels>(plan, [&](auto choice) {
       auto* kernel = pick(choice);
-      const RowGrid grid = grid_rows(plan, call.rows, length, kKernels.inputs, reinterpret_cast<const void*>(kernel));
+      const RowGrid grid = grid_rows(plan, call.rows, length, call.vectors, reinterpret_cast<const void*>(kernel));
       shape.part = grid.part;
       shape.cluster = plan.cluster;
+      shape.staged = grid.staged;
       launch(call.work, kernel,
              {.grid = dim3(grid.blocks),
               .block = dim3(plan.team, plan.teams),

@@ -55,26 +55,29 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
   const uint4* b = bias != nullptr ? as_packs(bias) + first : nullptr;
-  if constexpr (kWeights == kPacks && kSpan != Span::cluster) {
+  if constexpr (kWeights == kPacks) {
     prefetch_weights<kPacks>(w, team.part(shape));
     if (b != nullptr) prefetch_weights<kPacks>(b, team.part(shape));
   }
   wait_for_previous();
   allow_next();
-  uint4 scales[kWeights], shifts[kWeights] = {};
-  if constexpr (kSpan == Span::cluster) {
-    load_weights(scales, w, 0, team.part(shape));
-    if (b != nullptr) load_weights(shifts, b, 0, team.part(shape));
+  if (kSpan == Span::cluster && shape.staged) {
+    w = stage(w, team.part(shape), team.spare());
+    if (b != nullptr) b = stage(b, team.part(shape), team.spare() + shape.part);
   }
+  struct Held {
+    uint4 in[kPacks];
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, part);
+    return held;
+  };
   const float count = elements_of_warp<T>(team, shape);
-  const Rows<const T> inputs[] = {x};
-  team.each_row(shape, inputs, 0, NoNumbers{}, [&](std::int64_t row, auto part, auto& held, NoNumbers) {
-    auto& in = held[0];
-    if constexpr (kSpan == Span::cluster) {
-      unpack_again(scales);
-      unpack_again(shifts);
-    }
-    if constexpr (kWeights == kPacks && kSpan != Span::cluster) {
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& in = held.in;
+    uint4 scales[kWeights], shifts[kWeights] = {};
+    if constexpr (kWeights == kPacks) {
       keep_loads();  // behind those of the row, and before the reduction
       load_weights(scales, w, 0, part);
       if (b != nullptr) load_weights(shifts, b, 0, part);
@@ -189,19 +192,27 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
-  uint4 scales[kWeights];
-  if constexpr (kSpan == Span::cluster) load_weights(scales, w, 0, team.part(shape));
-  const Rows<const T> inputs[] = {dy, x};
-  const auto statistics_of = [&](std::int64_t row) { return Statistics{means[row], rstds[row]}; };
-  team.each_row(shape, inputs, 0, statistics_of, [&](std::int64_t row, auto part, auto& held, Statistics its) {
-    auto& [grad, in] = held;
-    if constexpr (kSpan == Span::cluster) unpack_again(scales);
-    const auto [mean, rstd] = its;
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
+  struct Held {
+    uint4 grad[kPacks], in[kPacks];
+    float mean, rstd;
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    held.mean = part.has(0) ? means[row] : 0.0F;
+    held.rstd = part.has(0) ? rstds[row] : 0.0F;
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& [grad, in, mean, rstd] = held;
+    uint4 scales[kWeights];
 
     float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kSpan != Span::cluster && p % kWeights == 0) load_weights(scales, w, p, part);
+      if (p % kWeights == 0) load_weights(scales, w, p, part);
       const Elements<T> g = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
       const Elements<T> scale = unpack<T>(scales[p % kWeights]);

@@ -14,29 +14,35 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   const uint4* w = as_packs(weight) + first;
-  if constexpr (kWeights == kPacks && kSpan != Span::cluster) prefetch_weights<kPacks>(w, team.part(shape));
+  if constexpr (kWeights == kPacks) prefetch_weights<kPacks>(w, team.part(shape));
   wait_for_previous();
   allow_next();
-  uint4 weights[kWeights];
-  if constexpr (kSpan == Span::cluster) load_weights(weights, w, 0, team.part(shape));
-  Rows<const T> inputs[kResidual ? 2 : 1] = {x};
-  if constexpr (kResidual) inputs[1] = residual;
-  team.each_row(shape, inputs, 0, NoNumbers{}, [&](std::int64_t row, auto part, auto& held, NoNumbers) {
-    auto& in = held[0];
-    if constexpr (kSpan == Span::cluster) unpack_again(weights);
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
+  struct Held {
+    uint4 in[kPacks], other[kResidual ? kPacks : 1];
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, part);
+    if constexpr (kResidual) load_row(held.other, as_packs(residual[row]) + first, part);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& in = held.in;
     if constexpr (kResidual) {
       uint4* out = as_packs(sum[row]) + first;
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         Elements<T> v = unpack<T>(in[p]);
-        const Elements<T> r = unpack<T>(held[1][p]);
+        const Elements<T> r = unpack<T>(held.other[p]);
 #pragma unroll
         for (int e = 0; e < kSize; ++e) v[e] += r[e];
         in[p] = pack<T>(v);
         store_pack(out, p, part, in[p]);
       }
     }
-    if constexpr (kWeights == kPacks && kSpan != Span::cluster) {
+    uint4 weights[kWeights];
+    if constexpr (kWeights == kPacks) {
       keep_loads();  // behind those of the row, and before the reduction
       load_weights(weights, w, 0, part);
       keep_loads();
@@ -112,20 +118,28 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
   const uint4* w = as_packs(weight) + first;
   wait_for_previous();
   allow_next();
-  uint4 weights[kWeights];
-  if constexpr (kSpan == Span::cluster) load_weights(weights, w, 0, team.part(shape));
-  const Rows<const T> inputs[] = {dy, x};
-  const auto rstd_of = [&](std::int64_t row) { return rstd[row]; };
-  team.each_row(shape, inputs, 0, rstd_of, [&](std::int64_t row, auto part, auto& held, float scale) {
-    auto& [grad, in] = held;
-    if constexpr (kSpan == Span::cluster) unpack_again(weights);
+  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
+  struct Held {
+    uint4 grad[kPacks], in[kPacks];
+    float scale;
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(x[row]) + first, part);
+    held.scale = part.has(0) ? rstd[row] : 0.0F;
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& [grad, in, scale] = held;
     [[maybe_unused]] uint4 extra[kSum ? kPacks : 1];
     if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, part);
 
+    uint4 weights[kWeights];
     float dot = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      if (kSpan != Span::cluster && p % kWeights == 0) load_weights(weights, w, p, part);
+      if (p % kWeights == 0) load_weights(weights, w, p, part);
       const Elements<T> dv = unpack<T>(grad[p]);
       const Elements<T> v = unpack<T>(in[p]);
       const Elements<T> u = unpack<T>(weights[p % kWeights]);

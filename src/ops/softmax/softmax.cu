@@ -65,16 +65,21 @@ template <class T, Span kSpan, int kPacks, int kThreads>
 __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>))
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  // The exponentials can take their numbers' place, or a cluster's threads have the registers for them.
-  constexpr bool kKeep = std::is_same_v<T, float> || kSpan == Span::cluster;
+  constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
   Team<kSpan, kPacks> team(shape);
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
-  const Rows<const T> inputs[] = {x};
-  team.each_row(shape, inputs, kMinusInfinity<T>, NoNumbers{}, [&](std::int64_t row, auto part, auto& held, NoNumbers) {
-    auto& in = held[0];
-    Elements<T> kept[kKeep ? kPacks : 1];
+  struct Held {
+    uint4 in[kPacks];
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.in, as_packs(x[row]) + first, part, kMinusInfinity<T>);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
+    auto& in = held.in;
     Exponentials mine = {largest_of<T>(in), 0};
     const float reference = mine.largest == -INFINITY ? 0.0F : mine.largest;
 #pragma unroll
@@ -87,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>
         some += v[e];
       }
       mine.sum += some;
-      if constexpr (kKeep) kept[p] = v;
+      if constexpr (kWide) in[p] = pack<T>(v);
     }
     stay_packed<T>(in, shape.zero);
     const Exponentials all = joined(team, mine);
@@ -97,10 +102,10 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>
     uint4* out = as_packs(y[row]) + first;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      Elements<T> v = kKeep ? kept[kKeep ? p : 0] : unpack<T>(in[p]);
+      Elements<T> v = unpack<T>(in[p]);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
-        v[e] = kKeep ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
+        v[e] = kWide ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
       }
       store_pack(out, p, part, pack<T>(v));
     }
@@ -143,8 +148,16 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64>
   const int first = team.first(shape);
   wait_for_previous();
   allow_next();
-  const Rows<const T> inputs[] = {dy, y};
-  team.each_row(shape, inputs, 0, NoNumbers{}, [&](std::int64_t row, auto part, auto& held, NoNumbers) {
+  struct Held {
+    uint4 grad[kPacks], in[kPacks];
+  };
+  const auto load = [&](std::int64_t row, auto part) {
+    Held held;
+    load_row(held.grad, as_packs(dy[row]) + first, part);
+    load_row(held.in, as_packs(y[row]) + first, part);
+    return held;
+  };
+  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
     auto& [grad, in] = held;
     float dot = 0;
 #pragma unroll
