@@ -70,21 +70,28 @@ TEST_P(PlanTest, WithinATenthOfThePeak) {
   const auto step =
       make_train_step(model, *adapter, exp_avg, exp_avg_sq, {.token_budget = 2 * c.tokens, .record = false});
   const Batch batch = stream.next();
+  const auto run = [&](std::uint32_t number) {
+    step->begin(batch.trained_tokens);
+    step->accumulate(batch, number);
+    (void)step->update(1e-4, number + 1);
+  };
+  // What stays of a first step is the scratch memory of the CPU's GEMM library, which nobody plans.
+  const std::size_t at_rest = memory_stats(device).current;
+  run(0);
   const std::size_t before = memory_stats(device).current;
+  const std::size_t scratch = before - at_rest;
   reset_peak_memory(device);
-  step->begin(batch.trained_tokens);
-  step->accumulate(batch, 0);
-  (void)step->update(1e-4, 1);
+  run(1);
   const std::size_t peak = memory_stats(device).peak;
 
   const MemoryPlan plan = plan_memory(
       c.config, resolve_targets(lora, model.linear_modules()),
       {.dtype = c.dtype, .device = device.type, .layout = c.layout, .tokens = 2 * c.tokens, .recompute = c.recompute});
   EXPECT_NEAR(percent(plan.step(), peak - before), 0, 10) << plan.step() << " planned, " << peak - before << " found";
-  EXPECT_NEAR(percent(plan.total() - plan.workspace, peak - start), 0, 10);
+  EXPECT_NEAR(percent(plan.total() - plan.workspace, peak - start - scratch), 0, 10);
   RecordProperty("step_percent", std::to_string(percent(plan.step(), peak - before)));
   std::printf("%s: step %+.1f %%, in all %+.1f %%\n", c.name, percent(plan.step(), peak - before),
-              percent(plan.total() - plan.workspace, peak - start));
+              percent(plan.total() - plan.workspace, peak - start - scratch));
 }
 
 std::vector<Recompute> all(Recompute level) { return std::vector<Recompute>(4, level); }

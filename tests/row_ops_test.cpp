@@ -195,19 +195,5 @@ TEST(RowOps, TheNumberOfThreadsDoesNotChangeAByte) {
   }
 }
 
-TEST(RowOps, SwigluOfOneBufferGivesItsGradientWithoutACopy) {
-  const FusedScope fused(true);
-  const Tensor both = row(grid(-1, 1, 32));
-  std::vector<Tensor> parts = split(both, -1, std::vector<std::int64_t>{16, 16});
-  for (Tensor& part : parts) part.set_slot(std::make_shared<GradSlot>());
-  Tape tape;
-  const Tensor y = swiglu(parts[0], parts[1]);
-  tape.backward(y, Tensor::full(y.shape(), 1.0, DType::f32));
-  const Tensor& dgate = parts[0].slot()->grad;
-  const Tensor& dup = parts[1].slot()->grad;
-  EXPECT_EQ(dgate.storage(), dup.storage());
-  EXPECT_EQ(dgate.data<float>() + 16, dup.data<float>());
-}
-
 }  // namespace
 }  // namespace wick::testing
