@@ -113,10 +113,11 @@ void train(const Options& o) {
                     .device = device.type,
                     .layout = lora_layout(o.lora_layout, device),
                     .tokens = o.sequences * o.length,
+                    .longest = o.length,
                     .recompute = std::vector<Recompute>(static_cast<std::size_t>(c.num_hidden_layers), by_itself)};
   if (o.memory.dry_run) {
     plan.recompute = o.memory.choose(c, targets, plan, 0);
-    return print_plan(plan_memory(c, targets, plan), plan, 0, o.json);
+    return print_plan(plan_memory(c, targets, plan), plan, 0, 0, o.json);
   }
   Decoder model = random_model(o);
   const auto adapter = std::make_shared<const Adapter>(init_adapter(lora, model.linear_modules(), o.seed),

@@ -67,7 +67,15 @@ std::size_t usable_bytes(Device device) {
   return memory_stats(device).current + backend(device).memory(device).free;
 }
 
-void print_plan(const MemoryPlan& plan, const PlanSettings& settings, std::size_t free_bytes, bool json) {
+std::size_t besides_bytes(Device device) {
+  if (device.type == DeviceType::cpu) return 0;
+  const Backend::Memory memory = backend(device).memory(device);
+  const std::size_t tensors = memory_stats(device).current;
+  return memory.total - std::min(memory.total, memory.free + tensors);
+}
+
+void print_plan(const MemoryPlan& plan, const PlanSettings& settings, std::size_t free_bytes, std::size_t besides,
+                bool json) {
   std::size_t saved = 0;
   for (const std::size_t bytes : plan.saved) saved += bytes;
   const auto layers_at = [&](Recompute level) {
@@ -86,6 +94,7 @@ void print_plan(const MemoryPlan& plan, const PlanSettings& settings, std::size_
                    {"gate_up_again", layers_at(Recompute::gate_up)},
                    {"layers_again", layers_at(Recompute::layer)}};
     if (free_bytes > 0) fields["usable"] = free_bytes;
+    if (besides > 0) fields["besides"] = besides;
     print(dump_json_line(fields) + "\n");
   } else {
     std::string text = fmt::format("memory of a training step of {} tokens, GiB\n", settings.tokens);
@@ -104,6 +113,10 @@ void print_plan(const MemoryPlan& plan, const PlanSettings& settings, std::size_
     if (plan.workspace > 0) line("workspace of the GEMM library", plan.workspace);
     line("total", plan.total());
     if (free_bytes > 0) line("free on the device, with what is loaded", free_bytes);
+    if (besides > 0) {
+      line("CUDA, its libraries and others, now", besides);
+      line("total, as the driver counts", plan.total() + besides);
+    }
     text += fmt::format("made again in backward: whole layers {}, gate_up {}, norms and activations {}, nothing {}\n",
                         layers_at(Recompute::layer), layers_at(Recompute::gate_up), layers_at(Recompute::activations),
                         layers_at(Recompute::nothing));

@@ -27,8 +27,12 @@ struct MemoryOptions {
 /// What tensors hold on the device and what its driver has free, together; 0 on the CPU or without such a device.
 std::size_t usable_bytes(Device device);
 
+/// What the driver counts beside this program's tensors: CUDA, its libraries and kernels so far, and other programs.
+std::size_t besides_bytes(Device device);
+
 /// The plan as a table to stdout, or one JSON object. Error(out_of_memory) when it takes more than `free_bytes` (0: not
-/// known).
-void print_plan(const MemoryPlan& plan, const PlanSettings& settings, std::size_t free_bytes, bool json);
+/// known); `besides` is added for the driver's count.
+void print_plan(const MemoryPlan& plan, const PlanSettings& settings, std::size_t free_bytes, std::size_t besides,
+                bool json);
 
 }  // namespace wick::cli

@@ -151,13 +151,16 @@ void run(Options o, const CLI::App& verb) {
                     .device = model.device().type,
                     .layout = lora_layout(o.lora_layout, model.device()),
                     .tokens = most_tokens(data.train, o.train.batches),
+                    .longest = data.train.longest(),
                     .recompute = model.recompute()};
   std::vector<LoraTarget> targets;
   for (const Adapter::Entry& entry : adapter->entries()) targets.push_back(entry.target);
   const std::size_t usable = usable_bytes(model.device());
   plan.recompute = o.memory.choose(config, targets, plan, usable);
   model.set_recompute(plan.recompute);
-  if (o.memory.dry_run) return print_plan(plan_memory(config, targets, plan), plan, usable, o.json);
+  if (o.memory.dry_run) {
+    return print_plan(plan_memory(config, targets, plan), plan, usable, besides_bytes(model.device()), o.json);
+  }
   const std::int64_t all = config.parameter_count();
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/fail.h"
+#include "ops/attention/attention.h"
 
 namespace wick {
 namespace {
@@ -218,7 +219,12 @@ class Walk {
     if (s_.device == DeviceType::cpu) {
       ledger_.touch(2 * floats(q));  // a row of dk and dv for each head
     } else {
-      ledger_.touch(floats(c_.num_attention_heads));
+      const bool narrow = s_.dtype != DType::f32 && s_.dtype != DType::f64;
+      const std::int64_t scores =
+          narrow && s_.longest > 0
+              ? kept_scores(c_.num_attention_heads, c_.num_key_value_heads, s_.tokens, s_.longest).bytes
+              : 0;
+      ledger_.touch(floats(c_.num_attention_heads) + scores);
     }
     k.normed.free();
     k.attended.free();

@@ -13,6 +13,15 @@ Kernels<AttentionForward> attention_forward{{attention_forward_cpu}};
 Kernels<AttentionBackward> attention_backward{{attention_backward_cpu}};
 Kernels<AttentionAppend> attention_append_kernels;
 
+KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t places, std::int64_t longest) {
+  constexpr std::int64_t kLimit = std::int64_t{512} << 20;
+  const std::int64_t each = heads / kv_heads * places * longest * 2;
+  for (std::int64_t n = kv_heads; n > 0; --n) {
+    if (kv_heads % n == 0 && n * each <= kLimit) return {n, n * each};
+  }
+  return {};
+}
+
 namespace {
 
 constexpr const char* kOp = "attention";

@@ -32,6 +32,15 @@ using AttentionAppend = Declined(const Tensor& q, const Tensor& k, const Tensor&
                                  const Tensor& sin, const AttentionLayout& layout, const Tensor& keys,
                                  const Tensor& values, const Tensor& y);
 
+/// For a fixed order of sums cuDNN's backward keeps scores of its dtype, whole, in its workspace: of as many key heads
+/// at once as fit into 512 MiB, a divisor of their number, or 0 when not one does (our own kernel keeps none).
+struct KeptScores {
+  std::int64_t key_heads = 0;
+  std::int64_t bytes = 0;
+};
+/// `places`: sequences times the longest one's length.
+KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t places, std::int64_t longest);
+
 extern Kernels<AttentionForward> attention_forward;
 extern Kernels<AttentionBackward> attention_backward;
 extern Kernels<AttentionAppend> attention_append_kernels;

@@ -11,10 +11,6 @@
 namespace wick::cuda {
 namespace {
 
-// For a fixed order of sums cuDNN's backward keeps a whole matrix of scores in its workspace. Heads go through it a few
-// at a time, so that it takes no more than this.
-constexpr std::int64_t kScoreBytes = std::int64_t{512} << 20;
-
 // Null without cuDNN.
 CudnnAttention* library() {
   if (cudnn_absent() != nullptr) return nullptr;
@@ -56,15 +52,6 @@ Declined declined(const Tensor& q, const AttentionLayout& layout, std::initializ
     if (reinterpret_cast<std::uintptr_t>(t->raw()) % 16 != 0) return "operands that do not start on 16 bytes";
   }
   return library() == nullptr ? cudnn_absent() : nullptr;
-}
-
-// How many key heads' scores fit into kScoreBytes: a divisor of their number, or 0.
-std::int64_t key_heads_at_once(const AttentionShape& s) {
-  const std::int64_t each = s.sequences * (s.heads / s.kv_heads) * s.longest * s.longest * 2;
-  for (std::int64_t n = s.kv_heads; n > 0; --n) {
-    if (s.kv_heads % n == 0 && n * each <= kScoreBytes) return n;
-  }
-  return 0;
 }
 
 Tensor device_bytes(std::size_t bytes, Device device) {
@@ -124,7 +111,8 @@ Declined attention_backward_cudnn(const Tensor& dy, const Tensor& q, const Tenso
   if (!dq.defined() || !dk.defined() || !dv.defined()) return "cuDNN makes all three gradients or none";
   if (const Declined reason = declined(q, layout, {&dy, &q, &k, &v, &y, &dq, &dk, &dv})) return reason;
   AttentionShape shape = shape_of(q, k, v, y, layout);
-  const std::int64_t at_once = key_heads_at_once(shape);
+  const std::int64_t at_once =
+      kept_scores(shape.heads, shape.kv_heads, shape.sequences * shape.longest, shape.longest).key_heads;
   if (at_once == 0) return "scores that are too many to keep";
   // In a packed batch the workspace grows with the distance of dk's and dv's rows: they are made dense.
   const bool beside = shape.packed && shape.heads != shape.kv_heads && !dk.is_contiguous();
