@@ -220,11 +220,6 @@ struct AttentionOptions {
 /// Never holds a whole score matrix. Vaswani et al. 2017, Dao et al. 2022, Ainslie et al. 2023, Beltagy et al. 2020
 /// (window).
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options);
-/// The two ops of new tokens of one sequence that has a cache, q [tokens, heads, d], k and v [tokens, kv_heads, d]:
-/// attention(rope_append(q, k, v, cos, sin, end, keys, values), keys, values, options), where `end` is the last of
-/// options.key_offsets, i32 [2], which must be there. One kernel for the one token of decoding.
-Tensor attention_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
-                        const Tensor& keys, const Tensor& values, const AttentionOptions& options);
 
 struct CrossEntropyOptions {
   std::int64_t ignore_index = -100;  ///< labels with this value add nothing

@@ -280,17 +280,19 @@ Tensor Decoder::Impl::attend_cached(const Layer& layer, std::size_t index, const
     q = rms_norm(q, layer.q_norm, config.rms_norm_eps);
     k = rms_norm(k, layer.k_norm, config.rms_norm_eps);
   }
+  const Tensor& keys = cache.keys_[index];
+  const Tensor& values = cache.values_[index];
+  q = rope_append(q, k, part(heads + kv_heads, kv_heads), table.cos, table.sin, key_offsets.slice(0, 1, 1), keys,
+                  values);
   // A pass of few tokens may be recorded on a device: what is used of the cache then only the offsets say.
   const bool whole = device.type != DeviceType::cpu && tokens <= kFewTokens;
   const std::int64_t rows = whole ? cache.capacity_ : cache.length_ + tokens;
-  const Tensor y =
-      attention_append(q, k, part(heads + kv_heads, kv_heads), table.cos, table.sin,
-                       cache.keys_[index].slice(0, 0, rows), cache.values_[index].slice(0, 0, rows),
-                       {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
+  const Tensor y = attention(q, keys.slice(0, 0, rows), values.slice(0, 0, rows),
+                             {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
   return reshape(y, {tokens, heads * config.head_dim});
 }
 
-// The forward pass of decoding: a few tokens behind a cache, bound by reading weights. Five kernels a layer where every
+// The forward pass of decoding: a few tokens behind a cache, bound by reading weights. Six kernels a layer where every
 // op has one.
 Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                                   const KvCache& cache) const {

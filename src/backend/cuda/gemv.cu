@@ -12,12 +12,11 @@ namespace {
 // bytes lie. So a warp reads 64 bytes of each of 8 rows at a time, and nothing has to be shuffled or converted.
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kMaxRows = 8;    // of x
-constexpr int kUnit = 8;       // rows of the weight that a warp works on
-constexpr int kChunk = 64;     // columns: a line of each row, in two loads
-constexpr int kInFlight = 8;   // loads of a batch; the next batch is under way while one is used
-constexpr int kAheadOfL2 = 4;  // of frozen weights this part of L2 is filled ahead of their use
-constexpr int kPacks = 4;      // of x that a thread has under way
+constexpr int kMaxRows = 8;   // of x
+constexpr int kUnit = 8;      // rows of the weight that a warp works on
+constexpr int kChunk = 64;    // columns: a line of each row, in two loads
+constexpr int kInFlight = 8;  // loads of a batch; the next batch is under way while one is used
+constexpr int kPacks = 4;     // of x that a thread has under way
 
 /// What the warps that share a unit add up, for every second turn.
 template <bool kSwiglu>
@@ -32,10 +31,8 @@ struct Gemv {
   const Y* residual;
   Y* y;
   std::int64_t x_stride, weight_stride, residual_stride, y_stride;
-  int m, n, k;        // n columns of y
-  int parts;          // of k: 1, 2, 4 or 8 warps share a unit
-  int ahead_turns;    // of a block's turns, whose weights are brought into L2 before the kernel ahead has ended
-  int ahead_columns;  // and how much of each row
+  int m, n, k;  // n columns of y
+  int parts;    // of k: 1, 2, 4 or 8 warps share a unit
   float alpha, beta, eps;
   bool frozen;
 };
@@ -138,66 +135,20 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
     }
   };
 
-  // What the result is added to, fetched ahead of it by the lanes that will store it.
-  Y residual[2] = {};
-  Y before[2] = {};
-  T bias[kGroups][2] = {};
-  const int y_column = lane % 4 * 2;
-  int turn = static_cast<int>(blockIdx.x);
-  const auto each_of_mine = [&](auto&& fn) {  // of the two results that this lane stores
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int n = first_row(turn) + y_column + i;
-      if (part == 0 && row < p.m && n < p.n) fn(i, n);
-    }
-  };
-  const auto fetch_bias = [&] {
-    if (p.bias == nullptr) return;
-    each_of_mine([&](int i, int n) {
-#pragma unroll
-      for (int group = 0; group < kGroups; ++group) bias[group][i] = p.bias[group * p.n + n];
-    });
-  };
-  const auto fetch_added = [&] {
-    each_of_mine([&](int i, int n) {
-      if (p.residual != nullptr) residual[i] = p.residual[row * p.residual_stride + n];
-      if (p.beta != 0) before[i] = p.y[row * p.y_stride + n];
-    });
-  };
-
   uint4 even[kInFlight];
   uint4 odd[kInFlight];
-  int load_turn = turn;
-  int load_batch = 0;
-  const auto load_next = [&](uint4(&to)[kInFlight]) {
-    load(to, load_turn, load_batch);
-    if (++load_batch < batches) return;
-    load_batch = 0;
-    load_turn += static_cast<int>(gridDim.x);
-  };
+  int turn = static_cast<int>(blockIdx.x);
+  int batch = 0;
   T* const norm = xs + p.m * pitch;
   const auto load_frozen = [&] {
-    load_next(even);
-    load_next(odd);
+    load(even, turn, 0);
+    allow_next();
     if (p.norm != nullptr) each_pack(p.k, [&](int c) { store_pack(norm + c, load_pack(p.norm + c)); });
-    fetch_bias();
   };
-  if (p.frozen) {
-    allow_next();
-    load_frozen();
-    const int rows = units_of_block * kUnit;
-    for (int i = static_cast<int>(threadIdx.x); i < p.ahead_turns * rows * kGroups; i += kThreads) {
-      const int n = (turn + i / (rows * kGroups) * static_cast<int>(gridDim.x)) * rows + i % rows;
-      if (n < p.n) prefetch_bulk(p.weight + (n + i / rows % kGroups * p.n) * p.weight_stride, p.ahead_columns * 2);
-    }
-  }
+  if (p.frozen) load_frozen();
   wait_for_previous();
-  if (!p.frozen) {
-    load_frozen();
-    allow_next();
-  }
+  if (!p.frozen) load_frozen();
 
-  fetch_added();
   if (p.norm != nullptr) {
     for (int r = 0; r < p.m; ++r) {
       load_normalised(p.x + r * p.x_stride, norm, p.eps, p.k, xs + r * pitch, &sums[0][0][0][0]);
@@ -207,8 +158,28 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
   }
   __syncthreads();
 
+  // What the result is added to, fetched ahead of it by the lanes that will store it.
+  Y residual[2] = {};
+  Y before[2] = {};
+  T bias[kGroups][2] = {};
+  const int y_column = lane % 4 * 2;
+  const auto fetch = [&] {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int n = first_row(turn) + y_column + i;
+      if (part != 0 || row >= p.m || n >= p.n) continue;
+      if (p.residual != nullptr) residual[i] = p.residual[row * p.residual_stride + n];
+      if (p.beta != 0) before[i] = p.y[row * p.y_stride + n];
+      if (p.bias == nullptr) continue;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) bias[group][i] = p.bias[group * p.n + n];
+    }
+  };
   const auto store = [&](const float(&products)[kGroups][2]) {
-    each_of_mine([&](int i, int n) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int n = first_row(turn) + y_column + i;
+      if (part != 0 || row >= p.m || n >= p.n) continue;
       float value = p.alpha * products[0][i] + to_float(bias[0][i]);
       if constexpr (kSwiglu) {
         const float up = p.alpha * products[kGroups - 1][i] + to_float(bias[kGroups - 1][i]);
@@ -217,14 +188,16 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
       value += to_float(residual[i]);
       if (p.beta != 0) value += p.beta * to_float(before[i]);
       p.y[row * p.y_stride + n] = from_float<Y>(value);
-    });
+    }
   };
 
   float products[2][2][4] = {};  // independent sums: by group or by chunk, and by half
   bool other = false;            // which half of `sums`
-  int batch = 0;
-  // Uses one batch, while the next comes in, and loads the one behind that in its place; false after the last.
-  const auto step = [&](uint4(&now)[kInFlight]) {
+  // Uses one batch while the next comes in; false after the last.
+  const auto step = [&](uint4(&now)[kInFlight], uint4(&next)[kInFlight]) {
+    const bool ends = batch + 1 == batches;
+    load(next, ends ? turn + static_cast<int>(gridDim.x) : turn, ends ? 0 : batch + 1);
+    if (batch == 0) fetch();
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int chunk = part + p.parts * (batch * kBatch + i);
@@ -242,8 +215,8 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
         }
       }
     }
-    load_next(now);
-    if (++batch < batches) return true;
+    ++batch;
+    if (!ends) return true;
 
     float total[kGroups][2];
 #pragma unroll
@@ -286,12 +259,10 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
     }
     batch = 0;
     turn += static_cast<int>(gridDim.x);
-    if (turn >= last) return false;
-    fetch_bias();
-    fetch_added();
-    return true;
+    return turn < last;
   };
-  while (step(even) && step(odd)) {
+  if (turn >= last) return;
+  while (step(even, odd) && step(odd, even)) {
   }
 }
 
@@ -304,8 +275,7 @@ template <class T, class Y, bool kSwiglu>
 void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
   Gemv<T, Y> p = given;
   const std::size_t shared = shared_bytes<kSwiglu>(p.m, p.k, p.norm != nullptr);
-  // What begins early leaves half of a multiprocessor to the kernel behind it, which begins early too.
-  const std::int64_t room = device.multiprocessors * (!p.frozen && shared <= 100 * 1024 ? 2 : 1);
+  const std::int64_t room = device.multiprocessors * (shared <= 100 * 1024 ? 2 : 1);
   // As few warps to a unit as still give every block the same number of turns, or nearly.
   const std::int64_t units = (p.n + kUnit - 1) / kUnit;
   std::int64_t blocks = 0;
@@ -317,13 +287,6 @@ void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
     best = busy;
     p.parts = parts;
     blocks = std::min(turns, room);
-  }
-  if (p.frozen) {
-    const std::int64_t row = std::int64_t{p.k} * 2;
-    const std::int64_t turn = blocks * kWarps / p.parts * kUnit * (kSwiglu ? 2 : 1) * row;  // of all blocks
-    const auto most = static_cast<std::int64_t>(device.l2_bytes / kAheadOfL2);
-    p.ahead_turns = static_cast<int>(std::clamp<std::int64_t>(most / turn, 1, units * p.parts / (blocks * kWarps) + 1));
-    p.ahead_columns = static_cast<int>(std::min(row, most * row / turn) / 16 * 8);
   }
   const double weights = static_cast<double>(p.n) * p.k * (kSwiglu ? 2 : 1);
   launch({"gemv", weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)),

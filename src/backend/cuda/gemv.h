@@ -10,7 +10,7 @@ struct GemvOptions {
   Tensor bias;          ///< [n] of x's dtype; undefined: none
   Tensor residual;      ///< of y's shape and dtype, added to the result; may be y; undefined: none
   bool swiglu = false;  ///< weight is gate [n / 2, k] above up [n / 2, k], y [m, n / 2] is silu(gate) * up
-  /// Nothing that may still be at work writes weight, bias or norm: they may be fetched while earlier kernels
+  /// Nothing that may still be at work writes weight or norm: their beginnings may be fetched while earlier kernels
   /// run. It is not enough that the kernel before does not write them: it may have begun before its own predecessor
   /// ended.
   bool frozen = false;

@@ -60,13 +60,6 @@ __device__ inline void load_matrices_transposed(unsigned (&registers)[4], const 
   load_matrices_transposed(registers, shared_address(row));
 }
 
-/// Starts to bring a multiple of 16 bytes that is aligned to 16 into L2.
-__device__ inline void prefetch_bulk([[maybe_unused]] const void* from, [[maybe_unused]] int bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes));
-#endif
-}
-
 /// Two floats rounded to T, `low` in the lower half.
 template <class T>
 __device__ inline unsigned pack_pair(float low, float high);

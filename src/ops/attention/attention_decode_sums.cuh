@@ -20,75 +20,18 @@ __device__ constexpr unsigned word(const uint4& of, int i) {
 
 // Scores [keys, heads] and sums [elements, heads] are products of 16 x 16 by 16 x 8. Which element of a row is which of
 // a product's is free as long as both of its operands agree: here a lane's are those of one 16-byte load.
-// kAppend: the queries are turned here, and the newest key too, which is put into the cache together with its value.
-template <class T_, int kUnits, bool kAppend>
+template <class T_, int kUnits>
 struct ByTensorCores {
   using T = T_;
   static constexpr int kHeads = 8;
   static constexpr int kTiles = kUnits == 1 ? 2 : 1;
-  static constexpr int kBlocks = kUnits + (kAppend ? 1 : 0) <= 2 ? 2 : 1;  // on a multiprocessor
-  static constexpr int kStep = kDecodeWarps * 16;                          // keys to a warp's next tile
+  static constexpr int kBlocks = kUnits <= 2 ? 2 : 1;  // on a multiprocessor
+  static constexpr int kStep = kDecodeWarps * 16;      // keys to a warp's next tile
   static __host__ __device__ int tile(const DecodeArguments<T>& /*in*/) { return 16; }
   static __host__ __device__ int width(const DecodeArguments<T>& /*in*/) { return 64 * kUnits; }
 
-  // What does not depend on how many keys there are, so that it is under way while that is found out. Lane i has
-  // elements 8 (i % 4) and further of every 32 of head i / 4.
-  struct Query {
-    uint4 packs[2 * kUnits];
-    int newest;  // row of the cache; -1: it lies outside
-
-    __device__ Query(const DecodeArguments<T>& in, const DecodeUnit& unit) {
-      const AttentionProblem& p = in.problem;
-      const int head = static_cast<int>(threadIdx.x) % 32 / 4;
-      const int column = static_cast<int>(threadIdx.x) % 4 * 8;
-      newest = -1;
-      if constexpr (kAppend) {
-        newest = __ldcg(p.key_offsets + p.sequences) - 1;
-        if (newest >= in.added.rows) newest = -1;
-      }
-#pragma unroll
-      for (int i = 0; i < 2 * kUnits; ++i) {
-        packs[i] =
-            load_once(reinterpret_cast<const uint4*>(in.q.at(unit.token, unit.first_head + head) + 32 * i) + column / 8,
-                      head < unit.head_count && 32 * i + column < p.head_dim);
-      }
-    }
-  };
-
-  // Turns a lane's elements of a row: what it has of the lower half, it has of the upper one too.
-  struct Turn {
-    const float *cos, *sin;
-    bool inside;  // nobody has looked at the row: one outside gives NaN
-
-    __device__ Turn(const DecodeArguments<T>& in, int newest) : inside(newest >= 0) {
-      const std::int64_t first = static_cast<std::int64_t>(::max(newest, 0)) * 32 * kUnits + threadIdx.x % 4 * 8;
-      cos = in.added.cos + first;
-      sin = in.added.sin + first;
-    }
-
-    __device__ void operator()(uint4 (&packs)[2 * kUnits]) const {
-#pragma unroll
-      for (int i = 0; i < kUnits; ++i) {
-        auto& low = reinterpret_cast<Pack<T>&>(packs[i]);
-        auto& high = reinterpret_cast<Pack<T>&>(packs[i + kUnits]);
-#pragma unroll
-        for (int four = 0; four < 8; four += 4) {
-          const auto c = load_pack(cos + 32 * i + four);
-          const auto s = load_pack(sin + 32 * i + four);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float x = to_float(low[four + e]);
-            const float y = to_float(high[four + e]);
-            low[four + e] = from_float<T>(inside ? x * c[e] - y * s[e] : NAN);
-            high[four + e] = from_float<T>(inside ? y * c[e] + x * s[e] : NAN);
-          }
-        }
-      }
-    }
-  };
-
   static __device__ void sum(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
-                             Query& query, float* part) {
+                             float* part) {
     const AttentionProblem& p = in.problem;
     const auto lane = static_cast<int>(threadIdx.x) % 32;
     const int row = lane / 4;
@@ -96,15 +39,18 @@ struct ByTensorCores {
     const auto load = [&](const T* from, int element, bool there) {
       return load_once(reinterpret_cast<const uint4*>(from + element), there && element < p.head_dim);
     };
-    uint4(&q)[2 * kUnits] = query.packs;
+    uint4 q[2 * kUnits];
+#pragma unroll
+    for (int i = 0; i < 2 * kUnits; ++i) {
+      q[i] = load(in.q.at(unit.token, unit.first_head + row), 32 * i + 8 * column, row < unit.head_count);
+    }
     // Of heads 2 column + h.
     float sums[kUnits][4][4] = {};
     float highest[2] = {-INFINITY, -INFINITY};
     float total[2] = {};
     const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
 
-    const int first = share.first_of(static_cast<int>(threadIdx.x) / 32, 16);
-    int at = first;
+    int at = share.first_of(static_cast<int>(threadIdx.x) / 32, 16);
     const T* k = in.k.at(at + row, unit.kv_head);
     const T* v = in.v.at(at + 2 * column, unit.kv_head);
     for (; at < share.end; at += kTiles * kStep, k += kTiles * kStep * in.k.row, v += kTiles * kStep * in.v.row) {
@@ -115,11 +61,9 @@ struct ByTensorCores {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int key = u * kStep + 8 * r;
-          const T* from = k + key * in.k.row;
-          if (kAppend && at + row + key == query.newest) from = in.added.k.at(0, unit.kv_head);
 #pragma unroll
           for (int i = 0; i < 2 * kUnits; ++i) {
-            keys[u][r][i] = load(from, 32 * i + 8 * column, at + row + key < share.end);
+            keys[u][r][i] = load(k + key * in.k.row, 32 * i + 8 * column, at + row + key < share.end);
           }
         }
       }
@@ -128,36 +72,9 @@ struct ByTensorCores {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           const int key = u * kStep + r % 2 + 8 * (r / 2);
-          const T* from = v + key * in.v.row;
-          if (kAppend && at + 2 * column + key == query.newest) from = in.added.v.at(0, unit.kv_head);
 #pragma unroll
           for (int i = 0; i < kUnits; ++i) {
-            values[u][r][i] = load(from, 64 * i + 8 * row, at + 2 * column + key < share.end);
-          }
-        }
-      }
-      if constexpr (kAppend) {
-        const Turn turn(in, query.newest);
-        if (at == first) turn(q);
-        const bool writes = unit.first_head == unit.kv_head * p.group();  // the first of those with this key head
-        const std::int64_t to = (static_cast<std::int64_t>(query.newest) * p.kv_heads + unit.kv_head) * 64 * kUnits;
-        const auto put = [&](T* cache, int element, const uint4& pack) {
-          store_if(reinterpret_cast<uint4*>(cache + to + element), pack, writes);
-        };
-#pragma unroll
-        for (int u = 0; u < kTiles; ++u) {
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            if (at + row + u * kStep + 8 * r != query.newest) continue;
-            turn(keys[u][r]);
-#pragma unroll
-            for (int i = 0; i < 2 * kUnits; ++i) put(in.added.keys, 32 * i + 8 * column, keys[u][r][i]);
-          }
-#pragma unroll
-          for (int r = 0; r < 4; ++r) {
-            if (at + 2 * column + u * kStep + r % 2 + 8 * (r / 2) != query.newest) continue;
-#pragma unroll
-            for (int i = 0; i < kUnits; ++i) put(in.added.values, 64 * i + 8 * row, values[u][r][i]);
+            values[u][r][i] = load(v + key * in.v.row, 64 * i + 8 * row, at + 2 * column + key < share.end);
           }
         }
       }
@@ -276,12 +193,8 @@ struct ByLanes {
   static __host__ __device__ int tile(const DecodeArguments<T>& in) { return 32 / in.lanes; }
   static __host__ __device__ int width(const DecodeArguments<T>& in) { return in.lanes * kEach; }
 
-  struct Query {
-    __device__ Query(const DecodeArguments<T>& /*in*/, const DecodeUnit& /*unit*/) {}
-  };
-
   static __device__ void sum(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
-                             const Query& /*query*/, float* part) {
+                             float* part) {
     const AttentionProblem& p = in.problem;
     const auto lane = static_cast<int>(threadIdx.x) % 32;
     const int first = lane % in.lanes * kEach;
