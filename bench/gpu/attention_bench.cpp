@@ -514,14 +514,10 @@ int main(int count, char** arguments) {
   const std::vector<std::string> words(arguments + 1, arguments + count);
   const auto said = [&](const char* word) { return std::find(words.begin(), words.end(), word) != words.end(); };
   wick::bench::as_json = said("--json");
-  int failed = 0;
-  try {
+  return wick::bench::guarded([&] {
     const wick::Device device = wick::bench::gpu();
-    if (!said("time")) failed = wick::bench::run_checks(said("decode"), device);
+    const int failed = said("time") ? 0 : wick::bench::run_checks(said("decode"), device);
     if (!said("check")) wick::bench::run_times(said("decode"), device);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
-  return failed > 0 ? 1 : 0;
+    return failed > 0 ? 1 : 0;
+  });
 }

@@ -233,15 +233,9 @@ int main(int argc, char** argv) {
       return 2;
     }
   }
-  try {
-    if (const std::string missing = wick::backend(wick::bench::kDevice).missing(wick::bench::kDevice);
-        !missing.empty()) {
-      std::fprintf(stderr, "these benchmarks need a GPU: %s\n", missing.c_str());
-      return 1;
-    }
+  return wick::bench::guarded([&] {
+    (void)wick::bench::gpu();
     wick::bench::run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+    return 0;
+  });
 }

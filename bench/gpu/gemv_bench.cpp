@@ -152,10 +152,5 @@ int run(int argc, char** argv) {
 }  // namespace wick::bench
 
 int main(int argc, char** argv) {
-  try {
-    return wick::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return wick::bench::guarded([&] { return wick::bench::run(argc, argv); });
 }

@@ -5,6 +5,8 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -98,6 +100,16 @@ inline Device gpu() {
     fail(ErrorCode::device, "these benchmarks need a GPU: {}", missing);
   }
   return device;
+}
+
+/// A program's exit code: what `run` returns, or 1 and the error in one line.
+inline int guarded(const std::function<int()>& run) {
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
 }
 
 }  // namespace wick::bench
