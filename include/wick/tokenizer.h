@@ -29,6 +29,12 @@ struct Encoding {
   std::vector<std::pair<std::size_t, std::size_t>> offsets;
 };
 
+/// What Tokenizer::encode can be asked for.
+struct EncodeOptions {
+  bool add_special_tokens = true;         ///< the tokens that the file's template adds
+  std::optional<std::size_t> max_tokens;  ///< cut to this length, template included, in place of the file's
+};
+
 struct TokenizerOptions {
   bool truncate =
       true;  ///< cut encodings as the file's truncation section says: `tokenizers` does, transformers does not
@@ -36,11 +42,12 @@ struct TokenizerOptions {
 
 /// A tokenizer.json file (the format of the Hugging Face `tokenizers` library), ready to use.
 ///
-/// Supported: the model BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3), with the normalizers NFC, NFD, NFKC, NFKD and
-/// Sequence; the pre-tokenizers ByteLevel, Split, Digits, Punctuation and Sequence; the post-processors ByteLevel,
-/// TemplateProcessing and Sequence; the decoders ByteLevel, Fuse and Sequence; added tokens with every flag; and
-/// truncation. Padding is ignored. Everything else is refused by name with Error(unsupported); a broken file is an
-/// Error(format).
+/// Supported: the models BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3) and WordPiece (BERT), with the normalizers NFC,
+/// NFD, NFKC, NFKD, BertNormalizer, Lowercase, StripAccents and Sequence; the pre-tokenizers ByteLevel, Split, Digits,
+/// Punctuation, BertPreTokenizer, Whitespace, WhitespaceSplit and Sequence; the post-processors ByteLevel,
+/// TemplateProcessing, BertProcessing, RobertaProcessing and Sequence; the decoders ByteLevel, Fuse, WordPiece and
+/// Sequence; added tokens with every flag; and truncation. Padding is ignored. Everything else is refused by name with
+/// Error(unsupported); a broken file is an Error(format).
 ///
 /// Text is UTF-8. Bytes that are not are read as U+FFFD, one for each maximal broken sequence, so no input is an error.
 /// Letters, numbers and normal forms are those of Unicode 14 and 15 (PCRE2 10.42, utf8proc 2.8): characters that newer
@@ -64,8 +71,12 @@ class Tokenizer {
   /// tokens spelled out in the text are always recognised. Error(invalid_argument) for a longer text, or when a regular
   /// expression of the file needs too many steps on it.
   Encoding encode(std::string_view text, bool add_special_tokens = true) const;
+  /// Error(invalid_argument) also for max_tokens less than the template adds. The file's direction says which end is
+  /// cut, the right one if it does not.
+  Encoding encode(std::string_view text, const EncodeOptions& options) const;
   /// The ids of encode(), without the cost of offsets.
   std::vector<TokenId> encode_ids(std::string_view text, bool add_special_tokens = true) const;
+  std::vector<TokenId> encode_ids(std::string_view text, const EncodeOptions& options) const;
 
   /// The text of the tokens, always valid UTF-8: bytes that do not form a character become U+FFFD. Ids that the
   /// vocabulary does not have (a model may have more rows than its tokenizer has tokens) stand for nothing.
@@ -102,6 +113,7 @@ class DecodeStream {
  private:
   Tokenizer tokenizer_;
   bool skip_special_tokens_;
+  bool first_ = true;    // no token was pushed yet
   std::string pending_;  // the first bytes of a character that is not complete: at most 3
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/fail.h"
+
 namespace wick::text {
 namespace {
 
@@ -59,12 +61,22 @@ std::size_t PostProcessor::added() const {
   return count;
 }
 
-void PostProcessor::run(Draft& draft, bool with_offsets, bool add_special_tokens) const {
-  if (truncation_) {
-    const std::size_t length = truncation_->length - (add_special_tokens ? added() : 0);
-    cut(draft.ids, length, truncation_->keep_end);
-    cut(draft.offsets, length, truncation_->keep_end);
-    cut(draft.margins, length, truncation_->keep_end);
+void PostProcessor::run(Draft& draft, bool with_offsets, bool add_special_tokens,
+                        std::optional<std::size_t> max_tokens) const {
+  std::optional<Truncation> truncation = truncation_;
+  const std::size_t around_it = add_special_tokens ? added() : 0;
+  if (max_tokens) {
+    if (*max_tokens < around_it) {
+      fail(ErrorCode::invalid_argument, "cannot cut an encoding to {} tokens, the template adds {}", *max_tokens,
+           around_it);
+    }
+    truncation = Truncation{*max_tokens, truncation && truncation->keep_end};
+  }
+  if (truncation) {
+    const std::size_t length = truncation->length - around_it;
+    cut(draft.ids, length, truncation->keep_end);
+    cut(draft.offsets, length, truncation->keep_end);
+    cut(draft.margins, length, truncation->keep_end);
   }
   for (const Step& step : steps_) {
     if (const auto* trimming = std::get_if<TrimStep>(&step)) {

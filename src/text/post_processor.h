@@ -28,7 +28,8 @@ struct TrimStep {
   bool add_prefix_space;
 };
 
-/// Puts tokens around the sequence, as TemplateProcessing's `single` says. Nothing stands for the sequence itself.
+/// Puts tokens around the sequence, as TemplateProcessing's `single` says, and BertProcessing and RobertaProcessing do.
+/// Nothing stands for the sequence itself.
 struct TemplateStep {
   std::vector<std::optional<TokenId>> pieces;
 
@@ -49,7 +50,9 @@ class PostProcessor {
   PostProcessor(std::vector<Step> steps, std::optional<Truncation> truncation)
       : steps_(std::move(steps)), truncation_(truncation) {}
 
-  void run(Draft& draft, bool with_offsets, bool add_special_tokens) const;
+  /// `max_tokens`: cuts to this length in place of the file's. Error(invalid_argument) if it is less than the templates
+  /// add.
+  void run(Draft& draft, bool with_offsets, bool add_special_tokens, std::optional<std::size_t> max_tokens) const;
   /// Whether Draft::margins is needed for offsets.
   bool trims() const;
   /// The tokens that the templates add.

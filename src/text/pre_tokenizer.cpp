@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "text/character_class.h"
 #include "text/unicode.h"
 
 namespace wick::text {
@@ -57,6 +58,23 @@ std::vector<PreTokenizer::Cut> PreTokenizer::cuts_of(const SplitStep& split, std
       return cuts;
   }
   return found;
+}
+
+std::pair<std::size_t, std::size_t> PreTokenizer::next_word(const WordsStep& step, std::string_view text,
+                                                            std::size_t from) {
+  std::size_t begin = text.size();  // of the word, once there is one
+  for (std::size_t i = from; i < text.size();) {
+    const std::size_t here = i;
+    const std::uint32_t c = next_code_point(text, i);
+    if (is_white_space(c)) {
+      if (begin < here) return {begin, here};
+    } else if (step.punctuation && is_punctuation(c)) {
+      return begin < here ? std::pair{begin, here} : std::pair{here, i};
+    } else if (begin == text.size()) {
+      begin = here;
+    }
+  }
+  return {begin, text.size()};
 }
 
 // The space comes from the character that it stands before.

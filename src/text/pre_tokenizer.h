@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -34,10 +35,16 @@ struct SplitStep {
 /// Puts a space before text that does not start with one.
 struct PrefixSpaceStep {};
 
+/// Cuts text into words at white space, which vanishes. `punctuation`: also before and after every character of that
+/// kind (see character_class.h), as BertPreTokenizer does.
+struct WordsStep {
+  bool punctuation;
+};
+
 /// The steps that cut text into the pieces a model sees.
 class PreTokenizer {
  public:
-  using Step = std::variant<SplitStep, PrefixSpaceStep>;
+  using Step = std::variant<SplitStep, PrefixSpaceStep, WordsStep>;
 
   explicit PreTokenizer(std::vector<Step> steps = {}) : steps_(std::move(steps)) {}
 
@@ -74,12 +81,20 @@ class PreTokenizer {
         done = end;
       });
       next(done, text.text.size());
+    } else if (const auto* words = std::get_if<WordsStep>(&steps_[index])) {
+      for (std::size_t at = 0; at < text.text.size();) {
+        const auto [begin, end] = next_word(*words, text.text, at);
+        run_from(index + 1, text.part(begin, end), with_origins, use);
+        at = end;
+      }
     } else {
       if (text.text.front() == ' ') return run_from(index + 1, text, with_origins, use);
       const Normalized spaced = with_prefix_space(text, with_origins);
       run_from(index + 1, {spaced.text, with_origins ? spaced.origins.data() : nullptr, text.base}, with_origins, use);
     }
   }
+  // The first word in text[from, ...); an empty one at the end of the text if there is none.
+  static std::pair<std::size_t, std::size_t> next_word(const WordsStep& step, std::string_view text, std::size_t from);
   static Normalized with_prefix_space(const Stretch& text, bool with_origins);
 
   std::vector<Step> steps_;

@@ -180,9 +180,10 @@ text::Draft text::TokenizerParts::encode(std::string_view text, bool with_offset
 
 bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, Normalized& out) const {
   bool changed = false;
-  for (const text::NormalForm form : normalizer) {
+  for (const NormalizerStep& step : normalizer) {
     Normalized next;
-    if (!text::normalize(form, changed ? std::string_view(out.text) : text, with_origins, next)) continue;
+    const std::string_view current = changed ? std::string_view(out.text) : text;
+    if (!std::visit([&](auto s) { return text::normalize(s, current, with_origins, next); }, step)) continue;
     if (changed) {
       for (Origin& origin : next.origins) {
         origin = {out.origins[origin.begin].begin, origin.end == 0 ? 0 : out.origins[origin.end - 1].end};
@@ -194,9 +195,15 @@ bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, N
   return changed;
 }
 
-void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens) const {
-  if (const text::AddedToken* token = added.find(id)) {
-    if (skip_special_tokens && token->special) return;
+void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const {
+  const text::AddedToken* token = added.find(id);
+  if (token != nullptr && skip_special_tokens && token->special) return;
+  if (word_decoder) {
+    std::optional<std::string> word = token != nullptr ? token->shown : model->id_to_token(id);
+    if (!word) return;
+    word_decoder->append(out, *std::move(word), first);
+    first = false;
+  } else if (token != nullptr) {
     if (!text::append_from_byte_level(out, token->shown)) out += token->shown;
   } else {
     model->append_bytes(out, id);
@@ -229,22 +236,31 @@ Tokenizer Tokenizer::from_file(const std::filesystem::path& path, const Tokenize
 }
 
 Encoding Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  return encode(text, EncodeOptions{.add_special_tokens = add_special_tokens, .max_tokens = {}});
+}
+
+Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   std::string repaired;
   Draft draft = parts_->encode(valid_text(text, repaired), true);
-  parts_->post_processor.run(draft, true, add_special_tokens);
+  parts_->post_processor.run(draft, true, options.add_special_tokens, options.max_tokens);
   return {std::move(draft.ids), std::move(draft.offsets)};
 }
 
 std::vector<TokenId> Tokenizer::encode_ids(std::string_view text, bool add_special_tokens) const {
+  return encode_ids(text, EncodeOptions{.add_special_tokens = add_special_tokens, .max_tokens = {}});
+}
+
+std::vector<TokenId> Tokenizer::encode_ids(std::string_view text, const EncodeOptions& options) const {
   std::string repaired;
   Draft draft = parts_->encode(valid_text(text, repaired), false);
-  parts_->post_processor.run(draft, false, add_special_tokens);
+  parts_->post_processor.run(draft, false, options.add_special_tokens, options.max_tokens);
   return std::move(draft.ids);
 }
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
   std::string bytes;
-  for (const TokenId id : ids) parts_->append_bytes(bytes, id, skip_special_tokens);
+  bool first = true;
+  for (const TokenId id : ids) parts_->append_bytes(bytes, id, skip_special_tokens, first);
   if (text::valid_prefix(bytes) == bytes.size()) return bytes;
   std::string out;
   text::append_lossy(out, bytes, false);
@@ -284,7 +300,7 @@ DecodeStream::DecodeStream(const Tokenizer& tokenizer, bool skip_special_tokens)
     : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {}
 
 std::string DecodeStream::push(TokenId id) {
-  tokenizer_.parts_->append_bytes(pending_, id, skip_special_tokens_);
+  tokenizer_.parts_->append_bytes(pending_, id, skip_special_tokens_, first_);
   std::string out;
   pending_.erase(0, text::append_lossy(out, pending_, true));
   return out;
@@ -294,6 +310,7 @@ std::string DecodeStream::finish() {
   std::string out;
   text::append_lossy(out, pending_, false);
   pending_.clear();
+  first_ = true;
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"
 #include "text/vocab.h"
+#include "text/word_piece_file.h"
 
 namespace wick::text {
 namespace {
@@ -17,6 +18,12 @@ namespace dom = simdjson::dom;
 // GPT-2's pattern, which ByteLevel uses when use_regex is set.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+// The pre-tokenizer Whitespace: \w+|[^\w\s]+ with Unicode's words and White_Space (PCRE2's own \s has U+180E besides).
+constexpr std::string_view kWordsOrSymbols =
+    R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
+    R"([^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\x09-\x0d\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028})"
+    R"(\x{2029}\x{202f}\x{205f}\x{3000}]+)";
 
 constexpr std::uint64_t kAnyNumber = std::numeric_limits<std::uint64_t>::max();
 
@@ -28,20 +35,40 @@ void for_each(const JsonValue& list, Use&& use) {
   }
 }
 
-void read_normalizer(const JsonValue& value, std::vector<NormalForm>& out) {
+// What the sections around a model have to fit: it cuts the bytes of text, or words.
+enum class ModelKind { bytes, words };
+
+void read_bert_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
+  value.only({"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"});
+  const bool lowercase = value.at("lowercase").boolean();
+  if (value.at("clean_text").boolean()) out.emplace_back(CharacterMap::clean);
+  if (value.at("handle_chinese_chars").boolean()) out.emplace_back(CharacterMap::space_cjk);
+  if (value.boolean_or("strip_accents", lowercase)) {
+    out.emplace_back(NormalForm::nfd);
+    out.emplace_back(CharacterMap::strip_accents);
+  }
+  if (lowercase) out.emplace_back(CharacterMap::lowercase);
+}
+
+void read_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
     value.only({"type", "normalizers"});
     return for_each(value.at("normalizers"), [&](const JsonValue& part) { read_normalizer(part, out); });
   }
+  if (type == "BertNormalizer") return read_bert_normalizer(value, out);
   if (type == "NFC") {
-    out.push_back(NormalForm::nfc);
+    out.emplace_back(NormalForm::nfc);
   } else if (type == "NFD") {
-    out.push_back(NormalForm::nfd);
+    out.emplace_back(NormalForm::nfd);
   } else if (type == "NFKC") {
-    out.push_back(NormalForm::nfkc);
+    out.emplace_back(NormalForm::nfkc);
   } else if (type == "NFKD") {
-    out.push_back(NormalForm::nfkd);
+    out.emplace_back(NormalForm::nfkd);
+  } else if (type == "Lowercase") {
+    out.emplace_back(CharacterMap::lowercase);
+  } else if (type == "StripAccents") {
+    out.emplace_back(CharacterMap::strip_marks);
   } else {
     value.unsupported("is {}, a normalizer that is not supported", type);
   }
@@ -60,9 +87,12 @@ SplitBehavior read_behavior(const JsonValue& value) {
 
 class PreTokenizerReader {
  public:
+  explicit PreTokenizerReader(ModelKind kind) : kind_(kind) {}
+
   std::vector<PreTokenizer::Step> read(const JsonValue& value) {
     read_step(value);
-    if (!byte_level_) value.unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
+    if (kind_ == ModelKind::bytes && !byte_level_)
+      value.unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
     return std::move(steps_);
   }
 
@@ -77,6 +107,7 @@ class PreTokenizerReader {
     if (byte_level_) value.unsupported("is {} after ByteLevel, which is not supported", type);
     const std::string& file = value.file();
     if (type == "ByteLevel") {
+      if (kind_ == ModelKind::words) value.unsupported("is ByteLevel, which is supported only with BPE");
       value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
       if (value.at("add_prefix_space").boolean()) steps_.emplace_back(PrefixSpaceStep{});
       if (value.boolean_or("use_regex", true)) split(Regex(kGpt2Pattern, file), SplitBehavior::isolated, false);
@@ -93,6 +124,12 @@ class PreTokenizerReader {
       const auto behavior = value.find("behavior");
       split(Regex(R"([\p{P}!-\/:-@\[-`{-~])", file), behavior ? read_behavior(*behavior) : SplitBehavior::isolated,
             false);
+    } else if (type == "BertPreTokenizer" || type == "WhitespaceSplit") {
+      value.only({"type"});
+      steps_.emplace_back(WordsStep{type == "BertPreTokenizer"});
+    } else if (type == "Whitespace") {
+      value.only({"type"});
+      split(Regex(kWordsOrSymbols, Regex::Pcre{}, file), SplitBehavior::removed, true);
     } else {
       value.unsupported("is {}, a pre-tokenizer that is not supported", type);
     }
@@ -108,6 +145,7 @@ class PreTokenizerReader {
     return Regex::literal(value.at("String").string(), value.file());
   }
 
+  ModelKind kind_;
   std::vector<PreTokenizer::Step> steps_;
   bool byte_level_ = false;
 };
@@ -133,6 +171,19 @@ TemplateStep read_template(const JsonValue& value) {
   return step;
 }
 
+// One token with its id, as in ["[SEP]", 102].
+TokenId read_named_id(const JsonValue& value) {
+  dom::element id;
+  if (value.array().size() != 2 || value.array().at(1).get(id) != simdjson::SUCCESS) {
+    value.format("is not a list of a token and its id");
+  }
+  return static_cast<TokenId>(value.child(id, "1").integer_below(kMaxTokenId));
+}
+
+TemplateStep read_cls_and_sep(const JsonValue& value) {
+  return {{read_named_id(value.at("cls")), std::nullopt, read_named_id(value.at("sep"))}};
+}
+
 void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step>& out) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
@@ -144,12 +195,20 @@ void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step
     if (value.at("trim_offsets").boolean()) out.emplace_back(TrimStep{prefix});
   } else if (type == "TemplateProcessing") {
     out.emplace_back(read_template(value));
+  } else if (type == "BertProcessing") {
+    value.only({"type", "sep", "cls"});
+    out.emplace_back(read_cls_and_sep(value));
+  } else if (type == "RobertaProcessing") {
+    value.only({"type", "sep", "cls", "trim_offsets", "add_prefix_space"});
+    const bool prefix = value.at("add_prefix_space").boolean();
+    if (value.at("trim_offsets").boolean()) out.emplace_back(TrimStep{prefix});
+    out.emplace_back(read_cls_and_sep(value));
   } else {
     value.unsupported("is {}, a post-processor that is not supported", type);
   }
 }
 
-// Everything that is supported comes to one decoder: join the bytes of the tokens.
+// Over bytes everything that is supported comes to one decoder: join the bytes of the tokens.
 void check_decoder(const JsonValue& value, bool& byte_level) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
@@ -166,6 +225,16 @@ void check_decoder(const JsonValue& value, bool& byte_level) {
   } else {
     value.unsupported("is {}, a decoder that is not supported", type);
   }
+}
+
+// Without a decoder every token is a word.
+WordDecoder read_word_decoder(const std::optional<JsonValue>& value) {
+  if (!value) return {};
+  if (const auto type = value->at("type").string(); type != "WordPiece") {
+    value->unsupported("is {}, a decoder that is not supported with WordPiece", type);
+  }
+  value->only({"type", "prefix", "cleanup"});
+  return {std::string(value->at("prefix").string()), value->at("cleanup").boolean()};
 }
 
 std::optional<Truncation> read_truncation(const JsonValue& file, std::size_t added) {
@@ -223,12 +292,16 @@ std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& mo
   return tokens;
 }
 
-std::unique_ptr<const Model> read_model(const JsonValue& value) {
-  // Old files of BPE have no type.
-  const auto type = value.find("type");
-  if (type && type->string() != "BPE") type->unsupported("is {}, a model that is not supported", type->string());
-  if (!type && !value.find("merges")) value.format("has no \"type\"");
-  return read_bpe(value);
+ModelKind kind_of(const JsonValue& model) {
+  if (const auto type = model.find("type")) {
+    if (type->string() == "BPE") return ModelKind::bytes;
+    if (type->string() == "WordPiece") return ModelKind::words;
+    type->unsupported("is {}, a model that is not supported", type->string());
+  }
+  // Old files have no type.
+  if (model.find("merges")) return ModelKind::bytes;
+  if (model.find("max_input_chars_per_word")) return ModelKind::words;
+  model.format("has no \"type\"");
 }
 
 }  // namespace
@@ -250,18 +323,31 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
   if (const auto normalizer = file.find("normalizer")) read_normalizer(*normalizer, parts->normalizer);
   const auto pre_tokenizer = file.find("pre_tokenizer");
   const JsonValue model = file.at("model");
-  parts->model = read_model(model);
-  if (!pre_tokenizer) file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
-  parts->pre_tokenizer = PreTokenizer(PreTokenizerReader().read(*pre_tokenizer));
+  const ModelKind kind = kind_of(model);
+  parts->model = kind == ModelKind::bytes ? read_bpe(model) : read_word_piece(model);
+  if (pre_tokenizer) {
+    parts->pre_tokenizer = PreTokenizer(PreTokenizerReader(kind).read(*pre_tokenizer));
+  } else if (kind == ModelKind::bytes) {
+    file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
+  }
 
   const auto decoder = file.find("decoder");
-  bool byte_level = false;
-  if (decoder) check_decoder(*decoder, byte_level);
-  if (!byte_level) file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+  if (kind == ModelKind::words) {
+    parts->word_decoder = read_word_decoder(decoder);
+  } else {
+    bool byte_level = false;
+    if (decoder) check_decoder(*decoder, byte_level);
+    if (!byte_level) file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+  }
 
   std::vector<PostProcessor::Step> steps;
-  if (const auto post_processor = file.find("post_processor")) read_post_processor(*post_processor, steps);
-  const std::size_t added = PostProcessor(steps, std::nullopt).added();
+  const auto post_processor = file.find("post_processor");
+  if (post_processor) read_post_processor(*post_processor, steps);
+  const PostProcessor whole(steps, std::nullopt);
+  if (kind == ModelKind::words && whole.trims()) {
+    post_processor->unsupported("has trim_offsets, which is supported only with BPE");
+  }
+  const std::size_t added = whole.added();
   const std::optional<Truncation> truncation = read_truncation(file, added);
   parts->post_processor = PostProcessor(std::move(steps), truncate ? truncation : std::nullopt);
 

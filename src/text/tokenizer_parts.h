@@ -1,31 +1,39 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "text/added_tokens.h"
+#include "text/character_map.h"
 #include "text/model.h"
 #include "text/normalizer.h"
 #include "text/post_processor.h"
 #include "text/pre_tokenizer.h"
+#include "text/word_decoder.h"
 #include "wick/tokenizer.h"
 
 namespace wick::text {
 
+using NormalizerStep = std::variant<NormalForm, CharacterMap>;
+
 /// The parts that a tokenizer.json is made of, and the way of a text through them.
 struct TokenizerParts {
-  std::vector<NormalForm> normalizer;  // applied in turn
+  std::vector<NormalizerStep> normalizer;  // applied in turn
   PreTokenizer pre_tokenizer;
   std::unique_ptr<const Model> model;
   PostProcessor post_processor{{}, std::nullopt};
   AddedTokens added;
+  std::optional<WordDecoder> word_decoder;  // without it, the bytes of the tokens are joined
 
   /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins.
   Draft encode(std::string_view text, bool with_offsets) const;
-  /// Appends the bytes of a token, which need not be whole characters.
-  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens) const;
+  /// Appends the bytes of a token, which need not be whole characters. `first`: no token stands before it; set to false
+  /// when one now does.
+  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const;
   /// Runs the normalizer over `text`; false if nothing changes.
   bool normalize(std::string_view text, bool with_origins, Normalized& out) const;
 };
