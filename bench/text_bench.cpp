@@ -176,6 +176,12 @@ void bench_tokenizers(int repetitions) {
   bench_loading(large, repetitions);
   const Tokenizer tales = Tokenizer::from_file(fs::path(WICK_SOURCE) / "models/tales/tokenizer.json");
   bench_encoding(tales, "prose", prose(), repetitions);
+  const Tokenizer bert =
+      Tokenizer::from_file(fs::path(WICK_SOURCE) / "tests/data/tokenizer/bert.json", {.truncate = false});
+  bench_encoding(bert, "prose, WordPiece", prose(), repetitions);
+  bench_encoding(bert, "1 MiB of 'a', WordPiece", std::string(kSize, 'a'), repetitions);
+  bench_encoding(bert, "1 MiB of CJK, WordPiece", characters(kSize, U'\u4e00', 20000), repetitions);
+  bench_encoding(bert, "1 MiB of marks, WordPiece", characters(kSize, U'\u0300', 0x60), repetitions);
   bench_encoding(tales, "1 MiB of 'a'", std::string(kSize, 'a'), repetitions);
   bench_encoding(Tokenizer::from_file(large), "1 MiB of 'a' that merge", std::string(kSize, 'a'), repetitions);
   bench_encoding(tales, "1 MiB of spaces", std::string(kSize, ' '), repetitions);

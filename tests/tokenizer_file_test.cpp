@@ -77,10 +77,10 @@ const Broken kBroken[] = {
     {"AddedEmpty", &SmallTokenizer::added,
      R"([{"id":258,"content":"","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}])",
      kFormat, "empty"},
-    {"NormalizerUnknown", &SmallTokenizer::normalizer, R"({"type":"BertNormalizer"})", kUnsupported, "BertNormalizer"},
+    {"NormalizerUnknown", &SmallTokenizer::normalizer, R"({"type":"Shorten"})", kUnsupported, "Shorten"},
     {"NormalizerInSequenceUnknown", &SmallTokenizer::normalizer,
-     R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]})", kUnsupported,
-     "normalizer.normalizers[1] is Lowercase"},
+     R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Shorten"}]})", kUnsupported,
+     "normalizer.normalizers[1] is Shorten"},
     {"NormalizerNotAnObject", &SmallTokenizer::normalizer, R"("NFC")", kFormat, "normalizer is a string"},
     {"NormalizerWithoutType", &SmallTokenizer::normalizer, "{}", kFormat, R"(normalizer has no "type")"},
     {"NormalizerOption", &SmallTokenizer::normalizer, R"({"type":"NFC","strict":true})", kUnsupported, "strict"},
@@ -107,8 +107,7 @@ const Broken kBroken[] = {
      R"({"type":"Split","pattern":{"Regex":"(a)\\1"},"behavior":"Isolated"})", kUnsupported, "\\1"},
     {"RegexClassOpen", &SmallTokenizer::pre_tokenizer,
      R"({"type":"Split","pattern":{"Regex":"[a"},"behavior":"Isolated"})", kFormat, "[a"},
-    {"PostProcessorUnknown", &SmallTokenizer::post_processor, R"({"type":"BertProcessing"})", kUnsupported,
-     "BertProcessing"},
+    {"PostProcessorUnknown", &SmallTokenizer::post_processor, R"({"type":"Shorten"})", kUnsupported, "Shorten"},
     {"TemplateOfUnknownToken", &SmallTokenizer::post_processor,
      R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}}],"special_tokens":{}})",
      kFormat, "<s>"},
@@ -154,7 +153,7 @@ TEST(TokenizerFile, IsRefusedWhenItIsNotTheRightJson) {
   expect_error(kFormat, "3", "expected an object");
   expect_error(kFormat, "{}", "has no \"model\"");
   expect_error(kFormat, R"({"model":{}})", "has no \"type\"");
-  expect_error(kUnsupported, R"({"model":{"type":"WordPiece"}})", "WordPiece");
+  expect_error(kUnsupported, R"({"model":{"type":"WordLevel"}})", "WordLevel");
   expect_error(kUnsupported, R"({"version":"2.0","model":{}})", "2.0");
   expect_error(kFormat, std::string(100000, '['), "not JSON");
   std::string deep;

@@ -36,8 +36,36 @@ Mapped lowercase(std::uint32_t c) {
   return one(static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 
-template <class Map>
-bool map_each(std::string_view text, bool with_origins, Normalized& out, Map&& map) {
+// The end of the ASCII characters from `i` on that stay as they are: most of most texts, so not one call for each.
+template <CharacterMap map>
+std::size_t skip(std::string_view text, std::size_t i) {
+  const auto stays = [](unsigned char c) {
+    if (map == CharacterMap::clean) return c >= 0x20 && c < 0x7F;
+    if (map == CharacterMap::lowercase) return c < 0x80 && (c < 'A' || c > 'Z');
+    return c < 0x80;
+  };
+  while (i < text.size() && stays(static_cast<unsigned char>(text[i]))) ++i;
+  return i;
+}
+
+template <CharacterMap map>
+Mapped map_one(std::uint32_t c) {
+  switch (map) {
+    case CharacterMap::clean:
+      return clean(c);
+    case CharacterMap::space_cjk:
+      return space_cjk(c);
+    case CharacterMap::strip_accents:
+      return is_nonspacing_mark(c) ? none() : one(c);
+    case CharacterMap::strip_marks:
+      return is_mark(c) ? none() : one(c);
+    case CharacterMap::lowercase:
+      return lowercase(c);
+  }
+}
+
+template <CharacterMap map>
+bool map_each(std::string_view text, bool with_origins, Normalized& out) {
   Normalized result;
   bool changed = false;
   std::size_t copied = 0;  // text[0, copied) is in result, if changed
@@ -54,10 +82,10 @@ bool map_each(std::string_view text, bool with_origins, Normalized& out, Map&& m
     }
     copied = end;
   };
-  for (std::size_t i = 0; i < text.size();) {
+  for (std::size_t i = skip<map>(text, 0); i < text.size(); i = skip<map>(text, i)) {
     const std::size_t here = i;
     const std::uint32_t c = next_code_point(text, i);
-    const Mapped mapped = map(c);
+    const Mapped mapped = map_one<map>(c);
     if (mapped.is(c)) continue;
     if (!changed) {
       changed = true;
@@ -80,15 +108,15 @@ bool map_each(std::string_view text, bool with_origins, Normalized& out, Map&& m
 bool normalize(CharacterMap map, std::string_view text, bool with_origins, Normalized& out) {
   switch (map) {
     case CharacterMap::clean:
-      return map_each(text, with_origins, out, clean);
+      return map_each<CharacterMap::clean>(text, with_origins, out);
     case CharacterMap::space_cjk:
-      return map_each(text, with_origins, out, space_cjk);
+      return map_each<CharacterMap::space_cjk>(text, with_origins, out);
     case CharacterMap::strip_accents:
-      return map_each(text, with_origins, out, [](std::uint32_t c) { return is_nonspacing_mark(c) ? none() : one(c); });
+      return map_each<CharacterMap::strip_accents>(text, with_origins, out);
     case CharacterMap::strip_marks:
-      return map_each(text, with_origins, out, [](std::uint32_t c) { return is_mark(c) ? none() : one(c); });
+      return map_each<CharacterMap::strip_marks>(text, with_origins, out);
     case CharacterMap::lowercase:
-      return map_each(text, with_origins, out, lowercase);
+      return map_each<CharacterMap::lowercase>(text, with_origins, out);
   }
   return false;
 }
