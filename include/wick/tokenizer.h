@@ -52,6 +52,8 @@ struct TokenizerOptions {
 /// Text is UTF-8. Bytes that are not are read as U+FFFD, one for each maximal broken sequence, so no input is an error.
 /// Letters, numbers and normal forms are those of Unicode 14 and 15 (PCRE2 10.42, utf8proc 2.8): characters that newer
 /// versions added may be cut differently from a reference with newer tables. Decoding is not affected.
+/// BertNormalizer, StripAccents and BertPreTokenizer use the reference's own, older classes of characters, but for the
+/// order of combining marks and for lower case.
 /// Const members may be called from several threads at once. Copies share the vocabulary and are cheap.
 class Tokenizer {
  public:
