@@ -7,6 +7,7 @@
 #include "wick/data.h"
 #include "wick/device.h"
 #include "wick/dtype.h"
+#include "wick/embedding.h"
 #include "wick/error.h"
 #include "wick/fuse.h"
 #include "wick/generate.h"

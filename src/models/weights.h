@@ -15,6 +15,7 @@ class WeightReader {
  public:
   WeightReader(const std::filesystem::path& folder, DType dtype, Device device);
 
+  bool has(const std::string& name) const { return files_.find(name) != nullptr; }
   /// Error(format) naming file and tensor when it is missing or has another shape, Error(unsupported) for its dtype.
   Tensor take(const std::string& name, const Shape& shape);
   /// A tensor that may be in the files as well, and then holds the same bytes as `original`: Error(format) if it does

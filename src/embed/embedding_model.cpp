@@ -1,0 +1,175 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/fail.h"
+#include "io/json.h"
+#include "wick/autograd.h"
+#include "wick/embedding.h"
+
+namespace wick {
+namespace {
+
+// What a sentence-transformers folder lists in modules.json, in order: its folders by the class they are of.
+struct Modules {
+  std::filesystem::path encoder;
+  std::optional<std::filesystem::path> pooling;
+  bool normalize = false;
+};
+
+Modules read_modules(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "modules.json";
+  if (!std::filesystem::exists(path)) return {.encoder = folder, .pooling = std::nullopt};
+  const std::string where = path.string();
+  const Json list = read_json_file(path);
+  if (!list.is_array()) fail(ErrorCode::format, "{}: expected a list of modules", where);
+  Modules modules{.encoder = {}, .pooling = std::nullopt};
+  for (const Json& module : list) {
+    const std::string type = get<std::string>(module, "type", where);
+    const std::filesystem::path at = folder / get<std::string>(module, "path", where);
+    const std::string name = type.substr(type.rfind('.') + 1);
+    const bool first = modules.encoder.empty();
+    if (name == "Transformer" && first) {
+      modules.encoder = at;
+    } else if (name == "Pooling" && !first && !modules.pooling && !modules.normalize) {
+      modules.pooling = at;
+    } else if (name == "Normalize" && modules.pooling && !modules.normalize) {
+      modules.normalize = true;
+    } else {
+      fail(ErrorCode::unsupported,
+           "{}: module {} is not supported there (Transformer, Pooling and Normalize are, in this order)", where, type);
+    }
+  }
+  if (modules.encoder.empty()) fail(ErrorCode::format, "{}: no Transformer module", where);
+  return modules;
+}
+
+// Keys in the order in which sentence-transformers puts several side by side.
+std::vector<Pooling> read_pooling(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "config.json";
+  const std::string where = path.string();
+  const Json json = read_json_file(path);
+  constexpr std::pair<const char*, Pooling> kModes[] = {{"pooling_mode_cls_token", Pooling::cls},
+                                                        {"pooling_mode_max_tokens", Pooling::max},
+                                                        {"pooling_mode_mean_tokens", Pooling::mean},
+                                                        {"pooling_mode_mean_sqrt_len_tokens", Pooling::mean_sqrt},
+                                                        {"pooling_mode_lasttoken", Pooling::last}};
+  std::vector<Pooling> all;
+  for (const auto& [key, mode] : kModes) {
+    if (get_or<bool>(json, key, false, where)) all.push_back(mode);
+  }
+  if (get_or<bool>(json, "pooling_mode_weightedmean_tokens", false, where)) {
+    fail(ErrorCode::unsupported, "{}: \"pooling_mode_weightedmean_tokens\" is not supported", where);
+  }
+  if (all.empty()) fail(ErrorCode::format, "{}: no pooling mode is on", where);
+  return all;
+}
+
+// One sentence's hidden states, f32 [tokens, hidden] dense, as one vector.
+void pool(Pooling mode, const float* hidden, std::int64_t tokens, std::int64_t width, float* out) {
+  const auto row = [&](std::int64_t token) { return hidden + token * width; };
+  switch (mode) {
+    case Pooling::cls:
+      std::copy_n(row(0), width, out);
+      return;
+    case Pooling::last:
+      std::copy_n(row(tokens - 1), width, out);
+      return;
+    case Pooling::max:
+      std::copy_n(row(0), width, out);
+      for (std::int64_t t = 1; t < tokens; ++t) {
+        for (std::int64_t i = 0; i < width; ++i) out[i] = std::max(out[i], row(t)[i]);
+      }
+      return;
+    case Pooling::mean:
+    case Pooling::mean_sqrt: {
+      const auto count = static_cast<double>(tokens);
+      const double by = mode == Pooling::mean ? count : std::sqrt(count);
+      std::vector<double> sums(static_cast<std::size_t>(width), 0.0);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        for (std::int64_t i = 0; i < width; ++i) sums[static_cast<std::size_t>(i)] += row(t)[i];
+      }
+      for (std::int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(sums[static_cast<std::size_t>(i)] / by);
+      return;
+    }
+  }
+}
+
+// To length 1; a vector of zeros stays one.
+void normalize(float* vector, std::int64_t size) {
+  double squares = 0;
+  for (std::int64_t i = 0; i < size; ++i) squares += static_cast<double>(vector[i]) * vector[i];
+  const double length = std::max(std::sqrt(squares), 1e-12);
+  for (std::int64_t i = 0; i < size; ++i) vector[i] = static_cast<float>(vector[i] / length);
+}
+
+}  // namespace
+
+EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const LoadOptions& options) {
+  const Modules modules = read_modules(folder);
+  // The length to cut to is the model's: what tokenizer.json says is how it was trained.
+  EmbeddingModel model(Encoder::load(modules.encoder, options),
+                       Tokenizer::from_file(modules.encoder / "tokenizer.json", {.truncate = false}));
+  model.pooling_ = modules.pooling ? read_pooling(*modules.pooling) : std::vector<Pooling>{Pooling::mean};
+  model.normalize_ = modules.normalize;
+  const EncoderConfig& c = model.encoder_.config();
+  model.max_tokens_ = c.max_position_embeddings;
+  if (const auto path = modules.encoder / "sentence_bert_config.json"; std::filesystem::exists(path)) {
+    const auto cut = get_positive_or(read_json_file(path), "max_seq_length", model.max_tokens_, path.string());
+    model.max_tokens_ = std::min(model.max_tokens_, cut);
+  }
+  return model;
+}
+
+std::int64_t EmbeddingModel::dimension() const noexcept { return std::ssize(pooling_) * encoder_.config().hidden_size; }
+
+std::vector<TokenId> EmbeddingModel::tokenize(std::string_view text) const {
+  return tokenizer_.encode_ids(text, {.max_tokens = static_cast<std::size_t>(max_tokens_)});
+}
+
+Tensor EmbeddingModel::embed(std::span<const std::string> texts, std::int64_t batch_tokens) const {
+  std::vector<std::vector<TokenId>> tokens;
+  tokens.reserve(texts.size());
+  for (const std::string& text : texts) tokens.push_back(tokenize(text));
+  return embed_tokens(tokens, batch_tokens);
+}
+
+Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts, std::int64_t batch_tokens) const {
+  if (batch_tokens < 1) fail(ErrorCode::invalid_argument, "batch_tokens is {}, expected at least 1", batch_tokens);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    if (texts[i].empty() || std::ssize(texts[i]) > max_tokens_) {
+      fail(ErrorCode::invalid_argument, "text {} has {} tokens, expected 1 to {}", i, texts[i].size(), max_tokens_);
+    }
+  }
+  const NoGrad no_grad;
+  const std::int64_t width = encoder_.config().hidden_size;
+  const Tensor result = Tensor::empty({std::ssize(texts), dimension()}, DType::f32);
+  std::vector<std::size_t> order(texts.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return texts[a].size() > texts[b].size(); });
+  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+    std::vector<std::vector<TokenId>> batch;
+    std::int64_t tokens = 0;
+    for (; end < order.size(); ++end) {
+      const std::vector<TokenId>& text = texts[order[end]];
+      if (!batch.empty() && tokens + std::ssize(text) > batch_tokens) break;
+      tokens += std::ssize(text);
+      batch.push_back(text);
+    }
+    const Tensor hidden = encoder_.forward(TokenBatch::packed(batch)).to(Device::cpu()).to(DType::f32).contiguous();
+    const float* row = hidden.data<float>();
+    for (std::size_t i = begin; i < end; ++i) {
+      const std::int64_t count = std::ssize(texts[order[i]]);
+      float* out = result.data<float>() + static_cast<std::int64_t>(order[i]) * dimension();
+      for (std::size_t p = 0; p < pooling_.size(); ++p) {
+        pool(pooling_[p], row, count, width, out + static_cast<std::int64_t>(p) * width);
+      }
+      if (normalize_) normalize(out, dimension());
+      row += count * width;
+    }
+  }
+  return result;
+}
+
+}  // namespace wick

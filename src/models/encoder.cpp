@@ -1,0 +1,178 @@
+#include <algorithm>
+#include <utility>
+
+#include "core/fail.h"
+#include "io/json.h"
+#include "models/weights.h"
+#include "nn/adapted_linear.h"
+#include "wick/embedding.h"
+
+namespace wick {
+namespace {
+
+struct LayerNorm {
+  Tensor weight, bias;
+  Tensor operator()(const Tensor& x, double eps) const { return layer_norm(x, weight, bias, eps); }
+};
+
+// norm(x + attention(x)), then norm(that + mlp(that)).
+struct EncoderLayer {
+  AdaptedLinear qkv, output;
+  LayerNorm attention_norm;
+  AdaptedLinear up, down;
+  LayerNorm output_norm;
+};
+
+// Takes the weights of a BERT file under whichever names it gives them.
+class BertWeights {
+ public:
+  BertWeights(const std::filesystem::path& folder, const LoadOptions& options)
+      : reader_(folder, options.dtype, options.device),
+        prefix_(reader_.has("bert.embeddings.word_embeddings.weight") ? "bert." : "") {}
+
+  Tensor take(const std::string& name, const Shape& shape) { return reader_.take(prefix_ + name, shape); }
+  LayerNorm norm(const std::string& name, std::int64_t size) {
+    const bool old = reader_.has(prefix_ + name + ".gamma");  // as TensorFlow's checkpoints call them
+    return {take(name + (old ? ".gamma" : ".weight"), {size}), take(name + (old ? ".beta" : ".bias"), {size})};
+  }
+  AdaptedLinear::Projection projection(const std::string& name, std::int64_t out, std::int64_t in) {
+    return {name, take(name + ".weight", {out, in}), take(name + ".bias", {out})};
+  }
+  void finish() const {
+    reader_.finish([&](const std::string& name) {
+      return name == prefix_ + "embeddings.position_ids" || name.starts_with(prefix_ + "pooler.") ||
+             name.starts_with("cls.");
+    });
+  }
+
+ private:
+  WeightReader reader_;
+  std::string prefix_;
+};
+
+EncoderLayer make_layer(BertWeights& weights, const EncoderConfig& c, std::int64_t index) {
+  const std::string prefix = fmt::format("encoder.layer.{}.", index);
+  const std::string self = prefix + "attention.self.";
+  const std::int64_t n = c.hidden_size;
+  EncoderLayer layer;
+  layer.qkv = AdaptedLinear({weights.projection(self + "query", n, n), weights.projection(self + "key", n, n),
+                             weights.projection(self + "value", n, n)});
+  layer.output = AdaptedLinear({weights.projection(prefix + "attention.output.dense", n, n)});
+  layer.attention_norm = weights.norm(prefix + "attention.output.LayerNorm", n);
+  layer.up = AdaptedLinear({weights.projection(prefix + "intermediate.dense", c.intermediate_size, n)});
+  layer.down = AdaptedLinear({weights.projection(prefix + "output.dense", n, c.intermediate_size)});
+  layer.output_norm = weights.norm(prefix + "output.LayerNorm", n);
+  return layer;
+}
+
+GeluKind read_activation(const Json& json, const std::string& where) {
+  const std::string name = get_or<std::string>(json, "hidden_act", "gelu", where);
+  if (name == "gelu") return GeluKind::exact;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return GeluKind::tanh;
+  fail(ErrorCode::unsupported, "{}: \"hidden_act\" is \"{}\", only gelu, gelu_new and gelu_pytorch_tanh are supported",
+       where, name);
+}
+
+}  // namespace
+
+EncoderConfig EncoderConfig::from_folder(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "config.json";
+  const std::string where = path.string();
+  const Json json = read_json_file(path);
+  if (const std::string type = get<std::string>(json, "model_type", where); type != "bert") {
+    fail(ErrorCode::unsupported, "{}: \"model_type\" is \"{}\", only bert encoders are supported", where, type);
+  }
+  const std::string positions = get_or<std::string>(json, "position_embedding_type", "absolute", where);
+  if (positions != "absolute") {
+    fail(ErrorCode::unsupported, "{}: \"position_embedding_type\" is \"{}\", only absolute is supported", where,
+         positions);
+  }
+  for (const char* key : {"is_decoder", "add_cross_attention"}) {
+    if (get_or<bool>(json, key, false, where)) {
+      fail(ErrorCode::unsupported, "{}: \"{}\" is true, only encoders are supported", where, key);
+    }
+  }
+  if (json.contains("quantization_config") && !json["quantization_config"].is_null()) {
+    fail(ErrorCode::unsupported, "{}: \"quantization_config\" is not supported", where);
+  }
+  EncoderConfig c;
+  c.vocab_size = get_positive(json, "vocab_size", where);
+  c.hidden_size = get_positive(json, "hidden_size", where);
+  c.intermediate_size = get_positive(json, "intermediate_size", where);
+  c.num_hidden_layers = get_positive(json, "num_hidden_layers", where);
+  c.num_attention_heads = get_positive(json, "num_attention_heads", where);
+  c.max_position_embeddings = get_positive(json, "max_position_embeddings", where);
+  c.type_vocab_size = get_positive_or(json, "type_vocab_size", 2, where);
+  c.activation = read_activation(json, where);
+  c.layer_norm_eps = get_or<double>(json, "layer_norm_eps", 1e-12, where);
+  if (c.hidden_size % c.num_attention_heads != 0) {
+    fail(ErrorCode::format, "{}: \"hidden_size\" {} is no multiple of \"num_attention_heads\" {}", where, c.hidden_size,
+         c.num_attention_heads);
+  }
+  if (!(c.layer_norm_eps > 0)) {
+    fail(ErrorCode::format, "{}: \"layer_norm_eps\" is {}, expected a positive number", where, c.layer_norm_eps);
+  }
+  return c;
+}
+
+struct Encoder::Impl {
+  EncoderConfig config;
+  DType dtype = DType::f32;
+  Device device;
+  Tensor words;      // [vocab, hidden]
+  Tensor positions;  // [max positions, hidden], with the first token type's row already added
+  LayerNorm norm;
+  std::vector<EncoderLayer> layers;
+};
+
+Encoder::Encoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Encoder::Encoder(Encoder&&) noexcept = default;
+Encoder& Encoder::operator=(Encoder&&) noexcept = default;
+Encoder::~Encoder() = default;
+
+const EncoderConfig& Encoder::config() const noexcept { return impl_->config; }
+DType Encoder::dtype() const noexcept { return impl_->dtype; }
+Device Encoder::device() const noexcept { return impl_->device; }
+
+Encoder Encoder::load(const std::filesystem::path& folder, const LoadOptions& options) {
+  auto impl = std::make_unique<Impl>();
+  const EncoderConfig c = EncoderConfig::from_folder(folder);
+  impl->config = c;
+  impl->dtype = options.dtype;
+  impl->device = options.device;
+  BertWeights weights(folder, options);
+  impl->words = weights.take("embeddings.word_embeddings.weight", {c.vocab_size, c.hidden_size});
+  const Tensor types = weights.take("embeddings.token_type_embeddings.weight", {c.type_vocab_size, c.hidden_size});
+  // A text alone has token type 0 throughout.
+  impl->positions =
+      add(weights.take("embeddings.position_embeddings.weight", {c.max_position_embeddings, c.hidden_size}),
+          types.slice(0, 0, 1));
+  impl->norm = weights.norm("embeddings.LayerNorm", c.hidden_size);
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(make_layer(weights, c, i));
+  weights.finish();
+  return Encoder(std::move(impl));
+}
+
+Tensor Encoder::forward(const TokenBatch& given) const {
+  const EncoderConfig& c = impl_->config;
+  if (given.longest > c.max_position_embeddings) {
+    fail(ErrorCode::invalid_argument, "a sequence of {} tokens, the model has {} positions", given.longest,
+         c.max_position_embeddings);
+  }
+  const TokenBatch batch = given.to(impl_->device);
+  const std::int64_t tokens = batch.tokens();
+  const std::int64_t head_dim = c.hidden_size / c.num_attention_heads;
+  const auto heads = [&](const Tensor& t) { return reshape(t, {tokens, c.num_attention_heads, head_dim}); };
+  Tensor x = impl_->norm(add(embedding(impl_->words, batch.ids), embedding(impl_->positions, batch.positions)),
+                         c.layer_norm_eps);
+  for (const EncoderLayer& layer : impl_->layers) {
+    const std::vector<Tensor> qkv = layer.qkv.each(x);
+    const Tensor mixed = attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]),
+                                   {.causal = false, .query_offsets = batch.offsets, .longest = batch.longest});
+    x = layer.attention_norm(add(x, layer.output(reshape(mixed, {tokens, c.hidden_size}))), c.layer_norm_eps);
+    x = layer.output_norm(add(x, layer.down(gelu(layer.up(x), c.activation))), c.layer_norm_eps);
+  }
+  return x;
+}
+
+}  // namespace wick
