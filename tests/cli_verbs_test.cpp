@@ -70,6 +70,7 @@ TEST(CliHelp, EveryVerbNamesItsOptions) {
         "--repetition-penalty", "--ignore-eos", "--seed", "--stop", "--dtype", "--chat", "--system", "--json"}},
       {"score", {"--model", "--adapter-path", "--ids", "--ids-file", "--text", "--dtype", "--logits", "--json"}},
       {"fuse", {"--model", "--adapter-path", "--output", "--verify", "--json"}},
+      {"embed", {"--model", "--input", "--format", "--prompt", "--batch-tokens", "--truncate-dim", "--skip-bad"}},
       {"tokenize", {"--model", "--text", "--decode", "--json"}},
       {"info", {"path", "--tensors", "--json"}},
       {"devices", {"--json"}},
