@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "text/rewriter.h"
 #include "text/unicode.h"
 
 namespace wick::text {
@@ -57,6 +58,23 @@ std::vector<PreTokenizer::Cut> PreTokenizer::cuts_of(const SplitStep& split, std
       return cuts;
   }
   return found;
+}
+
+Normalized PreTokenizer::with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins) {
+  Rewriter writer(text.text, with_origins);
+  const bool may = step.prepend == PrependScheme::always || (step.prepend == PrependScheme::first && text.begin() == 0);
+  if (may && !text.text.starts_with(' ') && !text.text.starts_with(step.replacement)) {
+    writer.insert(step.replacement, writer.starting_at(0));
+  }
+  std::size_t done = 0;
+  for (std::size_t at = 0; (at = text.text.find(' ', done)) != std::string_view::npos; done = at + 1) {
+    writer.keep(done, at);
+    writer.insert(step.replacement, writer.starting_at(at));
+  }
+  writer.keep(done, text.text.size());
+  Normalized out = writer.take();
+  if (text.origins != nullptr) trace_back(out.origins, text.origins);
+  return out;
 }
 
 // The space comes from the character that it stands before.

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <algorithm>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "text/normalizer.h"
 #include "text/regex.h"
+#include "text/unicode.h"
 
 namespace wick::text {
 
@@ -15,6 +18,8 @@ struct Stretch {
   const Origin* origins = nullptr;  // of each byte of `text`; if null, byte i comes from byte base + i as it is
   std::uint32_t base = 0;           // added to what `origins` say, too
 
+  /// Where it begins in the text as it was given.
+  std::uint32_t begin() const { return base + (origins != nullptr && !text.empty() ? origins->begin : 0); }
   Stretch part(std::size_t begin, std::size_t end) const {
     if (origins != nullptr) return {text.substr(begin, end - begin), origins + begin, base};
     return {text.substr(begin, end - begin), nullptr, base + static_cast<std::uint32_t>(begin)};
@@ -34,10 +39,24 @@ struct SplitStep {
 /// Puts a space before text that does not start with one.
 struct PrefixSpaceStep {};
 
+/// Cuts text at white space, which is dropped.
+struct WhiteSpaceStep {};
+
+/// When Metaspace puts a space before text that does not start with one; `first`: only at the start of the text as it
+/// was given. The names are the format's.
+enum class PrependScheme { always, first, never };
+
+/// Writes spaces as another character, as sentencepiece does, and cuts before each of them if `split`.
+struct MetaspaceStep {
+  std::string replacement;
+  PrependScheme prepend;
+  bool split;
+};
+
 /// The steps that cut text into the pieces a model sees.
 class PreTokenizer {
  public:
-  using Step = std::variant<SplitStep, PrefixSpaceStep>;
+  using Step = std::variant<SplitStep, PrefixSpaceStep, WhiteSpaceStep, MetaspaceStep>;
 
   explicit PreTokenizer(std::vector<Step> steps = {}) : steps_(std::move(steps)) {}
 
@@ -74,12 +93,38 @@ class PreTokenizer {
         done = end;
       });
       next(done, text.text.size());
+    } else if (std::holds_alternative<WhiteSpaceStep>(steps_[index])) {
+      for_each_word(text.text, [&](std::size_t begin, std::size_t end) {
+        run_from(index + 1, text.part(begin, end), with_origins, use);
+      });
+    } else if (const auto* metaspace = std::get_if<MetaspaceStep>(&steps_[index])) {
+      const Normalized marked = with_marks(*metaspace, text, with_origins);
+      const Stretch whole{marked.text, with_origins ? marked.origins.data() : nullptr, text.base};
+      if (!metaspace->split) return run_from(index + 1, whole, with_origins, use);
+      for (std::size_t begin = 0; begin < marked.text.size();) {
+        const std::size_t end = std::min(marked.text.find(metaspace->replacement, begin + 1), marked.text.size());
+        run_from(index + 1, whole.part(begin, end), with_origins, use);
+        begin = end;
+      }
     } else {
       if (text.text.front() == ' ') return run_from(index + 1, text, with_origins, use);
       const Normalized spaced = with_prefix_space(text, with_origins);
       run_from(index + 1, {spaced.text, with_origins ? spaced.origins.data() : nullptr, text.base}, with_origins, use);
     }
   }
+  /// Calls use(begin, end) for each run of characters that are not white space.
+  template <class Use>
+  static void for_each_word(std::string_view text, Use&& use) {
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < text.size();) {
+      const std::size_t here = i;
+      if (!is_white_space(next_code_point(text, i))) continue;
+      if (begin < here) use(begin, here);
+      begin = i;
+    }
+    if (begin < text.size()) use(begin, text.size());
+  }
+  static Normalized with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins);
   static Normalized with_prefix_space(const Stretch& text, bool with_origins);
 
   std::vector<Step> steps_;

@@ -5,6 +5,7 @@
 
 #include "core/fail.h"
 #include "text/byte_level.h"
+#include "text/rewriter.h"
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"
 
@@ -15,7 +16,6 @@ using text::Draft;
 using text::Margins;
 using text::ModelToken;
 using text::Normalized;
-using text::Origin;
 using text::Stretch;
 
 // Positions are 32 bits wide, also after a normalizer has made the text up to eleven times longer.
@@ -81,6 +81,7 @@ class Encoder {
   void normalized_part(const Stretch& stretch);
   void pieces_of(const Stretch& stretch);
   void added(const text::AddedToken& token, const Stretch& stretch);
+  Margins margins_of(const ModelToken& token, std::string_view bytes) const;
   void offset_of(const Stretch& stretch, std::size_t begin, std::size_t end);
 
   const text::TokenizerParts& parts_;
@@ -140,10 +141,18 @@ void Encoder::pieces_of(const Stretch& stretch) {
       draft_.ids.push_back(token.id);
       if (with_offsets_) offset_of(piece, token.begin, token.end);
       if (with_margins_) {
-        draft_.margins.push_back(margins_of_bytes(piece.text.substr(token.begin, token.end - token.begin)));
+        draft_.margins.push_back(margins_of(token, piece.text.substr(token.begin, token.end - token.begin)));
       }
     }
   });
+}
+
+Margins Encoder::margins_of(const ModelToken& token, std::string_view bytes) const {
+  if (!parts_.metaspace) return margins_of_bytes(bytes);
+  // A byte that an unknown character fell back to is spelled out, whatever the character is.
+  const std::optional<std::string> spelled = parts_.model->id_to_token(token.id);
+  if (spelled && spelled->size() == 6 && spelled->starts_with("<0x")) return {0, 0};
+  return margins_of_text(bytes);
 }
 
 void Encoder::added(const text::AddedToken& token, const Stretch& stretch) {
@@ -180,27 +189,38 @@ text::Draft text::TokenizerParts::encode(std::string_view text, bool with_offset
 
 bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, Normalized& out) const {
   bool changed = false;
-  for (const text::NormalForm form : normalizer) {
+  for (const NormalizerStep& step : normalizer) {
     Normalized next;
-    if (!text::normalize(form, changed ? std::string_view(out.text) : text, with_origins, next)) continue;
-    if (changed) {
-      for (Origin& origin : next.origins) {
-        origin = {out.origins[origin.begin].begin, origin.end == 0 ? 0 : out.origins[origin.end - 1].end};
-      }
-    }
+    if (!apply(step, changed ? std::string_view(out.text) : text, with_origins, next)) continue;
+    if (changed) trace_back(next.origins, out.origins.data());
     out = std::move(next);
     changed = true;
   }
   return changed;
 }
 
-void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens) const {
-  if (const text::AddedToken* token = added.find(id)) {
-    if (skip_special_tokens && token->special) return;
-    if (!text::append_from_byte_level(out, token->shown)) out += token->shown;
-  } else {
+void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const {
+  const text::AddedToken* token = added.find(id);
+  if (token != nullptr && skip_special_tokens && token->special) return;
+  if (metaspace) {
+    const std::optional<std::string> spelled = token != nullptr ? token->shown : model->id_to_token(id);
+    if (!spelled) return;
+    metaspace->append(out, *spelled, first);
+  } else if (token == nullptr) {
     model->append_bytes(out, id);
+  } else if (!text::append_from_byte_level(out, token->shown)) {
+    out += token->shown;
   }
+  first = false;
+}
+
+void text::MetaspaceDecoder::append(std::string& out, std::string_view token, bool first) const {
+  for (std::size_t at = 0; (at = token.find(replacement)) != std::string_view::npos;) {
+    out += token.substr(0, at);
+    if (!first || !drops_first) out += ' ';
+    token.remove_prefix(at + replacement.size());
+  }
+  out += token;
 }
 
 Tokenizer::Tokenizer(std::shared_ptr<const text::TokenizerParts> parts) : parts_(std::move(parts)) {}
@@ -244,7 +264,8 @@ std::vector<TokenId> Tokenizer::encode_ids(std::string_view text, bool add_speci
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
   std::string bytes;
-  for (const TokenId id : ids) parts_->append_bytes(bytes, id, skip_special_tokens);
+  bool first = true;
+  for (const TokenId id : ids) parts_->append_bytes(bytes, id, skip_special_tokens, first);
   if (text::valid_prefix(bytes) == bytes.size()) return bytes;
   std::string out;
   text::append_lossy(out, bytes, false);
@@ -284,7 +305,7 @@ DecodeStream::DecodeStream(const Tokenizer& tokenizer, bool skip_special_tokens)
     : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {}
 
 std::string DecodeStream::push(TokenId id) {
-  tokenizer_.parts_->append_bytes(pending_, id, skip_special_tokens_);
+  tokenizer_.parts_->append_bytes(pending_, id, skip_special_tokens_, first_);
   std::string out;
   pending_.erase(0, text::append_lossy(out, pending_, true));
   return out;
@@ -294,6 +315,7 @@ std::string DecodeStream::finish() {
   std::string out;
   text::append_lossy(out, pending_, false);
   pending_.clear();
+  first_ = true;
   return out;
 }
 

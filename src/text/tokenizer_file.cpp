@@ -7,6 +7,7 @@
 #include "text/json_value.h"
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"
+#include "text/unigram.h"
 #include "text/vocab.h"
 
 namespace wick::text {
@@ -28,11 +29,65 @@ void for_each(const JsonValue& list, Use&& use) {
   }
 }
 
-void read_normalizer(const JsonValue& value, std::vector<NormalForm>& out) {
+Regex read_pattern(const JsonValue& value) {
+  value.only({"Regex", "String"});
+  if (const auto regex = value.find("Regex")) return {regex->string(), value.file()};
+  return Regex::literal(value.at("String").string(), value.file());
+}
+
+// The character that a Metaspace writes for a space.
+std::string read_replacement(const JsonValue& value) {
+  const std::string_view text = value.string();
+  std::size_t length = 0;
+  if (!text.empty()) next_code_point(text, length);
+  if (text.empty() || length != text.size()) value.format("is \"{}\", expected one character", text);
+  return std::string(text);
+}
+
+PrependScheme read_prepend_scheme(const JsonValue& value) {
+  const auto scheme = value.find("prepend_scheme");
+  const std::string_view name = scheme ? scheme->string() : "always";
+  if (name != "always" && name != "first" && name != "never") {
+    scheme->format("is \"{}\", expected always, first or never", name);
+  }
+  // Old files have the flag alone.
+  if (!value.boolean_or("add_prefix_space", true)) {
+    if (scheme && name != "never") scheme->format("is \"{}\", but add_prefix_space is false", name);
+    return PrependScheme::never;
+  }
+  return name == "always" ? PrependScheme::always : name == "first" ? PrependScheme::first : PrependScheme::never;
+}
+
+MetaspaceStep read_metaspace(const JsonValue& value) {
+  value.only({"type", "replacement", "prepend_scheme", "add_prefix_space", "split", "str_rep"});
+  return {read_replacement(value.at("replacement")), read_prepend_scheme(value), value.boolean_or("split", true)};
+}
+
+void read_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
     value.only({"type", "normalizers"});
     return for_each(value.at("normalizers"), [&](const JsonValue& part) { read_normalizer(part, out); });
+  }
+  if (type == "Precompiled") {
+    value.only({"type", "precompiled_charsmap"});
+    out.emplace_back(Precompiled(value.at("precompiled_charsmap")));
+    return;
+  }
+  if (type == "Replace") {
+    value.only({"type", "pattern", "content"});
+    out.emplace_back(ReplaceStep{read_pattern(value.at("pattern")), std::string(value.at("content").string())});
+    return;
+  }
+  if (type == "Strip") {
+    value.only({"type", "strip_left", "strip_right"});
+    out.emplace_back(StripStep{value.at("strip_left").boolean(), value.at("strip_right").boolean()});
+    return;
+  }
+  if (type == "Prepend") {
+    value.only({"type", "prepend"});
+    out.emplace_back(PrependStep{std::string(value.at("prepend").string())});
+    return;
   }
   if (type == "NFC") {
     out.push_back(NormalForm::nfc);
@@ -62,9 +117,10 @@ class PreTokenizerReader {
  public:
   std::vector<PreTokenizer::Step> read(const JsonValue& value) {
     read_step(value);
-    if (!byte_level_) value.unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
     return std::move(steps_);
   }
+  /// Whether what was read ends in ByteLevel.
+  bool byte_level() const { return byte_level_; }
 
  private:
   void read_step(const JsonValue& value) {
@@ -83,7 +139,12 @@ class PreTokenizerReader {
       byte_level_ = true;
     } else if (type == "Split") {
       value.only({"type", "pattern", "behavior", "invert"});
-      split(pattern(value.at("pattern")), read_behavior(value.at("behavior")), value.boolean_or("invert", false));
+      split(read_pattern(value.at("pattern")), read_behavior(value.at("behavior")), value.boolean_or("invert", false));
+    } else if (type == "Metaspace") {
+      steps_.emplace_back(read_metaspace(value));
+    } else if (type == "WhitespaceSplit") {
+      value.only({"type"});
+      steps_.emplace_back(WhiteSpaceStep{});
     } else if (type == "Digits") {
       value.only({"type", "individual_digits"});
       const bool single = value.boolean_or("individual_digits", false);
@@ -100,12 +161,6 @@ class PreTokenizerReader {
 
   void split(Regex regex, SplitBehavior behavior, bool invert) {
     steps_.emplace_back(SplitStep{std::move(regex), behavior, invert});
-  }
-
-  static Regex pattern(const JsonValue& value) {
-    value.only({"Regex", "String"});
-    if (const auto regex = value.find("Regex")) return {regex->string(), value.file()};
-    return Regex::literal(value.at("String").string(), value.file());
   }
 
   std::vector<PreTokenizer::Step> steps_;
@@ -133,6 +188,14 @@ TemplateStep read_template(const JsonValue& value) {
   return step;
 }
 
+// ["</s>", 2]: the id is what counts.
+TokenId read_token_and_id(const JsonValue& value) {
+  const dom::array pair = value.array();
+  if (pair.size() != 2) value.format("has {} entries, expected a token and its id", pair.size());
+  const JsonValue id = value.child(pair.at(1), "[1]");
+  return static_cast<TokenId>(id.integer_below(kMaxTokenId));
+}
+
 void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step>& out) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
@@ -144,25 +207,35 @@ void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step
     if (value.at("trim_offsets").boolean()) out.emplace_back(TrimStep{prefix});
   } else if (type == "TemplateProcessing") {
     out.emplace_back(read_template(value));
+  } else if (type == "RobertaProcessing") {
+    value.only({"type", "sep", "cls", "trim_offsets", "add_prefix_space"});
+    const bool prefix = value.at("add_prefix_space").boolean();
+    if (value.at("trim_offsets").boolean()) out.emplace_back(TrimStep{prefix});
+    out.emplace_back(
+        TemplateStep{{read_token_and_id(value.at("cls")), std::nullopt, read_token_and_id(value.at("sep"))}});
   } else {
     value.unsupported("is {}, a post-processor that is not supported", type);
   }
 }
 
-// Everything that is supported comes to one decoder: join the bytes of the tokens.
-void check_decoder(const JsonValue& value, bool& byte_level) {
+// What is supported comes to one of two decoders, whose tokens are joined: ByteLevel or Metaspace.
+void read_decoder(const JsonValue& value, bool& byte_level, std::optional<MetaspaceDecoder>& metaspace) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
     value.only({"type", "decoders"});
-    return for_each(value.at("decoders"), [&](const JsonValue& part) { check_decoder(part, byte_level); });
+    return for_each(value.at("decoders"), [&](const JsonValue& part) { read_decoder(part, byte_level, metaspace); });
   }
-  if (type == "ByteLevel" && !byte_level) {
+  const bool any = byte_level || metaspace;
+  if (type == "ByteLevel" && !any) {
     value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     byte_level = true;
-  } else if (type == "Fuse" && byte_level) {
+  } else if (type == "Metaspace" && !any) {
+    MetaspaceStep step = read_metaspace(value);
+    metaspace = MetaspaceDecoder{std::move(step.replacement), step.prepend != PrependScheme::never};
+  } else if (type == "Fuse" && any) {
     value.only({"type"});
-  } else if (type == "ByteLevel" || type == "Fuse") {
-    value.unsupported("is {}, which is supported only with one ByteLevel, and Fuse after it", type);
+  } else if (type == "ByteLevel" || type == "Metaspace" || type == "Fuse") {
+    value.unsupported("is {}, which is supported only as one ByteLevel or one Metaspace, and Fuse after it", type);
   } else {
     value.unsupported("is {}, a decoder that is not supported", type);
   }
@@ -226,6 +299,7 @@ std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& mo
 std::unique_ptr<const Model> read_model(const JsonValue& value) {
   // Old files of BPE have no type.
   const auto type = value.find("type");
+  if (type && type->string() == "Unigram") return read_unigram(value);
   if (type && type->string() != "BPE") type->unsupported("is {}, a model that is not supported", type->string());
   if (!type && !value.find("merges")) value.format("has no \"type\"");
   return read_bpe(value);
@@ -251,13 +325,27 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
   const auto pre_tokenizer = file.find("pre_tokenizer");
   const JsonValue model = file.at("model");
   parts->model = read_model(model);
-  if (!pre_tokenizer) file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
-  parts->pre_tokenizer = PreTokenizer(PreTokenizerReader().read(*pre_tokenizer));
+  const auto type = model.find("type");
+  const bool unigram = type && type->string() == "Unigram";
+  if (!pre_tokenizer && !unigram) {
+    file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
+  }
+  if (pre_tokenizer) {
+    PreTokenizerReader reader;
+    parts->pre_tokenizer = PreTokenizer(reader.read(*pre_tokenizer));
+    if (!unigram && !reader.byte_level()) {
+      pre_tokenizer->unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
+    }
+    if (unigram && reader.byte_level()) {
+      pre_tokenizer->unsupported("has a ByteLevel, which is not supported with Unigram");
+    }
+  }
 
   const auto decoder = file.find("decoder");
   bool byte_level = false;
-  if (decoder) check_decoder(*decoder, byte_level);
-  if (!byte_level) file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+  if (decoder) read_decoder(*decoder, byte_level, parts->metaspace);
+  if (!unigram && !byte_level) file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+  if (unigram && !parts->metaspace) file.unsupported("has no Metaspace decoder, which Unigram needs");
 
   std::vector<PostProcessor::Step> steps;
   if (const auto post_processor = file.find("post_processor")) read_post_processor(*post_processor, steps);

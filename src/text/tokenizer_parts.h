@@ -1,31 +1,43 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "text/added_tokens.h"
 #include "text/model.h"
-#include "text/normalizer.h"
+#include "text/normalizer_step.h"
 #include "text/post_processor.h"
 #include "text/pre_tokenizer.h"
 #include "wick/tokenizer.h"
 
 namespace wick::text {
 
+/// The way back from MetaspaceStep: its character becomes a space, or nothing in the first token if `drops_first`.
+struct MetaspaceDecoder {
+  std::string replacement;
+  bool drops_first;
+
+  void append(std::string& out, std::string_view token, bool first) const;
+};
+
 /// The parts that a tokenizer.json is made of, and the way of a text through them.
 struct TokenizerParts {
-  std::vector<NormalForm> normalizer;  // applied in turn
+  std::vector<NormalizerStep> normalizer;  // applied in turn
   PreTokenizer pre_tokenizer;
   std::unique_ptr<const Model> model;
   PostProcessor post_processor{{}, std::nullopt};
   AddedTokens added;
+  /// How tokens become text: without a value they are bytes in the byte-level alphabet.
+  std::optional<MetaspaceDecoder> metaspace;
 
   /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins.
   Draft encode(std::string_view text, bool with_offsets) const;
-  /// Appends the bytes of a token, which need not be whole characters.
-  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens) const;
+  /// Appends the bytes of a token, which need not be whole characters. `first`: no token came before it, cleared unless
+  /// this one is skipped.
+  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const;
   /// Runs the normalizer over `text`; false if nothing changes.
   bool normalize(std::string_view text, bool with_origins, Normalized& out) const;
 };
