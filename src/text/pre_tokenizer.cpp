@@ -60,6 +60,13 @@ std::vector<PreTokenizer::Cut> PreTokenizer::cuts_of(const SplitStep& split, std
   return found;
 }
 
+bool PreTokenizer::needs_origins() const {
+  return std::any_of(steps_.begin(), steps_.end(), [](const Step& step) {
+    const auto* metaspace = std::get_if<MetaspaceStep>(&step);
+    return metaspace != nullptr && metaspace->prepend == PrependScheme::first;
+  });
+}
+
 Normalized PreTokenizer::with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins) {
   Rewriter writer(text.text, with_origins);
   const bool may = step.prepend == PrependScheme::always || (step.prepend == PrependScheme::first && text.begin() == 0);

@@ -60,6 +60,8 @@ class PreTokenizer {
 
   explicit PreTokenizer(std::vector<Step> steps = {}) : steps_(std::move(steps)) {}
 
+  /// Whether the pieces depend on where the text comes from.
+  bool needs_origins() const;
   /// Calls use(const Stretch&) with each piece, in order. Pieces are not empty.
   template <class Use>
   void run(const Stretch& text, bool with_origins, Use&& use) const {

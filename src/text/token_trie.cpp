@@ -17,7 +17,7 @@ class TokenTrie::Builder {
       return compared != 0 ? compared < 0 : a < b;
     });
     add_block();
-    take(0, 0);  // the root, its own parent
+    take(0, kRoot);
     // A node with the range of sorted strings that share the bytes up to it.
     struct Pending {
       std::uint32_t node;

@@ -34,7 +34,9 @@ class TokenTrie {
   TokenId find(std::string_view text) const;
 
  private:
+  // In the place of a parent.
   static constexpr std::uint32_t kFree = 0xFFFFFFFFU;
+  static constexpr std::uint32_t kRoot = 0xFFFFFFFEU;
   // The children of a node lie at base ^ byte. Units come in blocks of 256, so all of these exist.
   struct Unit {
     std::uint32_t base = 0;

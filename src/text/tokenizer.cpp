@@ -88,6 +88,7 @@ class Encoder {
   std::string_view text_;
   bool with_offsets_;
   bool with_margins_;
+  bool with_origins_;
   CharacterIndex characters_;
   std::vector<ModelToken> tokens_;
   Draft draft_;
@@ -98,6 +99,7 @@ Encoder::Encoder(const text::TokenizerParts& parts, std::string_view text, bool 
       text_(text),
       with_offsets_(with_offsets),
       with_margins_(with_offsets && parts.post_processor.trims()),
+      with_origins_(with_offsets || parts.pre_tokenizer.needs_origins()),
       characters_(with_offsets ? text : std::string_view{}) {}
 
 Draft Encoder::run() {
@@ -118,8 +120,8 @@ Draft Encoder::run() {
 void Encoder::normalized_part(const Stretch& stretch) {
   Normalized changed;
   Stretch current = stretch;
-  if (parts_.normalize(stretch.text, with_offsets_, changed)) {
-    current = {changed.text, with_offsets_ ? changed.origins.data() : nullptr, stretch.base};
+  if (parts_.normalize(stretch.text, with_origins_, changed)) {
+    current = {changed.text, with_origins_ ? changed.origins.data() : nullptr, stretch.base};
   }
   std::vector<text::AddedTokens::Part> found;
   parts_.added.split(current.text, true, found);
@@ -134,7 +136,7 @@ void Encoder::normalized_part(const Stretch& stretch) {
 }
 
 void Encoder::pieces_of(const Stretch& stretch) {
-  parts_.pre_tokenizer.run(stretch, with_offsets_, [&](const Stretch& piece) {
+  parts_.pre_tokenizer.run(stretch, with_origins_, [&](const Stretch& piece) {
     tokens_.clear();
     parts_.model->encode(piece.text, tokens_);
     for (const ModelToken& token : tokens_) {
