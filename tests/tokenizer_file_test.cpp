@@ -85,7 +85,7 @@ const Broken kBroken[] = {
     {"NormalizerWithoutType", &SmallTokenizer::normalizer, "{}", kFormat, R"(normalizer has no "type")"},
     {"NormalizerOption", &SmallTokenizer::normalizer, R"({"type":"NFC","strict":true})", kUnsupported, "strict"},
     {"PreTokenizerNull", &SmallTokenizer::pre_tokenizer, "null", kUnsupported, "pre_tokenizer"},
-    {"PreTokenizerUnknown", &SmallTokenizer::pre_tokenizer, R"({"type":"Metaspace"})", kUnsupported, "Metaspace"},
+    {"PreTokenizerUnknown", &SmallTokenizer::pre_tokenizer, R"({"type":"UnicodeScripts"})", kUnsupported, "UnicodeScripts"},
     {"PreTokenizerWithoutBytes", &SmallTokenizer::pre_tokenizer, R"({"type":"Digits","individual_digits":true})",
      kUnsupported, "ByteLevel"},
     {"PreTokenizerAfterBytes", &SmallTokenizer::pre_tokenizer,
