@@ -186,6 +186,12 @@ void bench_tokenizers(int repetitions) {
   bench_encoding(Tokenizer::from_file(large), "1 MiB of 'a' that merge", std::string(kSize, 'a'), repetitions);
   bench_encoding(tales, "1 MiB of spaces", std::string(kSize, ' '), repetitions);
   bench_encoding(tales, "1 MiB of CJK", characters(kSize, U'\u4e00', 20000), repetitions);
+  const Tokenizer unigram = Tokenizer::from_file(fs::path(WICK_SOURCE) / "tests/data/tokenizer/unigram_spm.json");
+  bench_encoding(unigram, "Unigram: prose", prose(), repetitions);
+  bench_encoding(unigram, "Unigram: 1 MiB of 'a'", std::string(kSize, 'a'), repetitions);
+  bench_encoding(unigram, "Unigram: 1 MiB of spaces", std::string(kSize, ' '), repetitions);
+  bench_encoding(unigram, "Unigram: 1 MiB of CJK", characters(kSize, U'\u4e00', 20000), repetitions);
+  bench_encoding(unigram, "Unigram: 1 MiB of emoji", characters(kSize, U'\U0001f600', 80), repetitions);
   bench_encoding(tales, "1 MiB of emoji", characters(kSize, U'\U0001f600', 80), repetitions);
 }
 

@@ -42,19 +42,20 @@ struct TokenizerOptions {
 
 /// A tokenizer.json file (the format of the Hugging Face `tokenizers` library), ready to use.
 ///
-/// Supported: the models BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3) and WordPiece (BERT), with the normalizers NFC,
-/// NFD, NFKC, NFKD, BertNormalizer, Lowercase, StripAccents and Sequence; the pre-tokenizers ByteLevel, Split, Digits,
-/// Punctuation, BertPreTokenizer, Whitespace, WhitespaceSplit and Sequence; the post-processors ByteLevel,
-/// TemplateProcessing, BertProcessing, RobertaProcessing and Sequence; the decoders ByteLevel, Fuse, WordPiece and
-/// Sequence; added tokens with every flag; and truncation. Padding is ignored. Everything else is refused by name with
-/// Error(unsupported); a broken file is an Error(format).
+/// Supported: the models BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3), WordPiece (BERT) and Unigram (XLM-RoBERTa,
+/// multilingual E5, BGE-M3), with the normalizers NFC, NFD, NFKC, NFKD, BertNormalizer, Lowercase, StripAccents,
+/// Precompiled, Replace, Strip, Prepend and Sequence; the pre-tokenizers ByteLevel (BPE only), Split, Digits,
+/// Punctuation, BertPreTokenizer, Whitespace, WhitespaceSplit, Metaspace and Sequence; the post-processors ByteLevel,
+/// TemplateProcessing, BertProcessing, RobertaProcessing and Sequence; the decoders ByteLevel (BPE), WordPiece,
+/// Metaspace (Unigram), Fuse and Sequence; added tokens with every flag; and truncation. Padding is ignored. Everything
+/// else is refused by name with Error(unsupported); a broken file is an Error(format).
 ///
 /// Text is UTF-8. Bytes that are not are read as U+FFFD, one for each maximal broken sequence, so no input is an error.
-/// Letters, numbers and normal forms are those of Unicode 14 and 15 (PCRE2 10.42, utf8proc 2.8): characters that newer
-/// versions added may be cut differently from a reference with newer tables. Decoding is not affected.
-/// BertNormalizer, StripAccents and BertPreTokenizer use the reference's own, older classes of characters, but for the
-/// order of combining marks and for lower case.
-/// Const members may be called from several threads at once. Copies share the vocabulary and are cheap.
+/// Letters, numbers, normal forms and grapheme clusters are those of Unicode 14 and 15 (PCRE2 10.42, utf8proc 2.8):
+/// characters that newer versions added may be cut differently from a reference with newer tables. Decoding is not
+/// affected. BertNormalizer, StripAccents and BertPreTokenizer use the reference's own, older classes of characters,
+/// but for the order of combining marks and for lower case. Const members may be called from several threads at once.
+/// Copies share the vocabulary and are cheap.
 class Tokenizer {
  public:
   /// Reads a tokenizer.json file. Error(io) when it cannot be read.

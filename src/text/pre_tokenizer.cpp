@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "text/character_class.h"
+#include "text/rewriter.h"
 #include "text/unicode.h"
 
 namespace wick::text {
@@ -75,6 +76,30 @@ std::pair<std::size_t, std::size_t> PreTokenizer::next_word(const WordsStep& ste
     }
   }
   return {begin, text.size()};
+}
+
+bool PreTokenizer::needs_origins() const {
+  return std::any_of(steps_.begin(), steps_.end(), [](const Step& step) {
+    const auto* metaspace = std::get_if<MetaspaceStep>(&step);
+    return metaspace != nullptr && metaspace->prepend == PrependScheme::first;
+  });
+}
+
+Normalized PreTokenizer::with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins) {
+  Rewriter writer(text.text, with_origins);
+  const bool may = step.prepend == PrependScheme::always || (step.prepend == PrependScheme::first && text.begin() == 0);
+  if (may && !text.text.starts_with(' ') && !text.text.starts_with(step.replacement)) {
+    writer.insert(step.replacement, writer.starting_at(0));
+  }
+  std::size_t done = 0;
+  for (std::size_t at = 0; (at = text.text.find(' ', done)) != std::string_view::npos; done = at + 1) {
+    writer.keep(done, at);
+    writer.insert(step.replacement, writer.starting_at(at));
+  }
+  writer.keep(done, text.text.size());
+  Normalized out = writer.take();
+  if (text.origins != nullptr) trace_back(out.origins, text.origins);
+  return out;
 }
 
 // The space comes from the character that it stands before.

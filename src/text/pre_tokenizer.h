@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
@@ -7,6 +9,7 @@
 
 #include "text/normalizer.h"
 #include "text/regex.h"
+#include "text/unicode.h"
 
 namespace wick::text {
 
@@ -16,6 +19,8 @@ struct Stretch {
   const Origin* origins = nullptr;  // of each byte of `text`; if null, byte i comes from byte base + i as it is
   std::uint32_t base = 0;           // added to what `origins` say, too
 
+  /// Where it begins in the text as it was given.
+  std::uint32_t begin() const { return base + (origins != nullptr && !text.empty() ? origins->begin : 0); }
   Stretch part(std::size_t begin, std::size_t end) const {
     if (origins != nullptr) return {text.substr(begin, end - begin), origins + begin, base};
     return {text.substr(begin, end - begin), nullptr, base + static_cast<std::uint32_t>(begin)};
@@ -41,13 +46,26 @@ struct WordsStep {
   bool punctuation;
 };
 
+/// When Metaspace puts a space before text that does not start with one; `first`: only at the start of the text as it
+/// was given. The names are the format's.
+enum class PrependScheme { always, first, never };
+
+/// Writes spaces as another character, as sentencepiece does, and cuts before each of them if `split`.
+struct MetaspaceStep {
+  std::string replacement;
+  PrependScheme prepend;
+  bool split;
+};
+
 /// The steps that cut text into the pieces a model sees.
 class PreTokenizer {
  public:
-  using Step = std::variant<SplitStep, PrefixSpaceStep, WordsStep>;
+  using Step = std::variant<SplitStep, PrefixSpaceStep, WordsStep, MetaspaceStep>;
 
   explicit PreTokenizer(std::vector<Step> steps = {}) : steps_(std::move(steps)) {}
 
+  /// Whether the pieces depend on where the text comes from.
+  bool needs_origins() const;
   /// Calls use(const Stretch&) with each piece, in order. Pieces are not empty.
   template <class Use>
   void run(const Stretch& text, bool with_origins, Use&& use) const {
@@ -87,6 +105,15 @@ class PreTokenizer {
         run_from(index + 1, text.part(begin, end), with_origins, use);
         at = end;
       }
+    } else if (const auto* metaspace = std::get_if<MetaspaceStep>(&steps_[index])) {
+      const Normalized marked = with_marks(*metaspace, text, with_origins);
+      const Stretch whole{marked.text, with_origins ? marked.origins.data() : nullptr, text.base};
+      if (!metaspace->split) return run_from(index + 1, whole, with_origins, use);
+      for (std::size_t begin = 0; begin < marked.text.size();) {
+        const std::size_t end = std::min(marked.text.find(metaspace->replacement, begin + 1), marked.text.size());
+        run_from(index + 1, whole.part(begin, end), with_origins, use);
+        begin = end;
+      }
     } else {
       if (text.text.front() == ' ') return run_from(index + 1, text, with_origins, use);
       const Normalized spaced = with_prefix_space(text, with_origins);
@@ -95,6 +122,7 @@ class PreTokenizer {
   }
   // The first word in text[from, ...); an empty one at the end of the text if there is none.
   static std::pair<std::size_t, std::size_t> next_word(const WordsStep& step, std::string_view text, std::size_t from);
+  static Normalized with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins);
   static Normalized with_prefix_space(const Stretch& text, bool with_origins);
 
   std::vector<Step> steps_;

@@ -5,6 +5,7 @@
 
 #include "core/fail.h"
 #include "text/byte_level.h"
+#include "text/rewriter.h"
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"
 
@@ -15,7 +16,6 @@ using text::Draft;
 using text::Margins;
 using text::ModelToken;
 using text::Normalized;
-using text::Origin;
 using text::Stretch;
 
 // Positions are 32 bits wide, also after a normalizer has made the text up to eleven times longer.
@@ -81,12 +81,14 @@ class Encoder {
   void normalized_part(const Stretch& stretch);
   void pieces_of(const Stretch& stretch);
   void added(const text::AddedToken& token, const Stretch& stretch);
+  Margins margins_of(const ModelToken& token, std::string_view bytes) const;
   void offset_of(const Stretch& stretch, std::size_t begin, std::size_t end);
 
   const text::TokenizerParts& parts_;
   std::string_view text_;
   bool with_offsets_;
   bool with_margins_;
+  bool with_origins_;
   CharacterIndex characters_;
   std::vector<ModelToken> tokens_;
   Draft draft_;
@@ -97,6 +99,7 @@ Encoder::Encoder(const text::TokenizerParts& parts, std::string_view text, bool 
       text_(text),
       with_offsets_(with_offsets),
       with_margins_(with_offsets && parts.post_processor.trims()),
+      with_origins_(with_offsets || parts.pre_tokenizer.needs_origins()),
       characters_(with_offsets ? text : std::string_view{}) {}
 
 Draft Encoder::run() {
@@ -117,8 +120,8 @@ Draft Encoder::run() {
 void Encoder::normalized_part(const Stretch& stretch) {
   Normalized changed;
   Stretch current = stretch;
-  if (parts_.normalize(stretch.text, with_offsets_, changed)) {
-    current = {changed.text, with_offsets_ ? changed.origins.data() : nullptr, stretch.base};
+  if (parts_.normalize(stretch.text, with_origins_, changed)) {
+    current = {changed.text, with_origins_ ? changed.origins.data() : nullptr, stretch.base};
   }
   std::vector<text::AddedTokens::Part> found;
   parts_.added.split(current.text, true, found);
@@ -133,17 +136,25 @@ void Encoder::normalized_part(const Stretch& stretch) {
 }
 
 void Encoder::pieces_of(const Stretch& stretch) {
-  parts_.pre_tokenizer.run(stretch, with_offsets_, [&](const Stretch& piece) {
+  parts_.pre_tokenizer.run(stretch, with_origins_, [&](const Stretch& piece) {
     tokens_.clear();
     parts_.model->encode(piece.text, tokens_);
     for (const ModelToken& token : tokens_) {
       draft_.ids.push_back(token.id);
       if (with_offsets_) offset_of(piece, token.begin, token.end);
       if (with_margins_) {
-        draft_.margins.push_back(margins_of_bytes(piece.text.substr(token.begin, token.end - token.begin)));
+        draft_.margins.push_back(margins_of(token, piece.text.substr(token.begin, token.end - token.begin)));
       }
     }
   });
+}
+
+Margins Encoder::margins_of(const ModelToken& token, std::string_view bytes) const {
+  if (!parts_.metaspace) return margins_of_bytes(bytes);
+  // A byte that an unknown character fell back to is spelled out, whatever the character is.
+  const std::optional<std::string> spelled = parts_.model->id_to_token(token.id);
+  if (spelled && spelled->size() == 6 && spelled->starts_with("<0x")) return {0, 0};
+  return margins_of_text(bytes);
 }
 
 void Encoder::added(const text::AddedToken& token, const Stretch& stretch) {
@@ -182,13 +193,8 @@ bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, N
   bool changed = false;
   for (const NormalizerStep& step : normalizer) {
     Normalized next;
-    const std::string_view current = changed ? std::string_view(out.text) : text;
-    if (!std::visit([&](auto s) { return text::normalize(s, current, with_origins, next); }, step)) continue;
-    if (changed) {
-      for (Origin& origin : next.origins) {
-        origin = {out.origins[origin.begin].begin, origin.end == 0 ? 0 : out.origins[origin.end - 1].end};
-      }
-    }
+    if (!apply(step, changed ? std::string_view(out.text) : text, with_origins, next)) continue;
+    if (changed) trace_back(next.origins, out.origins.data());
     out = std::move(next);
     changed = true;
   }
@@ -198,16 +204,30 @@ bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, N
 void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const {
   const text::AddedToken* token = added.find(id);
   if (token != nullptr && skip_special_tokens && token->special) return;
-  if (word_decoder) {
-    std::optional<std::string> word = token != nullptr ? token->shown : model->id_to_token(id);
-    if (!word) return;
-    word_decoder->append(out, *std::move(word), first);
-    first = false;
-  } else if (token != nullptr) {
-    if (!text::append_from_byte_level(out, token->shown)) out += token->shown;
-  } else {
-    model->append_bytes(out, id);
+  std::optional<std::string> spelled;
+  if (word_decoder || metaspace) {
+    spelled = token != nullptr ? token->shown : model->id_to_token(id);
+    if (!spelled) return;
   }
+  if (word_decoder) {
+    word_decoder->append(out, *std::move(spelled), first);
+  } else if (metaspace) {
+    metaspace->append(out, *spelled, first);
+  } else if (token == nullptr) {
+    model->append_bytes(out, id);
+  } else if (!text::append_from_byte_level(out, token->shown)) {
+    out += token->shown;
+  }
+  first = false;
+}
+
+void text::MetaspaceDecoder::append(std::string& out, std::string_view token, bool first) const {
+  for (std::size_t at = 0; (at = token.find(replacement)) != std::string_view::npos;) {
+    out += token.substr(0, at);
+    if (!first || !drops_first) out += ' ';
+    token.remove_prefix(at + replacement.size());
+  }
+  out += token;
 }
 
 Tokenizer::Tokenizer(std::shared_ptr<const text::TokenizerParts> parts) : parts_(std::move(parts)) {}

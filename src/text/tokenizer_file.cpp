@@ -7,6 +7,7 @@
 #include "text/json_value.h"
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"
+#include "text/unigram.h"
 #include "text/vocab.h"
 #include "text/word_piece_file.h"
 
@@ -35,8 +36,8 @@ void for_each(const JsonValue& list, Use&& use) {
   }
 }
 
-// What the sections around a model have to fit: it cuts the bytes of text, or words.
-enum class ModelKind { bytes, words };
+// What the sections around a model have to fit: it cuts the bytes of text, words, or marked text (Unigram).
+enum class ModelKind { bytes, words, marked };
 
 void read_bert_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
   value.only({"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"});
@@ -50,6 +51,40 @@ void read_bert_normalizer(const JsonValue& value, std::vector<NormalizerStep>& o
   if (lowercase) out.emplace_back(CharacterMap::lowercase);
 }
 
+Regex read_pattern(const JsonValue& value) {
+  value.only({"Regex", "String"});
+  if (const auto regex = value.find("Regex")) return {regex->string(), value.file()};
+  return Regex::literal(value.at("String").string(), value.file());
+}
+
+// The character that a Metaspace writes for a space.
+std::string read_replacement(const JsonValue& value) {
+  const std::string_view text = value.string();
+  std::size_t length = 0;
+  if (!text.empty()) next_code_point(text, length);
+  if (text.empty() || length != text.size()) value.format("is \"{}\", expected one character", text);
+  return std::string(text);
+}
+
+PrependScheme read_prepend_scheme(const JsonValue& value) {
+  const auto scheme = value.find("prepend_scheme");
+  const std::string_view name = scheme ? scheme->string() : "always";
+  if (name != "always" && name != "first" && name != "never") {
+    scheme->format("is \"{}\", expected always, first or never", name);
+  }
+  // Old files have the flag alone.
+  if (!value.boolean_or("add_prefix_space", true)) {
+    if (scheme && name != "never") scheme->format("is \"{}\", but add_prefix_space is false", name);
+    return PrependScheme::never;
+  }
+  return name == "always" ? PrependScheme::always : name == "first" ? PrependScheme::first : PrependScheme::never;
+}
+
+MetaspaceStep read_metaspace(const JsonValue& value) {
+  value.only({"type", "replacement", "prepend_scheme", "add_prefix_space", "split", "str_rep"});
+  return {read_replacement(value.at("replacement")), read_prepend_scheme(value), value.boolean_or("split", true)};
+}
+
 void read_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
@@ -57,6 +92,26 @@ void read_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
     return for_each(value.at("normalizers"), [&](const JsonValue& part) { read_normalizer(part, out); });
   }
   if (type == "BertNormalizer") return read_bert_normalizer(value, out);
+  if (type == "Precompiled") {
+    value.only({"type", "precompiled_charsmap"});
+    out.emplace_back(Precompiled(value.at("precompiled_charsmap")));
+    return;
+  }
+  if (type == "Replace") {
+    value.only({"type", "pattern", "content"});
+    out.emplace_back(ReplaceStep{read_pattern(value.at("pattern")), std::string(value.at("content").string())});
+    return;
+  }
+  if (type == "Strip") {
+    value.only({"type", "strip_left", "strip_right"});
+    out.emplace_back(StripStep{value.at("strip_left").boolean(), value.at("strip_right").boolean()});
+    return;
+  }
+  if (type == "Prepend") {
+    value.only({"type", "prepend"});
+    out.emplace_back(PrependStep{std::string(value.at("prepend").string())});
+    return;
+  }
   if (type == "NFC") {
     out.emplace_back(NormalForm::nfc);
   } else if (type == "NFD") {
@@ -91,10 +146,10 @@ class PreTokenizerReader {
 
   std::vector<PreTokenizer::Step> read(const JsonValue& value) {
     read_step(value);
-    if (kind_ == ModelKind::bytes && !byte_level_)
-      value.unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
     return std::move(steps_);
   }
+  /// Whether what was read ends in ByteLevel.
+  bool byte_level() const { return byte_level_; }
 
  private:
   void read_step(const JsonValue& value) {
@@ -114,7 +169,9 @@ class PreTokenizerReader {
       byte_level_ = true;
     } else if (type == "Split") {
       value.only({"type", "pattern", "behavior", "invert"});
-      split(pattern(value.at("pattern")), read_behavior(value.at("behavior")), value.boolean_or("invert", false));
+      split(read_pattern(value.at("pattern")), read_behavior(value.at("behavior")), value.boolean_or("invert", false));
+    } else if (type == "Metaspace") {
+      steps_.emplace_back(read_metaspace(value));
     } else if (type == "Digits") {
       value.only({"type", "individual_digits"});
       const bool single = value.boolean_or("individual_digits", false);
@@ -137,12 +194,6 @@ class PreTokenizerReader {
 
   void split(Regex regex, SplitBehavior behavior, bool invert) {
     steps_.emplace_back(SplitStep{std::move(regex), behavior, invert});
-  }
-
-  static Regex pattern(const JsonValue& value) {
-    value.only({"Regex", "String"});
-    if (const auto regex = value.find("Regex")) return {regex->string(), value.file()};
-    return Regex::literal(value.at("String").string(), value.file());
   }
 
   ModelKind kind_;
@@ -208,20 +259,24 @@ void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step
   }
 }
 
-// Over bytes everything that is supported comes to one decoder: join the bytes of the tokens.
-void check_decoder(const JsonValue& value, bool& byte_level) {
+// What is supported comes to one of two decoders, whose tokens are joined: ByteLevel or Metaspace.
+void read_decoder(const JsonValue& value, bool& byte_level, std::optional<MetaspaceDecoder>& metaspace) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
     value.only({"type", "decoders"});
-    return for_each(value.at("decoders"), [&](const JsonValue& part) { check_decoder(part, byte_level); });
+    return for_each(value.at("decoders"), [&](const JsonValue& part) { read_decoder(part, byte_level, metaspace); });
   }
-  if (type == "ByteLevel" && !byte_level) {
+  const bool any = byte_level || metaspace;
+  if (type == "ByteLevel" && !any) {
     value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     byte_level = true;
-  } else if (type == "Fuse" && byte_level) {
+  } else if (type == "Metaspace" && !any) {
+    MetaspaceStep step = read_metaspace(value);
+    metaspace = MetaspaceDecoder{std::move(step.replacement), step.prepend != PrependScheme::never};
+  } else if (type == "Fuse" && any) {
     value.only({"type"});
-  } else if (type == "ByteLevel" || type == "Fuse") {
-    value.unsupported("is {}, which is supported only with one ByteLevel, and Fuse after it", type);
+  } else if (type == "ByteLevel" || type == "Metaspace" || type == "Fuse") {
+    value.unsupported("is {}, which is supported only as one ByteLevel or one Metaspace, and Fuse after it", type);
   } else {
     value.unsupported("is {}, a decoder that is not supported", type);
   }
@@ -296,6 +351,7 @@ ModelKind kind_of(const JsonValue& model) {
   if (const auto type = model.find("type")) {
     if (type->string() == "BPE") return ModelKind::bytes;
     if (type->string() == "WordPiece") return ModelKind::words;
+    if (type->string() == "Unigram") return ModelKind::marked;
     type->unsupported("is {}, a model that is not supported", type->string());
   }
   // Old files have no type.
@@ -324,11 +380,21 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
   const auto pre_tokenizer = file.find("pre_tokenizer");
   const JsonValue model = file.at("model");
   const ModelKind kind = kind_of(model);
-  parts->model = kind == ModelKind::bytes ? read_bpe(model) : read_word_piece(model);
-  if (pre_tokenizer) {
-    parts->pre_tokenizer = PreTokenizer(PreTokenizerReader(kind).read(*pre_tokenizer));
-  } else if (kind == ModelKind::bytes) {
+  parts->model = kind == ModelKind::bytes   ? read_bpe(model)
+                 : kind == ModelKind::words ? read_word_piece(model)
+                                            : read_unigram(model);
+  if (!pre_tokenizer && kind == ModelKind::bytes) {
     file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
+  }
+  if (pre_tokenizer) {
+    PreTokenizerReader reader(kind);
+    parts->pre_tokenizer = PreTokenizer(reader.read(*pre_tokenizer));
+    if (kind == ModelKind::bytes && !reader.byte_level()) {
+      pre_tokenizer->unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
+    }
+    if (kind == ModelKind::marked && reader.byte_level()) {
+      pre_tokenizer->unsupported("has a ByteLevel, which is not supported with Unigram");
+    }
   }
 
   const auto decoder = file.find("decoder");
@@ -336,8 +402,13 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
     parts->word_decoder = read_word_decoder(decoder);
   } else {
     bool byte_level = false;
-    if (decoder) check_decoder(*decoder, byte_level);
-    if (!byte_level) file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+    if (decoder) read_decoder(*decoder, byte_level, parts->metaspace);
+    if (kind == ModelKind::bytes && !byte_level) {
+      file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
+    }
+    if (kind == ModelKind::marked && !parts->metaspace) {
+      file.unsupported("has no Metaspace decoder, which Unigram needs");
+    }
   }
 
   std::vector<PostProcessor::Step> steps;

@@ -8,9 +8,8 @@
 #include <vector>
 
 #include "text/added_tokens.h"
-#include "text/character_map.h"
 #include "text/model.h"
-#include "text/normalizer.h"
+#include "text/normalizer_step.h"
 #include "text/post_processor.h"
 #include "text/pre_tokenizer.h"
 #include "text/word_decoder.h"
@@ -18,7 +17,13 @@
 
 namespace wick::text {
 
-using NormalizerStep = std::variant<NormalForm, CharacterMap>;
+/// The way back from MetaspaceStep: its character becomes a space, or nothing in the first token if `drops_first`.
+struct MetaspaceDecoder {
+  std::string replacement;
+  bool drops_first;
+
+  void append(std::string& out, std::string_view token, bool first) const;
+};
 
 /// The parts that a tokenizer.json is made of, and the way of a text through them.
 struct TokenizerParts {
@@ -27,7 +32,9 @@ struct TokenizerParts {
   std::unique_ptr<const Model> model;
   PostProcessor post_processor{{}, std::nullopt};
   AddedTokens added;
-  std::optional<WordDecoder> word_decoder;  // without it, the bytes of the tokens are joined
+  /// How tokens become text; without either, their bytes in the byte-level alphabet are joined.
+  std::optional<WordDecoder> word_decoder;
+  std::optional<MetaspaceDecoder> metaspace;
 
   /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins.
   Draft encode(std::string_view text, bool with_offsets) const;
