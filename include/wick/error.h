@@ -6,7 +6,7 @@
 
 namespace wick {
 
-/// What went wrong, coarse enough to act on. The program maps each code to an exit code (see docs/cli.md).
+/// What went wrong, coarse enough to act on. The program maps each code to an exit code (docs/architecture.md, Errors).
 enum class ErrorCode {
   invalid_argument,  ///< a call or an option is wrong; nothing was read or written
   format,            ///< a file does not hold what its format promises
