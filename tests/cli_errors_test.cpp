@@ -201,11 +201,11 @@ INSTANTIATE_TEST_SUITE_P(
                                t.patch(kTokenizer, {{"model", nullptr}});
                              },
                              {kTokenizer, "model"}},
-                      Broken{"unigram",
+                      Broken{"word_level",
                              [](const Copy& t) {
-                               t.patch(kTokenizer, {{"model", {{"type", "Unigram"}}}});
+                               t.patch(kTokenizer, {{"model", {{"type", "WordLevel"}}}});
                              },
-                             {kTokenizer, "Unigram"}},
+                             {kTokenizer, "WordLevel"}},
                       Broken{"merges",
                              [](const Copy& t) {
                                t.patch(kTokenizer, {{"model", {{"merges", {"a"}}}}});
@@ -218,9 +218,9 @@ INSTANTIATE_TEST_SUITE_P(
                              {kTokenizer, "vocab"}},
                       Broken{"pre_tokenizer",
                              [](const Copy& t) {
-                               t.patch(kTokenizer, {{"pre_tokenizer", {{"type", "Metaspace"}}}});
+                               t.patch(kTokenizer, {{"pre_tokenizer", {{"type", "UnicodeScripts"}}}});
                              },
-                             {kTokenizer, "Metaspace"}}),
+                             {kTokenizer, "UnicodeScripts"}}),
     name_of);
 
 class BrokenAdapter : public ::testing::TestWithParam<Broken> {};
