@@ -8,6 +8,7 @@
 
 #include "core/fail.h"
 #include "io/json.h"
+#include "io_test_util.h"
 #include "op_matrix.h"
 #include "wick/adapter.h"
 #include "wick/data.h"
@@ -148,11 +149,8 @@ TEST_P(GoldenTraining, TenSteps) {
   options.adamw.beta1 = steps["betas"][0].get<double>();
   options.adamw.beta2 = steps["betas"][1].get<double>();
   options.adamw.eps = steps["eps"].get<double>();
-  const fs::path out = fs::path(::testing::TempDir()) /
-                       fmt::format("wick-golden-{}-{}", golden().name, std::get<1>(GetParam())) /
-                       (golden().fused ? "fused" : "composite") /
-                       (std::get<2>(GetParam()) == LoraLayout::bordered ? "bordered" : "separate");
-  fs::remove_all(out);
+  const test::TempDir folder;
+  const fs::path out = folder / "run";
   Trainer trainer(model_, adapter, data_, nullptr, options, out);
   trainer.run([&](const StepReport& report) {
     const auto at = static_cast<std::size_t>(report.step - 1);
@@ -168,7 +166,6 @@ TEST_P(GoldenTraining, TenSteps) {
     attach("adapter-end");
     expect_logits(model_, prompts, expected);
   }
-  fs::remove_all(out);
 }
 
 const auto kModels =
