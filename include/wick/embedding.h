@@ -81,7 +81,8 @@ class EmbeddingModel {
   std::vector<TokenId> tokenize(std::string_view text) const;
 
   /// The embeddings of texts, f32 [texts, dimension()] on the host, in their order. They are computed in batches of up
-  /// to `batch_tokens` tokens, of texts of like length: what stands in one batch does not change a result.
+  /// to `batch_tokens` tokens, of texts of like length. What else stands in a batch changes a result by rounding at
+  /// most.
   Tensor embed(std::span<const std::string> texts, std::int64_t batch_tokens = 8192) const;
   /// The same of texts that are tokens already; none of them empty or longer than max_tokens().
   Tensor embed_tokens(std::span<const std::vector<TokenId>> texts, std::int64_t batch_tokens = 8192) const;
@@ -96,5 +97,10 @@ class EmbeddingModel {
   bool normalize_ = false;
   std::int64_t max_tokens_ = 0;
 };
+
+/// The first `columns` of embeddings [texts, n], f32 dense on the host: of length 1 again, a row of zeros left as it is
+/// (for models trained so that this keeps their meaning: Kusupati et al. 2022). Error(invalid_argument) unless
+/// 1 <= columns <= n.
+Tensor truncate_embeddings(const Tensor& embeddings, std::int64_t columns);
 
 }  // namespace wick

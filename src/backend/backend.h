@@ -57,6 +57,7 @@ class Backend {
 
   /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
+  /// For tensors of `bytes`.
   virtual std::unique_ptr<Readback> readback(Device device, std::size_t bytes) = 0;
   /// Times the work that is queued on the device, for Profile.
   virtual std::unique_ptr<WorkRecorder> recorder(Device device) = 0;

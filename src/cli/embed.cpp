@@ -1,6 +1,6 @@
-#include <cmath>
 #include <fstream>
 #include <iostream>
+#include <span>
 
 #include "cli/cli.h"
 #include "core/fail.h"
@@ -54,28 +54,21 @@ class Lines {
   std::size_t number_ = 0;
 };
 
-// The first `columns` of each row, of length 1 again where some were cut off.
-void write(const Options& o, const Tensor& rows, std::int64_t columns) {
+void write(const Options& o, const Tensor& rows) {
   std::string out;
   for (std::int64_t i = 0; i < rows.size(0); ++i) {
-    std::vector<float> row(rows.data<float>() + i * rows.size(1), rows.data<float>() + i * rows.size(1) + columns);
-    if (columns < rows.size(1)) {
-      double squares = 0;
-      for (const float v : row) squares += static_cast<double>(v) * v;
-      const double length = std::max(std::sqrt(squares), 1e-12);
-      for (float& v : row) v = static_cast<float>(v / length);
-    }
+    const std::span row(rows.data<float>() + i * rows.size(1), static_cast<std::size_t>(rows.size(1)));
     if (o.format == "f32") {
-      out.append(reinterpret_cast<const char*>(row.data()), row.size() * sizeof(float));
+      const auto bytes = std::as_bytes(row);
+      out.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     } else {
-      out += dump_json_line({{"embedding", row}}) + "\n";
+      out += dump_json_line({{"embedding", std::vector<float>(row.begin(), row.end())}}) + "\n";
     }
   }
   print(out);
 }
 
 void run(const Options& o) {
-  if (!o.model.adapter_path.empty()) fail(ErrorCode::unsupported, "--adapter-path is not supported for embeddings");
   const EmbeddingModel model = EmbeddingModel::load(
       o.model.model, {.dtype = dtype_from_string(o.model.dtype), .device = device_from_string(o.model.device)});
   if (o.truncate_dim > model.dimension()) {
@@ -90,7 +83,8 @@ void run(const Options& o) {
   std::int64_t tokens = 0;
   const auto flush = [&] {
     if (texts.empty()) return;
-    write(o, model.embed_tokens(texts, o.batch_tokens), columns);
+    const Tensor rows = model.embed_tokens(texts, o.batch_tokens);
+    write(o, columns < model.dimension() ? truncate_embeddings(rows, columns) : rows);
     done += texts.size();
     texts.clear();
     tokens = 0;

@@ -172,4 +172,13 @@ Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts,
   return result;
 }
 
+Tensor truncate_embeddings(const Tensor& embeddings, std::int64_t columns) {
+  if (columns < 1 || columns > embeddings.size(1)) {
+    fail(ErrorCode::invalid_argument, "{} columns of embeddings that have {}", columns, embeddings.size(1));
+  }
+  const Tensor cut = embeddings.slice(1, 0, columns).clone();
+  for (std::int64_t i = 0; i < cut.size(0); ++i) normalize(cut.data<float>() + i * columns, columns);
+  return cut;
+}
+
 }  // namespace wick

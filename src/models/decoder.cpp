@@ -2,7 +2,6 @@
 #include <functional>
 #include <iterator>
 #include <mutex>
-#include <tuple>
 #include <utility>
 
 #include "backend/backend.h"
@@ -173,7 +172,8 @@ struct Decoder::Impl {
   // The norm before layer i, or after the last.
   const Tensor& norm_before(std::size_t i) const { return i < layers.size() ? layers[i].input_norm : final_norm; }
   std::int64_t border_before(std::size_t i) const { return i < layers.size() ? layers[i].qkv.border() : 0; }
-  AdaptedLinear::Again norm_again(std::size_t i, const Tensor& hidden) const;
+  AdaptedLinear::Again norm_again(std::size_t i, const Tensor& hidden, const Tensor& weight, std::int64_t border) const;
+  AdaptedLinear::Again input_again(std::size_t i, const Tensor& hidden) const;
   Between enter(const Tensor& ids) const;
   Between run_layer(std::size_t i, const Between& in, const TokenBatch& batch, const RopeTable& table,
                     const Tensor& key_offsets, KvCache* cache) const;
@@ -319,18 +319,24 @@ Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& tabl
   return rms_norm(hidden, final_norm, eps);
 }
 
-// Makes the input of layer i again; empty where it is kept.
-AdaptedLinear::Again Decoder::Impl::norm_again(std::size_t i, const Tensor& hidden) const {
-  if (i == layers.size() || recompute[i] == Recompute::nothing) return {};
-  return [hidden = hidden.detach(), weight = norm_before(i), eps = config.rms_norm_eps, border = border_before(i)] {
+// Makes a norm in layer i again; empty where its output is kept.
+AdaptedLinear::Again Decoder::Impl::norm_again(std::size_t i, const Tensor& hidden, const Tensor& weight,
+                                               std::int64_t border) const {
+  if (recompute[i] == Recompute::nothing) return {};
+  return [hidden = hidden.detach(), weight, eps = config.rms_norm_eps, border] {
     return rms_norm(hidden, weight, eps, border);
   };
+}
+
+// The same of the norm before layer i; behind the last one stands the final norm, which nobody makes again.
+AdaptedLinear::Again Decoder::Impl::input_again(std::size_t i, const Tensor& hidden) const {
+  return i < layers.size() ? norm_again(i, hidden, norm_before(i), border_before(i)) : AdaptedLinear::Again();
 }
 
 Between Decoder::Impl::enter(const Tensor& ids) const {
   const Tensor hidden = embedding(embeddings, ids);
   const Tensor x = rms_norm(hidden, norm_before(0), config.rms_norm_eps, border_before(0));
-  return {hidden, x, norm_again(0, hidden)};
+  return {hidden, x, input_again(0, hidden)};
 }
 
 Tensor Decoder::Impl::feed_forward(const Layer& layer, Recompute level, const Tensor& x,
@@ -358,15 +364,10 @@ Between Decoder::Impl::run_layer(std::size_t i, const Between& in, const TokenBa
   const Tensor attended = attend(layer, i, in.x, in.again, batch, table, key_offsets, cache);
   const std::int64_t border = layer.gate_up.border();
   const auto [middle, y] = rms_norm_residual(attended, in.hidden, layer.post_attention_norm, eps, border);
-  AdaptedLinear::Again again;
-  if (recompute[i] != Recompute::nothing) {
-    again = [total = middle.detach(), weight = layer.post_attention_norm, eps, border] {
-      return rms_norm(total, weight, eps, border);
-    };
-  }
+  const AdaptedLinear::Again again = norm_again(i, middle, layer.post_attention_norm, border);
   const Tensor branch = feed_forward(layer, recompute[i], y, again);
   const auto [hidden, x] = rms_norm_residual(branch, middle, norm_before(i + 1), eps, border_before(i + 1));
-  return {hidden, x, norm_again(i + 1, hidden)};
+  return {hidden, x, input_again(i + 1, hidden)};
 }
 
 Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
@@ -404,7 +405,7 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
           return std::vector<Tensor>{out.hidden, out.x};
         },
         inputs, {{}, at.again});
-    at = {part.outputs[0], part.outputs[1], impl_->norm_again(i + 1, part.outputs[0])};
+    at = {part.outputs[0], part.outputs[1], impl_->input_again(i + 1, part.outputs[0])};
   }
   if (cache != nullptr) cache->length_ += tokens;
   return at.x;

@@ -11,7 +11,8 @@ class AddressSpace {
   virtual ~AddressSpace() = default;
   virtual std::byte* base() const = 0;
   virtual std::size_t bytes() const = 0;
-  /// Memory for [offset, offset + bytes), none of which has any; multiples of `grain`. False when there is not enough.
+  /// Memory for [offset, offset + bytes), none of which has any; multiples of the driver's page (2 MiB). False when
+  /// there is not enough.
   virtual bool map(std::size_t offset, std::size_t bytes) = 0;
   /// Gives the memory back that one call of map() brought.
   virtual void unmap(std::size_t offset, std::size_t bytes) noexcept = 0;

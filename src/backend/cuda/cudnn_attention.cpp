@@ -166,7 +166,7 @@ struct AttentionGraph {
     return result;
   }
 
-  void forward(bool lse) {
+  void forward() {
     const Tensor q = operand(AttentionPlan::kQ, h, sq, s.q);
     const Tensor k = operand(AttentionPlan::kK, hk, sk, s.k, true);
     const Tensor v = operand(AttentionPlan::kV, hk, sk, s.v);
@@ -180,9 +180,8 @@ struct AttentionGraph {
     const Tensor e = apply(CUDNN_POINTWISE_EXP, scores, apply(CUDNN_POINTWISE_SUB, scores, score, highest));
     const Tensor sum = graph.computed(per_query, CUDNN_DATA_FLOAT);
     graph.reduce(CUDNN_REDUCE_TENSOR_ADD, sum, e);
-    // Part of the pattern even where nobody wants it.
-    const Tensor log_sum_exp = lse ? query_values() : graph.computed(per_query, CUDNN_DATA_FLOAT);
-    if (lse) plan.uids_[AttentionPlan::kLse] = log_sum_exp.uid;
+    const Tensor log_sum_exp = query_values();
+    plan.uids_[AttentionPlan::kLse] = log_sum_exp.uid;
     graph.pointwise(CUDNN_POINTWISE_ADD, CUDNN_DATA_FLOAT, log_sum_exp, highest,
                     apply(CUDNN_POINTWISE_LOG, per_query, sum));
     const Tensor weights = graph.computed(scores, type);
@@ -282,7 +281,7 @@ const AttentionPlan& CudnnAttention::plan(Pass pass, const AttentionShape& shape
     if (pass == Pass::backward) {
       graph.backward();
     } else {
-      graph.forward(pass == Pass::forward);
+      graph.forward();
     }
     graph.build(device_, pass == Pass::backward);
   } catch (const CudnnRefusal& refused) {
@@ -291,10 +290,10 @@ const AttentionPlan& CudnnAttention::plan(Pass pass, const AttentionShape& shape
   return plan;
 }
 
-const AttentionPlan& CudnnAttention::forward_plan(const AttentionShape& shape, bool lse) {
+const AttentionPlan& CudnnAttention::forward_plan(const AttentionShape& shape) {
   AttentionShape key = shape;  // what the forward pass does not know makes no second plan
   key.dy = key.dq = key.dk = key.dv = {};
-  return plan(lse ? Pass::forward : Pass::inference, key);
+  return plan(Pass::forward, key);
 }
 
 const AttentionPlan& CudnnAttention::backward_plan(const AttentionShape& shape) { return plan(Pass::backward, shape); }

@@ -121,8 +121,8 @@ class CudnnAttention {
  public:
   explicit CudnnAttention(CudnnDevice& device) : device_(device) {}
 
-  /// With `lse` or without. Never throws for what cuDNN does not do: the plan says why.
-  const AttentionPlan& forward_plan(const AttentionShape& shape, bool lse);
+  /// Never throws for what cuDNN does not do: the plan says why.
+  const AttentionPlan& forward_plan(const AttentionShape& shape);
   const AttentionPlan& backward_plan(const AttentionShape& shape);
 
   /// Queues a run on `stream`. Error(device) when cuDNN fails, Error(invalid_argument) for a misaligned pointer.
@@ -130,7 +130,7 @@ class CudnnAttention {
   void backward(const AttentionPlan& plan, cudaStream_t stream, const AttentionBackwardOperands& at, void* workspace);
 
  private:
-  enum class Pass { inference, forward, backward };
+  enum class Pass { forward, backward };
   using Key = std::pair<Pass, AttentionShape>;
   const AttentionPlan& plan(Pass pass, const AttentionShape& shape);
   void run(const AttentionPlan& plan, cudaStream_t stream, std::span<void* const> operands, const void* index,

@@ -89,7 +89,7 @@ Declined attention_forward_cudnn(const Tensor& q, const Tensor& k, const Tensor&
   if (!lse.defined()) return "it is not worth a plan where nothing is trained";
   if (const Declined reason = declined(q, layout, {&q, &k, &v, &y})) return reason;
   const AttentionShape shape = shape_of(q, k, v, y, layout);
-  const AttentionPlan& plan = library()->forward_plan(shape, true);
+  const AttentionPlan& plan = library()->forward_plan(shape);
   if (plan.declined() != nullptr) return plan.declined();
   const Tensor index = packed_index(shape, layout);
   const Tensor workspace = device_bytes(plan.workspace_bytes(), q.device());
