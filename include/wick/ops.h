@@ -220,6 +220,14 @@ struct AttentionOptions {
 /// Never holds a whole score matrix. Vaswani et al. 2017, Dao et al. 2022, Ainslie et al. 2023, Beltagy et al. 2020
 /// (window).
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options);
+/// The two ops of new tokens of one sequence that has a cache, q [tokens, heads, d], k and v [tokens, kv_heads, d]:
+/// attention(rope_append(q, k, v, cos, sin, end, keys, values), keys, values, options), where `end` is the last of
+/// options.key_offsets, i32 [2], which must be there. One kernel for the one token of decoding. at_rest: nothing that
+/// may still be at work on the device writes offsets, tables, or keys and values before the new ones, so that they may
+/// be read before the kernels ahead have ended (see LinearFusion::at_rest).
+Tensor attention_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                        const Tensor& keys, const Tensor& values, const AttentionOptions& options,
+                        bool at_rest = false);
 
 struct CrossEntropyOptions {
   std::int64_t ignore_index = -100;  ///< labels with this value add nothing

@@ -263,7 +263,7 @@ __device__ Best find_best(Shared& shared, const Request& r, int begin, int end) 
       value = value < 0 ? value * r.penalty : value / r.penalty;
     }
     value += 0.0F;  // of -0 it makes 0
-    r.scaled[id] = value;
+    if (!r.greedy) r.scaled[id] = value;
     const Sum key = static_cast<Sum>(ordered(value)) << 32 | ~static_cast<unsigned>(id);
     mine = better(mine, isnan(value) ? Best{0, 1} : Best{key, 0});
   });

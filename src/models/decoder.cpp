@@ -181,7 +181,7 @@ struct Decoder::Impl {
   Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
                 const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const;
   Tensor attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
-                       const RopeTable& table, const Tensor& key_offsets, const KvCache& cache) const;
+                       const RopeTable& table, const Tensor& key_offsets, const KvCache& cache, bool at_rest) const;
   Tensor forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                      const KvCache& cache) const;
 };
@@ -243,7 +243,7 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
                              const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                              KvCache* cache) const {
   if (cache != nullptr) {
-    return layer.output(attend_cached(layer, index, layer.qkv(x, again), batch, table, key_offsets, *cache));
+    return layer.output(attend_cached(layer, index, layer.qkv(x, again), batch, table, key_offsets, *cache, false));
   }
   const std::int64_t tokens = batch.tokens();
   const std::int64_t heads = config.num_attention_heads;
@@ -264,10 +264,11 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
   return layer.output(reshape(y, {tokens, config.num_attention_heads * config.head_dim}));
 }
 
-// Attention of tokens that go into the cache, between qkv [tokens, (heads + 2 kv heads) head_dim] and the output
-// projection.
+// Attention of tokens that go into the cache, at_rest as in attention_append(), between qkv [tokens, (heads + 2 kv
+// heads) head_dim] and the output projection.
 Tensor Decoder::Impl::attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
-                                    const RopeTable& table, const Tensor& key_offsets, const KvCache& cache) const {
+                                    const RopeTable& table, const Tensor& key_offsets, const KvCache& cache,
+                                    bool at_rest) const {
   const std::int64_t tokens = batch.tokens();
   const std::int64_t heads = config.num_attention_heads;
   const std::int64_t kv_heads = config.num_key_value_heads;
@@ -280,19 +281,17 @@ Tensor Decoder::Impl::attend_cached(const Layer& layer, std::size_t index, const
     q = rms_norm(q, layer.q_norm, config.rms_norm_eps);
     k = rms_norm(k, layer.k_norm, config.rms_norm_eps);
   }
-  const Tensor& keys = cache.keys_[index];
-  const Tensor& values = cache.values_[index];
-  q = rope_append(q, k, part(heads + kv_heads, kv_heads), table.cos, table.sin, key_offsets.slice(0, 1, 1), keys,
-                  values);
   // A pass of few tokens may be recorded on a device: what is used of the cache then only the offsets say.
   const bool whole = device.type != DeviceType::cpu && tokens <= kFewTokens;
   const std::int64_t rows = whole ? cache.capacity_ : cache.length_ + tokens;
-  const Tensor y = attention(q, keys.slice(0, 0, rows), values.slice(0, 0, rows),
-                             {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets});
+  const Tensor y =
+      attention_append(q, k, part(heads + kv_heads, kv_heads), table.cos, table.sin,
+                       cache.keys_[index].slice(0, 0, rows), cache.values_[index].slice(0, 0, rows),
+                       {.window = layer.window, .query_offsets = batch.offsets, .key_offsets = key_offsets}, at_rest);
   return reshape(y, {tokens, heads * config.head_dim});
 }
 
-// The forward pass of decoding: a few tokens behind a cache, bound by reading weights. Six kernels a layer where every
+// The forward pass of decoding: a few tokens behind a cache, bound by reading weights. Five kernels a layer where every
 // op has one.
 Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                                   const KvCache& cache) const {
@@ -300,14 +299,15 @@ Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& tabl
   // Weights may be fetched before the kernels ahead have ended, since they are at rest: what wrote them (loading,
   // attach(), refresh_adapter()) was queued before this pass, and the embedding, the first kernel here, lets nothing
   // behind it begin until all before it has ended. In a recording it is a node among those that are replayed, and a
-  // replay begins after what was queued before it. The pass itself writes no weight.
+  // replay begins after what was queued before it. The pass itself writes no weight. So it is with the offsets, which
+  // KvCache::begin() has moved, and with the keys and values of earlier passes.
   constexpr bool kAtRest = true;
   const double eps = config.rms_norm_eps;
   Tensor hidden = embedding(embeddings, batch.ids);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const Tensor qkv = layer.qkv.fused(hidden, {.norm = layer.input_norm, .eps = eps, .at_rest = kAtRest});
-    const Tensor mixed = attend_cached(layer, i, qkv, batch, table, key_offsets, cache);
+    const Tensor mixed = attend_cached(layer, i, qkv, batch, table, key_offsets, cache, kAtRest);
     hidden = layer.output.fused(mixed, {.residual = hidden, .at_rest = kAtRest});
     const Tensor activated = layer.gate_up.fused(hidden, {.norm = layer.post_attention_norm,
                                                           .eps = eps,

@@ -1,21 +1,18 @@
 #pragma once
 
 // Copies into shared memory that report their arrival (Hopper): from global memory, which no registers hold on the way,
-// and to the other blocks of a cluster, which then need no barrier. On earlier devices nothing here may be called.
-
-#include <cuda_runtime.h>
+// and to the other blocks of a cluster, which then need no barrier: that has each thread wait until all it ever wrote,
+// to global memory too, has arrived, and empties L1. On earlier devices nothing here may be called.
 
 #include <cstdint>
+
+#include "backend/cuda/ptx.cuh"
 
 namespace wick::cuda {
 
 /// In shared memory: counts the bytes that are expected and come. When as many have come as were expected a phase is
 /// over and the next begins; the first is phase 0, and waiting takes the parity of its number.
 using Arrival = std::uint64_t;
-
-__device__ inline std::uint32_t shared_address(const void* p) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
 
 /// By one thread. The others, of the cluster too, may use it after the next barrier.
 __device__ inline void arrival_init([[maybe_unused]] Arrival* arrival) {
@@ -35,35 +32,22 @@ __device__ inline void arrival_expect([[maybe_unused]] Arrival* arrival, [[maybe
 #endif
 }
 
-/// Until the phase is over: the threads that have waited see what load_async() brought and, with kFromCluster, what
-/// other blocks have sent.
-template <bool kFromCluster = false>
+/// Until the phase is over: the threads that have waited see what load_async() brought and other blocks have sent. It
+/// is in the block's own shared memory: acquiring at the cluster's scope would only empty L1.
 __device__ inline void arrival_wait([[maybe_unused]] Arrival* arrival, [[maybe_unused]] std::uint32_t parity) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   std::uint32_t over = 0;
-  do {
-    if constexpr (kFromCluster) {
-      asm volatile(
-          "{\n"
-          "  .reg .pred p;\n"
-          "  mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-          "  selp.u32 %0, 1, 0, p;\n"
-          "}"
-          : "=r"(over)
-          : "r"(shared_address(arrival)), "r"(parity)
-          : "memory");
-    } else {
-      asm volatile(
-          "{\n"
-          "  .reg .pred p;\n"
-          "  mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-          "  selp.u32 %0, 1, 0, p;\n"
-          "}"
-          : "=r"(over)
-          : "r"(shared_address(arrival)), "r"(parity)
-          : "memory");
-    }
-  } while (over == 0);
+  while (over == 0) {
+    asm volatile(
+        "{\n"
+        "  .reg .pred p;\n"
+        "  mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "  selp.u32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(over)
+        : "r"(shared_address(arrival)), "r"(parity)
+        : "memory");
+  }
 #endif
 }
 
@@ -79,19 +63,33 @@ __device__ inline void load_async([[maybe_unused]] void* to, [[maybe_unused]] co
 #endif
 }
 
-/// 16 bytes to where `to` and `arrival` are in block `rank` of the cluster.
-__device__ inline void send_async([[maybe_unused]] float4* to, [[maybe_unused]] const float4& v,
+/// 4, 8 or 16 bytes to where `to` and `arrival` are in block `rank` of the cluster, which may be the own one. A block
+/// that was launched without a cluster may not send.
+template <class Value>
+__device__ inline void send_async([[maybe_unused]] Value* to, [[maybe_unused]] const Value& value,
                                   [[maybe_unused]] Arrival* arrival, [[maybe_unused]] unsigned rank) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      "  .reg .b32 to, arrival;\n"
-      "  mapa.shared::cluster.u32 to, %0, %6;\n"
-      "  mapa.shared::cluster.u32 arrival, %1, %6;\n"
-      "  st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%2, %3, %4, %5}, [arrival];\n"
-      "}" ::"r"(shared_address(to)),
-      "r"(shared_address(arrival)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(rank)
-      : "memory");
+  static_assert(sizeof(Value) == 4 || sizeof(Value) == 8 || sizeof(Value) == 16);
+  const auto at = [rank](const void* shared) {
+    std::uint32_t remote;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(shared)), "r"(rank));
+    return remote;
+  };
+  const auto* words = reinterpret_cast<const std::uint32_t*>(&value);
+  if constexpr (sizeof(Value) == 4) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %2, [%1];" ::"r"(at(to)),
+                 "r"(at(arrival)), "r"(words[0])
+                 : "memory");
+  } else if constexpr (sizeof(Value) == 8) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%2, %3}, [%1];" ::"r"(at(to)),
+                 "r"(at(arrival)), "r"(words[0]), "r"(words[1])
+                 : "memory");
+  } else {
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%2, %3, %4, %5}, [%1];" ::"r"(at(to)),
+        "r"(at(arrival)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+        : "memory");
+  }
 #endif
 }
 

@@ -102,8 +102,8 @@ template <class T, class Y, bool kSwiglu>
 __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
   constexpr int kGroups = kSwiglu ? 2 : 1;  // of kUnit rows: gate and up
   constexpr int kBatch = kInFlight / 2 / kGroups;
-  auto& sums = reinterpret_cast<Sums<kSwiglu>*>(shared_memory())->values;
-  T* const xs = reinterpret_cast<T*>(shared_memory() + sizeof(Sums<kSwiglu>));
+  auto& sums = reinterpret_cast<Sums<kSwiglu>*>(dynamic_shared())->values;
+  T* const xs = reinterpret_cast<T*>(dynamic_shared() + sizeof(Sums<kSwiglu>));
   const int pitch = row_pitch(p.k);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);

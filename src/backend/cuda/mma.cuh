@@ -3,18 +3,9 @@
 // Tensor core products of 16-bit types (sm_80 and up) and the copies that feed them.
 
 #include "backend/cuda/kernels.cuh"
+#include "backend/cuda/ptx.cuh"
 
 namespace wick::cuda {
-
-/// The block's dynamic shared memory.
-__device__ inline unsigned char* shared_memory() {
-  extern __shared__ __align__(128) unsigned char memory[];
-  return memory;
-}
-
-__device__ inline unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
 
 /// Starts a copy of the first `bytes` (0 to 16) of 16 bytes, and of zeros for the others; nothing is read when it is 0.
 __device__ inline void copy_async16(void* to_shared, const void* from, int bytes) {
@@ -94,13 +85,6 @@ __device__ inline void multiply_add<__half>(float (&c)[4], const unsigned (&a)[4
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/// 2^x to 2 ulp; 0 for -inf and for results below the normal numbers.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 /// 16 bytes of global memory that are read once and that nobody writes meanwhile: L1 is left to what is read again.

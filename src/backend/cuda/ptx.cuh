@@ -11,8 +11,13 @@ namespace wick::cuda {
 
 /// The block's dynamic shared memory.
 __device__ inline std::byte* dynamic_shared() {
-  extern __shared__ uint4 words[];
+  extern __shared__ __align__(128) uint4 words[];
   return reinterpret_cast<std::byte*>(words);
+}
+
+/// The address by which instructions know a place in the block's shared memory.
+__device__ inline std::uint32_t shared_address(const void* p) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
 /// 16 bytes of global memory that are read once: L1 is left to what is read again. Without `valid` nothing is read, and

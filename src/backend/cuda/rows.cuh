@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <type_traits>
 
+#include "backend/cuda/arrival.cuh"
 #include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/ptx.cuh"
@@ -74,8 +75,8 @@ class Team {
       blocks_ = shape.cluster;
       rank_ = blockIdx.x % blocks_;
       if (threadIdx.x == 0) {
-        mbarrier_init(barriers());
-        mbarrier_init(barriers() + 1);
+        arrival_init(barriers());
+        arrival_init(barriers() + 1);
       }
       cluster_arrive();  // that all its blocks have begun is waited for before the first exchange
     }
@@ -150,11 +151,11 @@ class Team {
       if (lane == 0) values[warp] = value;
       __syncthreads();
     } else {
-      std::uint64_t* arrived = barriers() + turn;
+      Arrival* arrived = barriers() + turn;
       if (exchanges_ == 0) cluster_wait();
-      if (threadIdx.x == 0) mbarrier_expect(arrived, warps() * sizeof(Value));
-      if (lane < blocks_) send(values + rank_ * (blockDim.x / 32) + warp, value, arrived, lane);
-      mbarrier_wait(arrived, exchanges_ / 2 % 2);
+      if (threadIdx.x == 0) arrival_expect(arrived, warps() * sizeof(Value));
+      if (lane < blocks_) send_async(values + rank_ * (blockDim.x / 32) + warp, value, arrived, lane);
+      arrival_wait(arrived, exchanges_ / 2 % 2);
     }
     ++exchanges_;
     return values;
@@ -194,7 +195,7 @@ class Team {
   static constexpr unsigned kMostWarps = 128;  // of a cluster: 8 blocks of 512 threads
 
   __device__ unsigned warps() const { return blockDim.x / 32 * blocks_; }
-  __device__ static std::uint64_t* barriers() { return reinterpret_cast<std::uint64_t*>(dynamic_shared()); }
+  __device__ static Arrival* barriers() { return reinterpret_cast<Arrival*>(dynamic_shared()); }
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;

@@ -1,5 +1,6 @@
 #include "ops/attention/attention.h"
 #include "ops/op.h"
+#include "ops/rope_append/rope_append.h"
 
 #include <algorithm>
 #include <array>
@@ -10,6 +11,7 @@ namespace wick {
 
 Kernels<AttentionForward> attention_forward{{attention_forward_cpu}};
 Kernels<AttentionBackward> attention_backward{{attention_backward_cpu}};
+Kernels<AttentionAppend> attention_append_kernels;
 
 KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t places, std::int64_t longest) {
   constexpr std::int64_t kLimit = std::int64_t{512} << 20;
@@ -107,7 +109,8 @@ Tensor checked_offsets(const char* what, const Tensor& offsets, std::int64_t tok
 // AttentionLayout::longest.
 std::int64_t longest(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
   const Tensor& offsets = options.query_offsets;
-  const bool as_many_keys = !options.key_offsets.defined() || options.key_offsets.raw() == offsets.raw();
+  const bool as_many_keys =
+      !options.key_offsets.defined() || (offsets.defined() && options.key_offsets.raw() == offsets.raw());
   if (!as_many_keys || q.size(0) != k.size(0)) return 0;
   if (!offsets.defined()) return q.size(0);
   if (options.longest < 0 || options.longest > q.size(0)) {
@@ -176,6 +179,10 @@ AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const A
   return layout;
 }
 
+double resolved_scale(const Tensor& q, const AttentionOptions& options) {
+  return options.scale > 0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(q.size(2)));
+}
+
 // Kernels read d densely.
 Tensor dense_columns(const Tensor& x) { return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous(); }
 
@@ -201,7 +208,7 @@ std::vector<Tensor> gradient(const Tensor& dy, const Tensor& q, const Tensor& k,
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
   AttentionLayout layout = check(q, k, v, options);
-  const double scale = options.scale > 0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(q.size(2)));
+  const double scale = resolved_scale(q, options);
   layout.scale = static_cast<float>(scale);
   const Tensor queries = dense_columns(q.detach());
   const Tensor keys = dense_columns(k.detach());
@@ -218,6 +225,30 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
            return gradient(dy[0], queries, keys, values, y, lse, layout, scale, places, needs);
          });
   return y;
+}
+
+Tensor attention_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                        const Tensor& keys, const Tensor& values, const AttentionOptions& options, bool at_rest) {
+  constexpr const char* kAppend = "attention_append";
+  if (!options.key_offsets.defined() || options.key_offsets.numel() != 2) {
+    fail(ErrorCode::invalid_argument, "[{}] key_offsets is {}, expected i32 [2]: one sequence", kAppend,
+         describe(options.key_offsets));
+  }
+  const NoGrad no_grad;
+  const Tensor end = options.key_offsets.slice(0, 1, 1);
+  // A device without a kernel is none that falls back: one op after the other is its way.
+  if (q.defined() && q.rank() == 3 && q.size(0) == 1 && attention_append_kernels.on(q.device().type) != nullptr) {
+    check_rope_append(q, k, v, cos, sin, end, keys, values);
+    AttentionLayout layout = check(q, keys, values, options);
+    layout.scale = static_cast<float>(resolved_scale(q, options));
+    const Tensor y = Tensor::empty(q.shape(), q.dtype(), q.device());
+    if (run_kernel(kAppend, attention_append_kernels, q.device(), dense_columns(q.detach()), dense_columns(k.detach()),
+                   dense_columns(v.detach()), cos.detach().contiguous(), sin.detach().contiguous(), layout,
+                   keys.detach(), values.detach(), at_rest, y)) {
+      return y;
+    }
+  }
+  return attention(rope_append(q, k, v, cos, sin, end, keys, values), keys, values, options);
 }
 
 }  // namespace wick

@@ -144,6 +144,7 @@ Declined attention_backward_cuda(const Tensor& dy, const Tensor& q, const Tensor
 void register_attention() {
   attention_forward.on(DeviceType::cuda) = attention_forward_cuda;
   attention_backward.on(DeviceType::cuda) = attention_backward_cuda;
+  attention_append_kernels.on(DeviceType::cuda) = attention_append_cuda;
 }
 
 }  // namespace wick::cuda

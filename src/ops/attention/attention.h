@@ -26,6 +26,13 @@ using AttentionBackward = Declined(const Tensor& dy, const Tensor& q, const Tens
                                    const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
                                    const Tensor& dv);
 
+/// attention_append() of one token: q as in AttentionForward, k and v [1, kv_heads, d] likewise; cos and sin f32,
+/// dense; keys and values dense; y as in AttentionForward. One sequence, whose end is checked on the host only.
+/// at_rest: see attention_append().
+using AttentionAppend = Declined(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos,
+                                 const Tensor& sin, const AttentionLayout& layout, const Tensor& keys,
+                                 const Tensor& values, bool at_rest, const Tensor& y);
+
 /// For a fixed order of sums cuDNN's backward keeps scores of its dtype, whole, in its workspace: of as many key heads
 /// at once as fit into 512 MiB, a divisor of their number, or 0 when not one does (our own kernel keeps none).
 struct KeptScores {
@@ -37,6 +44,7 @@ KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t p
 
 extern Kernels<AttentionForward> attention_forward;
 extern Kernels<AttentionBackward> attention_backward;
+extern Kernels<AttentionAppend> attention_append_kernels;
 
 AttentionForward attention_forward_cpu;
 AttentionBackward attention_backward_cpu;

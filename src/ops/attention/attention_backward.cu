@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
             for (int h = 0; h < 2; ++h) {
               float& weight = w[a][n][2 * h + e];
               float& gradient = d[a][n][2 * h + e];
-              weight = exp2_fast(fmaf(weight, scale_log2, kKeysOwn ? of_column : lse[a][h]));
+              weight = fast_exp2(fmaf(weight, scale_log2, kKeysOwn ? of_column : lse[a][h]));
               gradient = weight * (gradient - (kKeysOwn ? delta_of_column : delta[a][h]));
             }
           }

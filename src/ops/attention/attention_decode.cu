@@ -29,11 +29,14 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
   const auto rank = static_cast<int>(cluster_rank());
   const int tile = By::tile(in);
   const DecodeUnit unit(in, By::kHeads);
-  prefetch_share(in, unit, tile, By::kTiles);
-  wait_for_previous();
+  if (!in.added.at_rest) {
+    prefetch_share(in, unit, tile, By::kTiles);
+    wait_for_previous();
+  }
   cluster_wait();
+  typename By::Query query(in, unit);
   const DecodeShare share(p, unit, in.clusters, tile, By::kTiles);
-  if (unit.cluster >= share.clusters) return;
+  if (unit.cluster >= share.clusters) return wait_for_previous();
 
   // Each warp leaves a part of all elements. Of the elements each block of the cluster joins a slice.
   auto* const of_warps = reinterpret_cast<float*>(dynamic_shared());
@@ -42,7 +45,8 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
   const PartShape slice = {whole.packs / blocks, By::kHeads};
   float* const received = of_warps + kDecodeWarps * whole.floats();
   const int working = ::min(kDecodeWarps, (share.end - share.begin + tile - 1) / tile);
-  if (thread / 32 < working) By::sum(in, unit, share, of_warps + thread / 32 * whole.floats());
+  if (thread / 32 < working) By::sum(in, unit, share, query, of_warps + thread / 32 * whole.floats());
+  wait_for_previous();  // those that have had no reason to
   __syncthreads();
 #pragma unroll 1
   for (int pack = thread; pack < unit.head_count * head_packs; pack += kDecodeThreads) {
@@ -158,33 +162,67 @@ Declined decode_by_lanes(const DecodeArguments<T>& in, Device device) {
   }
 }
 
+template <class T>
+DecodeArguments<T> decode_arguments(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
+                                    const Tensor& y, const Tensor& lse) {
+  const std::int64_t d = q.size(2);
+  return {.problem = attention_problem(q, k, layout, {&q, &k, &v}),
+          .q = by_heads<const T>(q),
+          .k = by_heads<const T>(k),
+          .v = by_heads<const T>(v),
+          .y = by_heads<T>(y),
+          .lse = pointer<float>(lse),
+          .lse_row = lse.defined() ? lse.stride(0) : 0,
+          .lanes = d <= 64    ? 8
+                   : d <= 128 ? 16
+                              : 32,
+          .chunks = 1,
+          .clusters = 1,
+          .parts = nullptr};
+}
+
 }  // namespace
 
 Declined attention_forward_decode(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
                                   const Tensor& y, const Tensor& lse) {
   return visit_narrow(q.dtype(), [&]<class T>(T) {
-    const std::int64_t d = q.size(2);
-    const DecodeArguments<T> in{.problem = attention_problem(q, k, layout, {&q, &k, &v}),
-                                .q = by_heads<const T>(q),
-                                .k = by_heads<const T>(k),
-                                .v = by_heads<const T>(v),
-                                .y = by_heads<T>(y),
-                                .lse = pointer<float>(lse),
-                                .lse_row = lse.defined() ? lse.stride(0) : 0,
-                                .lanes = d <= 64    ? 8
-                                         : d <= 128 ? 16
-                                                    : 32,
-                                .chunks = 1,
-                                .clusters = 1,
-                                .parts = nullptr};
+    const auto in = decode_arguments<T>(q, k, v, layout, y, lse);
     if constexpr (sizeof(T) == 2) {
-      if (in.problem.vectors && d % 8 == 0) {
-        if (d <= 64) return decode<ByTensorCores<T, 1>>(in, q.device());
-        if (d <= 128) return decode<ByTensorCores<T, 2>>(in, q.device());
-        return decode<ByTensorCores<T, 4>>(in, q.device());
+      if (in.problem.vectors && in.problem.head_dim % 8 == 0) {
+        if (in.problem.head_dim <= 64) return decode<ByTensorCores<T, 1, false>>(in, q.device());
+        if (in.problem.head_dim <= 128) return decode<ByTensorCores<T, 2, false>>(in, q.device());
+        return decode<ByTensorCores<T, 4, false>>(in, q.device());
       }
     }
     return decode_by_lanes(in, q.device());
+  });
+}
+
+Declined attention_append_cuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                               const AttentionLayout& layout, const Tensor& keys, const Tensor& values, bool at_rest,
+                               const Tensor& y) {
+  const std::int64_t d = q.size(2);
+  if (q.dtype() == DType::f64) return "f64";
+  if (d != 64 && d != 128) return "a head dimension other than 64 and 128";
+  if (cos.size(0) == 0 || keys.size(0) == 0) return "a table or a cache without rows";
+  if (!vectors_in({&q, &k, &v, &keys, &values}) || !packs(cos) || !packs(sin)) {
+    return "rows that are not aligned to 16 bytes";
+  }
+  return visit_narrow(q.dtype(), [&]<class T>(T) -> Declined {
+    if constexpr (sizeof(T) == 2) {
+      auto in = decode_arguments<T>(q, keys, values, layout, y, Tensor());
+      in.added = {.k = by_heads<const T>(k),
+                  .v = by_heads<const T>(v),
+                  .keys = pointer<T>(keys),
+                  .values = pointer<T>(values),
+                  .cos = pointer<float>(cos),
+                  .sin = pointer<float>(sin),
+                  .rows = static_cast<int>(::min(cos.size(0), keys.size(0))),
+                  .at_rest = at_rest};
+      if (d == 64) return decode<ByTensorCores<T, 1, true>>(in, q.device());
+      return decode<ByTensorCores<T, 2, true>>(in, q.device());
+    }
+    return "neither bf16 nor f16";
   });
 }
 

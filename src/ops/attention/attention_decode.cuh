@@ -12,6 +12,16 @@ namespace wick::cuda {
 inline constexpr int kDecodeThreads = 256;
 inline constexpr int kDecodeWarps = kDecodeThreads / 32;
 
+/// A token's key and value before they are in the cache, whose last row they become: see attention_append().
+template <class T>
+struct NewKey {
+  Heads<const T> k, v;
+  T *keys, *values;        // the cache, dense
+  const float *cos, *sin;  // [positions, d / 2]
+  int rows;                // of the tables and the cache, the fewer
+  bool at_rest;            // all that is read but q, k and v may be read before the kernel ahead has ended
+};
+
 template <class T>
 struct DecodeArguments {
   AttentionProblem problem;
@@ -23,6 +33,7 @@ struct DecodeArguments {
   int chunks;    // units of a group
   int clusters;  // of a unit, at most
   float* parts;  // [units, blocks of a cluster, clusters, part]
+  NewKey<T> added = {};
 };
 
 /// Half of a cluster barrier for a block that has not written anything yet: cluster_arrive() without its fence.

@@ -20,18 +20,79 @@ __device__ constexpr unsigned word(const uint4& of, int i) {
 
 // Scores [keys, heads] and sums [elements, heads] are products of 16 x 16 by 16 x 8. Which element of a row is which of
 // a product's is free as long as both of its operands agree: here a lane's are those of one 16-byte load.
-template <class T_, int kUnits>
+// kAppend: the queries are turned here, and the newest key too, which is put into the cache together with its value.
+template <class T_, int kUnits, bool kAppend>
 struct ByTensorCores {
   using T = T_;
   static constexpr int kHeads = 8;
   static constexpr int kTiles = kUnits == 1 ? 2 : 1;
-  static constexpr int kBlocks = kUnits <= 2 ? 2 : 1;  // on a multiprocessor
-  static constexpr int kStep = kDecodeWarps * 16;      // keys to a warp's next tile
+  static constexpr int kBlocks = kUnits + (kAppend ? 1 : 0) <= 2 ? 2 : 1;  // on a multiprocessor
+  static constexpr int kStep = kDecodeWarps * 16;                          // keys to a warp's next tile
   static __host__ __device__ int tile(const DecodeArguments<T>& /*in*/) { return 16; }
   static __host__ __device__ int width(const DecodeArguments<T>& /*in*/) { return 64 * kUnits; }
 
+  // Turns a lane's elements of a row: what it has of the lower half, it has of the upper one too.
+  struct Turn {
+    Pack<float> cos[2 * kUnits], sin[2 * kUnits];
+    bool inside;  // nobody has looked at the row: one outside gives NaN
+
+    __device__ void load(const DecodeArguments<T>& in, int newest) {
+      inside = newest >= 0;
+      const std::int64_t first = static_cast<std::int64_t>(::max(newest, 0)) * 32 * kUnits + threadIdx.x % 4 * 8;
+#pragma unroll
+      for (int i = 0; i < 2 * kUnits; ++i) {
+        cos[i] = load_pack(in.added.cos + first + 32 * (i / 2) + 4 * (i % 2));
+        sin[i] = load_pack(in.added.sin + first + 32 * (i / 2) + 4 * (i % 2));
+      }
+    }
+    __device__ void operator()(uint4 (&packs)[2 * kUnits]) const {
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) {
+        auto& low = reinterpret_cast<Pack<T>&>(packs[i]);
+        auto& high = reinterpret_cast<Pack<T>&>(packs[i + kUnits]);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          const float c = cos[2 * i + e / 4][e % 4];
+          const float s = sin[2 * i + e / 4][e % 4];
+          const float x = to_float(low[e]);
+          const float y = to_float(high[e]);
+          low[e] = from_float<T>(inside ? x * c - y * s : NAN);
+          high[e] = from_float<T>(inside ? y * c + x * s : NAN);
+        }
+      }
+    }
+  };
+
+  // Lane i has elements 8 (i % 4) and further of every 32 of head i / 4. They are loaded before it is known how many
+  // keys there are, or, with kAppend, behind the first keys.
+  struct Query {
+    uint4 packs[2 * kUnits];
+    int newest = -1;  // the row of the cache that the new key gets; -1: it lies outside, or there is none
+    Turn turn;
+
+    __device__ Query(const DecodeArguments<T>& in, const DecodeUnit& unit) {
+      if constexpr (kAppend) {
+        newest = __ldcg(in.problem.key_offsets + in.problem.sequences) - 1;
+        if (newest >= in.added.rows) newest = -1;
+        turn.load(in, newest);
+      } else {
+        load_packs(in, unit);
+      }
+    }
+    __device__ void load_packs(const DecodeArguments<T>& in, const DecodeUnit& unit) {
+      const int head = static_cast<int>(threadIdx.x) % 32 / 4;
+      const int column = static_cast<int>(threadIdx.x) % 4 * 8;
+      const T* from = in.q.at(unit.token, unit.first_head + head) + column;
+#pragma unroll
+      for (int i = 0; i < 2 * kUnits; ++i) {
+        packs[i] = load_once(reinterpret_cast<const uint4*>(from + 32 * i),
+                             head < unit.head_count && 32 * i + column < in.problem.head_dim);
+      }
+    }
+  };
+
   static __device__ void sum(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
-                             float* part) {
+                             Query& query, float* part) {
     const AttentionProblem& p = in.problem;
     const auto lane = static_cast<int>(threadIdx.x) % 32;
     const int row = lane / 4;
@@ -39,18 +100,15 @@ struct ByTensorCores {
     const auto load = [&](const T* from, int element, bool there) {
       return load_once(reinterpret_cast<const uint4*>(from + element), there && element < p.head_dim);
     };
-    uint4 q[2 * kUnits];
-#pragma unroll
-    for (int i = 0; i < 2 * kUnits; ++i) {
-      q[i] = load(in.q.at(unit.token, unit.first_head + row), 32 * i + 8 * column, row < unit.head_count);
-    }
+    uint4(&q)[2 * kUnits] = query.packs;
     // Of heads 2 column + h.
     float sums[kUnits][4][4] = {};
     float highest[2] = {-INFINITY, -INFINITY};
     float total[2] = {};
     const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
 
-    int at = share.first_of(static_cast<int>(threadIdx.x) / 32, 16);
+    const int first = share.first_of(static_cast<int>(threadIdx.x) / 32, 16);
+    int at = first;
     const T* k = in.k.at(at + row, unit.kv_head);
     const T* v = in.v.at(at + 2 * column, unit.kv_head);
     for (; at < share.end; at += kTiles * kStep, k += kTiles * kStep * in.k.row, v += kTiles * kStep * in.v.row) {
@@ -77,6 +135,44 @@ struct ByTensorCores {
             values[u][r][i] = load(v + key * in.v.row, 64 * i + 8 * row, at + 2 * column + key < share.end);
           }
         }
+      }
+      if constexpr (kAppend) {
+        // In the row of the new key there is nothing yet: a few lanes put it there, and into what they have loaded.
+        const Turn& turn = query.turn;
+        if (at == first) {
+          wait_for_previous();
+          query.load_packs(in, unit);
+          turn(q);
+        }
+        const T* const new_key = in.added.k.at(0, unit.kv_head);
+        const T* const new_value = in.added.v.at(0, unit.kv_head);
+        const bool writes = unit.first_head == unit.kv_head * p.group();  // the first of those with this key head
+        const std::int64_t to = (static_cast<std::int64_t>(query.newest) * p.kv_heads + unit.kv_head) * 64 * kUnits;
+        const auto put = [&](T* cache, int element, const uint4& pack) {
+          store_if(reinterpret_cast<uint4*>(cache + to + element), pack, writes);
+        };
+#pragma unroll
+        for (int u = 0; u < kTiles; ++u) {
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            if (at + row + u * kStep + 8 * r != query.newest) continue;
+#pragma unroll
+            for (int i = 0; i < 2 * kUnits; ++i) keys[u][r][i] = load(new_key, 32 * i + 8 * column, true);
+            turn(keys[u][r]);
+#pragma unroll
+            for (int i = 0; i < 2 * kUnits; ++i) put(in.added.keys, 32 * i + 8 * column, keys[u][r][i]);
+          }
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            if (at + 2 * column + u * kStep + r % 2 + 8 * (r / 2) != query.newest) continue;
+#pragma unroll
+            for (int i = 0; i < kUnits; ++i) {
+              values[u][r][i] = load(new_value, 64 * i + 8 * row, true);
+              put(in.added.values, 64 * i + 8 * row, values[u][r][i]);
+            }
+          }
+        }
+        __syncwarp();
       }
       float scores[kTiles][4] = {};  // [2 r + h]
 #pragma unroll
@@ -193,8 +289,12 @@ struct ByLanes {
   static __host__ __device__ int tile(const DecodeArguments<T>& in) { return 32 / in.lanes; }
   static __host__ __device__ int width(const DecodeArguments<T>& in) { return in.lanes * kEach; }
 
+  struct Query {
+    __device__ Query(const DecodeArguments<T>& /*in*/, const DecodeUnit& /*unit*/) {}
+  };
+
   static __device__ void sum(const DecodeArguments<T>& in, const DecodeUnit& unit, const DecodeShare& share,
-                             float* part) {
+                             const Query& /*query*/, float* part) {
     const AttentionProblem& p = in.problem;
     const auto lane = static_cast<int>(threadIdx.x) % 32;
     const int first = lane % in.lanes * kEach;

@@ -55,14 +55,14 @@ struct Softmax {
       }
       top = quad_max(top);
       const float base = top == -INFINITY ? 0.0F : top * scale_log2;
-      const float keep = exp2_fast(highest[a][h] * scale_log2 - base);
+      const float keep = fast_exp2(highest[a][h] * scale_log2 - base);
       highest[a][h] = top;
       float sum = 0.0F;
 #pragma unroll
       for (int n = 0; n < Shape::kKeys / 8; ++n) {
 #pragma unroll
         for (int e = 2 * h; e < 2 * h + 2; ++e) {
-          scores[a][n][e] = exp2_fast(fmaf(scores[a][n][e], scale_log2, -base));
+          scores[a][n][e] = fast_exp2(fmaf(scores[a][n][e], scale_log2, -base));
           sum += scores[a][n][e];
         }
       }

@@ -48,6 +48,36 @@ OpSample fused_projection(const std::string& name, std::int64_t tokens, std::int
       }};
 }
 
+struct AppendCase {
+  std::int64_t tokens, heads, kv_heads, d, capacity;
+  std::int32_t end;
+  std::int64_t window = 0;
+  bool bench = false;
+};
+
+OpSample append_sample(const AppendCase& c) {
+  const auto heads = [&](std::int64_t count) { return normal({c.tokens, count, c.d}); };
+  const Shape cache = {c.capacity, c.kv_heads, c.d};
+  const SampleInput angles = table({c.capacity + 2, c.d / 2});
+  return {.name = "append " + to_string(Shape{c.tokens, c.heads, c.kv_heads, c.d}) + " to " + std::to_string(c.end) +
+                  (c.window > 0 ? ", window" : ""),
+          .inputs = {heads(c.heads), heads(c.kv_heads), heads(c.kv_heads), angles, angles, fixed({0, c.end}),
+                     normal(cache), normal(cache)},
+          .run =
+              [=](std::span<const Tensor> in) {
+                const Tensor keys = in[6].clone();
+                const Tensor values = in[7].clone();
+                // The host looks at the offsets: they end where the keys do.
+                const std::int64_t rows = in[0].device().type == DeviceType::cpu ? c.end : c.capacity;
+                const Tensor y =
+                    attention_append(in[0], in[1], in[2], in[3], in[4], keys.slice(0, 0, rows),
+                                     values.slice(0, 0, rows), {.window = c.window, .key_offsets = in[5].contiguous()});
+                return std::vector{y, keys, values};
+              },
+          .gradients = false,
+          .bench = c.bench};
+}
+
 }  // namespace
 
 std::vector<OpSample> attention_samples() {
@@ -109,6 +139,12 @@ std::vector<OpSample> attention_samples() {
   };
   std::vector<OpSample> samples;
   for (const AttentionCase& c : cases) samples.push_back(sample(c));
+  const AppendCase appends[] = {
+      {1, 2, 1, 64, 1, 1},         {1, 14, 2, 64, 9, 6},   {1, 20, 2, 64, 70, 34},  // two blocks to a key head
+      {1, 4, 2, 64, 150, 129, 17}, {1, 4, 4, 128, 40, 40}, {1, 6, 1, 128, 333, 300},
+      {1, 2, 1, 64, 2600, 2500},  // several clusters
+      {1, 4, 2, 16, 9, 3},         {3, 4, 2, 64, 20, 11},  {1, 14, 2, 64, 4096, 128, 0, true}};
+  for (const AppendCase& c : appends) samples.push_back(append_sample(c));
   samples.push_back(fused_projection("fused qkv", 19, 4, 2, 8));
   samples.push_back(fused_projection("fused qkv odd", 6, 3, 1, 5));
   samples.push_back(

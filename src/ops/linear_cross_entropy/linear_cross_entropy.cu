@@ -104,7 +104,7 @@ __device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool
   } else {
     if (threadIdx.x == 0) arrival_expect(all, static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4));
     if (lane < blocks) send_async(to, part, all, static_cast<unsigned>(lane));
-    arrival_wait<true>(all, static_cast<std::uint32_t>(number / 2 % 2));
+    arrival_wait(all, static_cast<std::uint32_t>(number / 2 % 2));
   }
   const int count = blocks * kHeldWarps;
   Part whole{-INFINITY, 0.0F, 0.0F};

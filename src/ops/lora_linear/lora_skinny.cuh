@@ -193,7 +193,7 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
   using Shape = ProjectShape<R, kOuter>;
   constexpr int kSteps = kTile / 16;
   constexpr int kPairs = R / 16;
-  T* const ring = reinterpret_cast<T*>(shared_memory());
+  T* const ring = reinterpret_cast<T*>(dynamic_shared());
   T* const factors = ring + Shape::kStages * kSlab * kTile;
   T* const h = factors + Shape::kStages * Shape::kFactor;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -355,7 +355,7 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   using Shape = OuterShape<R>;
   constexpr int kTileElements = kOuterRows * kTile;
-  T* const ring = reinterpret_cast<T*>(shared_memory());
+  T* const ring = reinterpret_cast<T*>(dynamic_shared());
   T* const gs = ring + Shape::kStages * kTileElements;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);

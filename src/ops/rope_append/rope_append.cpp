@@ -28,8 +28,13 @@ void check_table(const Tensor& q, const char* what, const Tensor& table) {
   check_same_device(kOp, q, what, table);
 }
 
-void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin, const Tensor& end,
-           const Tensor& keys, const Tensor& values) {
+// Kernels read d densely.
+Tensor dense_columns(const Tensor& x) { return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous(); }
+
+}  // namespace
+
+void check_rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                       const Tensor& end, const Tensor& keys, const Tensor& values) {
   check_floating(kOp, "q", q);
   if (q.rank() != 3 || q.size(2) % 2 != 0) {
     fail(ErrorCode::invalid_argument, "[{}] q is {}, expected [tokens, heads, d] with an even d", kOp, describe(q));
@@ -66,14 +71,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos,
   }
 }
 
-// Kernels read d densely.
-Tensor dense_columns(const Tensor& x) { return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous(); }
-
-}  // namespace
-
 Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
                    const Tensor& end, const Tensor& keys, const Tensor& values) {
-  check(q, k, v, cos, sin, end, keys, values);
+  check_rope_append(q, k, v, cos, sin, end, keys, values);
   const NoGrad no_grad;
   const Tensor y = Tensor::empty(q.shape(), q.dtype(), q.device());
   if (run_kernel(kOp, rope_append_kernels, q.device(), dense_columns(q.detach()), dense_columns(k.detach()),

@@ -13,4 +13,8 @@ extern Kernels<RopeAppend> rope_append_kernels;
 
 RopeAppend rope_append_cpu;
 
+/// Error(invalid_argument) for arguments that rope_append() does not take.
+void check_rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                       const Tensor& end, const Tensor& keys, const Tensor& values);
+
 }  // namespace wick
