@@ -77,8 +77,8 @@ class EmbeddingModel {
   /// Tokens that a text is cut to, special ones included.
   std::int64_t max_tokens() const noexcept { return max_tokens_; }
   const Encoder& encoder() const noexcept { return encoder_; }
-  /// A text as the encoder reads it.
-  std::vector<TokenId> tokenize(std::string_view text) const;
+  /// A text as the encoder reads it, cut to `max_tokens` (0: the model's).
+  std::vector<TokenId> tokenize(std::string_view text, std::int64_t max_tokens = 0) const;
 
   /// The encoder's hidden states, [tokens, hidden_size].
   Tensor forward(const TokenBatch& batch) const { return encoder_.forward(batch); }

@@ -84,16 +84,17 @@ EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const L
 
 std::int64_t EmbeddingModel::dimension() const noexcept { return std::ssize(pooling_) * encoder_.config().hidden_size; }
 
-std::vector<TokenId> EmbeddingModel::tokenize(std::string_view text) const {
-  return tokenizer_.encode_ids(text, {.max_tokens = static_cast<std::size_t>(max_tokens_)});
+std::vector<TokenId> EmbeddingModel::tokenize(std::string_view text, std::int64_t max_tokens) const {
+  const std::int64_t limit = max_tokens > 0 ? max_tokens : max_tokens_;
+  return tokenizer_.encode_ids(text, {.max_tokens = static_cast<std::size_t>(limit)});
 }
 
-Tensor EmbeddingModel::pooled(const TokenBatch& batch) const {
+Tensor EmbeddingModel::pooled(const TokenBatch& given) const {
+  const TokenBatch batch = given.to(encoder_.device());
   const Tensor hidden = forward(batch);
   const Tensor wide = cast(hidden, hidden.dtype() == DType::f64 ? DType::f64 : DType::f32);
-  const Tensor offsets = batch.offsets.to(encoder_.device());
   std::vector<Tensor> parts;
-  for (const Pooling mode : pooling_) parts.push_back(pool(wide, offsets, mode));
+  for (const Pooling mode : pooling_) parts.push_back(pool(wide, batch.offsets, mode));
   const Tensor vectors = parts.size() == 1 ? parts[0] : concat(parts, 1);
   return normalize_ ? l2_normalize(vectors) : vectors;
 }
