@@ -91,5 +91,15 @@ TEST_F(CliEmbed, NamesAndSkipsBadLines) {
   EXPECT_EQ(wick(words({"--input", dir_ / "missing"})).code, 3);
 }
 
+TEST_F(CliEmbed, AnAdapterOfPeft) {
+  const Json expected = read_json_file(model_ / "adapter_expected.json");
+  vectors_ = expected["vectors"].get<std::vector<std::vector<float>>>();
+  std::istringstream out(expect_success(words({"--adapter", model_ / "adapter"}), {.input = lines()}));
+  std::string line;
+  for (std::size_t i = 0; std::getline(out, line); ++i) {
+    expect_near(parse_json(line, "out")["embedding"].get<std::vector<float>>(), vectors_.at(i));
+  }
+}
+
 }  // namespace
 }  // namespace wick::test

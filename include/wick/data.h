@@ -100,7 +100,8 @@ DataSplits load_data(const std::filesystem::path& path, const DatasetOptions& op
 /// Rows laid out for one forward pass.
 struct Batch {
   TokenBatch tokens;
-  Tensor labels;  ///< i32 [tokens], shifted to stand at the position that predicts them; kIgnoreLabel elsewhere
+  Tensor labels;  ///< i32 [tokens], shifted to stand at the position that predicts them; kIgnoreLabel elsewhere. Of
+                  ///< texts that belong together: the texts' numbers, i32 [sequences], as contrastive_loss() takes them
   std::int64_t trained_tokens = 0;
   std::int64_t rows = 0;
 };
@@ -122,20 +123,19 @@ struct DataCursor {
   bool operator==(const DataCursor&) const = default;
 };
 
-/// Batches without end. The order of each epoch is a pure function of the seed and the epoch's number, so a cursor is
-/// all that it takes to continue exactly.
+/// Which rows go into which batch, without end. The order of each epoch is a pure function of the seed and the epoch's
+/// number, so a cursor is all that it takes to continue exactly.
 ///
 /// With batch_size every batch has that many rows: one that reaches the end of an epoch goes on with the next epoch's
 /// rows, and each epoch holds each row once. With batch_tokens the rows of an epoch go, in order, each into the first
 /// of the last 64 batches that has room for it; a batch then ends with its epoch, and may be less full there.
-class BatchStream {
+class RowStream {
  public:
-  /// The dataset must outlive the stream. Error(invalid_argument) for sizes below 1, batch_tokens without packing, or
-  /// a budget that the longest row exceeds.
-  BatchStream(const Dataset& dataset, const BatchOptions& options);
-  BatchStream(const Dataset&& dataset, const BatchOptions& options) = delete;
+  /// `tokens` are those of each row. Error(invalid_argument) if there are no rows, for sizes below 1, batch_tokens
+  /// without packing, or a budget that the longest row exceeds.
+  RowStream(std::vector<std::int64_t> tokens, const BatchOptions& options);
 
-  Batch next();
+  std::vector<std::size_t> next();
   const DataCursor& cursor() const noexcept { return cursor_; }
   /// Error(invalid_argument) for a place that this data does not have.
   void seek(const DataCursor& cursor);
@@ -145,11 +145,29 @@ class BatchStream {
   void plan_epoch();
   void advance();
 
-  const Dataset* dataset_;
+  std::vector<std::int64_t> tokens_;
   BatchOptions options_;
   DataCursor cursor_;
   std::vector<std::size_t> order_;          // rows of this epoch, batch by batch
   std::vector<std::size_t> batch_offsets_;  // with batch_tokens: where each batch begins in order_, and its size
+};
+
+/// The batches of a dataset, in the order of a RowStream.
+class BatchStream {
+ public:
+  /// The dataset must outlive the stream. Errors as RowStream.
+  BatchStream(const Dataset& dataset, const BatchOptions& options);
+  BatchStream(const Dataset&& dataset, const BatchOptions& options) = delete;
+
+  Batch next();
+  const DataCursor& cursor() const noexcept { return rows_.cursor(); }
+  /// Error(invalid_argument) for a place that this data does not have.
+  void seek(const DataCursor& cursor) { rows_.seek(cursor); }
+
+ private:
+  const Dataset* dataset_;
+  BatchOptions options_;
+  RowStream rows_;
 };
 
 /// All rows once in the order of the file, laid out as BatchStream would; the last batch may be short. At most

@@ -50,19 +50,19 @@ class Encoder {
   /// position that the model does not have.
   Tensor forward(const TokenBatch& batch) const;
 
+  /// Every linear layer, named as in PEFT's adapters of the bare model ("encoder.layer.0.attention.self.query", ...),
+  /// and the pooler's, which no hidden state depends on.
+  const std::vector<ModuleInfo>& linear_modules() const noexcept;
+  /// These as Decoder's.
+  void attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout = LoraLayout::separate);
+  void detach();
+  void refresh_adapter();
+  void set_dropout(double p, std::uint64_t seed, std::uint32_t pass);
+
  private:
   struct Impl;
   explicit Encoder(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
-};
-
-/// How the hidden states of a sentence become one vector.
-enum class Pooling {
-  mean,       ///< of all tokens, special ones included
-  mean_sqrt,  ///< their sum over the square root of their number
-  cls,        ///< the first token's
-  max,        ///< each column's largest
-  last        ///< the last token's
 };
 
 /// A sentence-embedding model: tokenizer, encoder, pooling and normalization, as a sentence-transformers folder has
@@ -77,8 +77,23 @@ class EmbeddingModel {
   /// Tokens that a text is cut to, special ones included.
   std::int64_t max_tokens() const noexcept { return max_tokens_; }
   const Encoder& encoder() const noexcept { return encoder_; }
-  /// A text as the encoder reads it.
-  std::vector<TokenId> tokenize(std::string_view text) const;
+  /// A text as the encoder reads it, cut to `max_tokens` (0: the model's).
+  std::vector<TokenId> tokenize(std::string_view text, std::int64_t max_tokens = 0) const;
+
+  /// The encoder's hidden states, [tokens, hidden_size].
+  Tensor forward(const TokenBatch& batch) const { return encoder_.forward(batch); }
+  /// One vector for each sequence of a packed batch, on the model's device, after pooling and normalization, f32 (f64
+  /// where the model is): [sequences, dimension()]. A tape records it.
+  Tensor pooled(const TokenBatch& batch) const;
+
+  /// The encoder's.
+  const std::vector<ModuleInfo>& linear_modules() const noexcept { return encoder_.linear_modules(); }
+  void attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout = LoraLayout::separate) {
+    encoder_.attach(std::move(adapter), layout);
+  }
+  void detach() { encoder_.detach(); }
+  void refresh_adapter() { encoder_.refresh_adapter(); }
+  void set_dropout(double p, std::uint64_t seed, std::uint32_t pass) { encoder_.set_dropout(p, seed, pass); }
 
   /// The embeddings of texts, f32 [texts, dimension()] on the host, in their order. They are computed in batches of up
   /// to `batch_tokens` tokens, of texts of like length. What else stands in a batch changes a result by rounding at

@@ -67,6 +67,7 @@ void validate(const LoraConfig& config);
 enum class ModuleKind : std::uint8_t {
   linear,       ///< a linear layer
   output_head,  ///< the linear layer that gives the logits: "all-linear" leaves it out
+  unused,       ///< a linear layer that no result depends on: never selected, its factors in files are left out
   other,        ///< anything else with a name; selecting it is an error
 };
 
@@ -115,7 +116,8 @@ struct AdapterWeights {
 /// nothing but the seed, its place among the targets and its shape. Errors as resolve_targets().
 AdapterWeights init_adapter(const LoraConfig& config, std::span<const ModuleInfo> modules, std::uint64_t seed);
 
-/// Reads adapter_config.json and adapter_model.safetensors of a PEFT folder; F32, F16, BF16 and F64 become f32.
+/// Reads adapter_config.json and adapter_model.safetensors of a PEFT folder; F32, F16, BF16 and F64 become f32. Where
+/// all names in the file have one level more in front ("bert.", as in a model with a head), that is left out.
 /// Error(io) for a file that is not there or cannot be read. Error(unsupported) as parse_lora_config(), for
 /// adapter_model.bin, and for other dtypes. Error(format) when the files are broken, the config selects nothing among
 /// `modules`, the tensors are not exactly those that it promises (names them), or a shape is wrong.

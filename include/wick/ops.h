@@ -229,6 +229,23 @@ Tensor attention_append(const Tensor& q, const Tensor& k, const Tensor& v, const
                         const Tensor& keys, const Tensor& values, const AttentionOptions& options,
                         bool at_rest = false);
 
+/// How the hidden states of a sequence become one vector.
+enum class Pooling {
+  mean,       ///< of all tokens, special ones included
+  mean_sqrt,  ///< their sum over the square root of their number
+  cls,        ///< the first token's
+  max,        ///< each column's largest; its gradient goes to the first token that has it
+  last        ///< the last token's
+};
+/// One vector for each of the packed sequences: hidden [tokens, n], offsets i32 [sequences + 1] as in attention() ->
+/// [sequences, n]. A sequence without tokens gives zeros. What else is packed does not change a byte of a sequence's
+/// vector.
+Tensor pool(const Tensor& hidden, const Tensor& offsets, Pooling mode);
+
+/// x / max(|x|, 1e-12) over the last dimension, |x| the Euclidean norm: vectors of length 1, zeros left as they are.
+/// x [..., n] -> [..., n].
+Tensor l2_normalize(const Tensor& x);
+
 struct CrossEntropyOptions {
   std::int64_t ignore_index = -100;  ///< labels with this value add nothing
   double label_smoothing = 0;        ///< in [0, 1): (1 - s) * nll + s * mean over the vocabulary

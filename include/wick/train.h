@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "wick/contrastive.h"
 #include "wick/data.h"
 #include "wick/model.h"
 #include "wick/profile.h"
@@ -47,20 +48,22 @@ void validate(const TrainOptions& options);
 /// What one optimizer step did: a row of metrics.jsonl. Step 0 is the validation before the first.
 struct StepReport {
   std::int64_t step = 0;
-  double loss = 0;  ///< mean over the trained tokens of all the step's batches
+  double loss = 0;  ///< mean over the trained tokens (of a contrastive run: the rows) of all the step's batches
   double learning_rate = 0;
   double grad_norm = 0;             ///< before clipping
   std::int64_t trained_tokens = 0;  ///< of this step
   std::int64_t total_trained_tokens = 0;
-  double tokens_per_second = 0;       ///< trained tokens, since the last report
-  std::size_t peak_memory_bytes = 0;  ///< of the process
-  std::optional<double> val_loss;     ///< where this step was followed by a validation
+  double tokens_per_second = 0;           ///< trained tokens, since the last report
+  std::size_t peak_memory_bytes = 0;      ///< of the process
+  std::optional<double> val_loss;         ///< where this step was followed by a validation
+  std::optional<double> val_recall_at_1;  ///< likewise, of a contrastive run
 };
 
 struct TrainResult {
   std::int64_t steps = 0;
   double final_loss = 0;
   std::optional<double> first_val_loss, last_val_loss, best_val_loss;
+  std::optional<double> first_val_recall_at_1, last_val_recall_at_1;
   std::int64_t best_step = 0;
   bool stopped_early = false;         ///< by patience
   std::vector<KernelRecord> profile;  ///< of options.profile_steps; empty if the run ended in its warm-up
@@ -79,7 +82,14 @@ class Trainer {
  public:
   /// `valid` may be null. Error(invalid_argument) for options out of range.
   Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
-          TrainOptions options, std::filesystem::path folder);
+          const TrainOptions& options, std::filesystem::path folder);
+  /// The same of an encoder by pairs of texts: contrastive_loss() over the rows of each batch, all texts of a batch
+  /// packed; its trained tokens are theirs. A validation is whole batches in the order of the file, and recall among
+  /// the candidates of all of them. Error(invalid_argument) also for a batch_size of 1 with pairs, which have no
+  /// negatives then; Error(unsupported) for batch_tokens, padding and label smoothing.
+  Trainer(EmbeddingModel& model, std::shared_ptr<const Adapter> adapter, const PairDataset& train,
+          const PairDataset* valid, const ContrastiveOptions& contrastive, const TrainOptions& options,
+          std::filesystem::path folder);
   ~Trainer();
 
   /// Continues the run whose checkpoint lies in the folder: what follows is bit for bit what would have followed.

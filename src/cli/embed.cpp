@@ -12,6 +12,7 @@ namespace {
 
 struct Options {
   ModelOptions model;
+  std::string adapter;
   std::string input = "-";
   std::string input_format = "auto";
   std::string format = "jsonl";
@@ -69,8 +70,12 @@ void write(const Options& o, const Tensor& rows) {
 }
 
 void run(const Options& o) {
-  const EmbeddingModel model = EmbeddingModel::load(
+  EmbeddingModel model = EmbeddingModel::load(
       o.model.model, {.dtype = dtype_from_string(o.model.dtype), .device = device_from_string(o.model.device)});
+  if (!o.adapter.empty()) {
+    const std::vector<ModuleInfo>& modules = model.linear_modules();
+    model.attach(std::make_shared<const Adapter>(load_adapter(o.adapter, modules), modules, model.encoder().device()));
+  }
   if (o.truncate_dim > model.dimension()) {
     fail(ErrorCode::invalid_argument, "--truncate-dim is {}, the model has {} columns", o.truncate_dim,
          model.dimension());
@@ -116,6 +121,7 @@ void add_embed(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("embed", "texts as vectors, with a sentence-embedding model");
   const auto o = std::make_shared<Options>();
   o->model.add_to(*verb, false);
+  verb->add_option("--adapter,--adapter-path", o->adapter, "adapter in PEFT format to apply")->type_name("DIR");
   verb->add_option("--input", o->input, "a text on each line; default: standard input")->type_name("FILE");
   verb->add_option("--input-format", o->input_format,
                    "text, jsonl (objects with a \"text\"), or auto: by the file's name")

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "core/fail.h"
@@ -65,44 +64,6 @@ std::vector<Pooling> read_pooling(const std::filesystem::path& folder) {
   return all;
 }
 
-// One sentence's hidden states, f32 [tokens, hidden] dense, as one vector.
-void pool(Pooling mode, const float* hidden, std::int64_t tokens, std::int64_t width, float* out) {
-  const auto row = [&](std::int64_t token) { return hidden + token * width; };
-  switch (mode) {
-    case Pooling::cls:
-      std::copy_n(row(0), width, out);
-      return;
-    case Pooling::last:
-      std::copy_n(row(tokens - 1), width, out);
-      return;
-    case Pooling::max:
-      std::copy_n(row(0), width, out);
-      for (std::int64_t t = 1; t < tokens; ++t) {
-        for (std::int64_t i = 0; i < width; ++i) out[i] = std::max(out[i], row(t)[i]);
-      }
-      return;
-    case Pooling::mean:
-    case Pooling::mean_sqrt: {
-      const auto count = static_cast<double>(tokens);
-      const double by = mode == Pooling::mean ? count : std::sqrt(count);
-      std::vector<double> sums(static_cast<std::size_t>(width), 0.0);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        for (std::int64_t i = 0; i < width; ++i) sums[static_cast<std::size_t>(i)] += row(t)[i];
-      }
-      for (std::int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(sums[static_cast<std::size_t>(i)] / by);
-      return;
-    }
-  }
-}
-
-// To length 1; a vector of zeros stays one.
-void normalize(float* vector, std::int64_t size) {
-  double squares = 0;
-  for (std::int64_t i = 0; i < size; ++i) squares += static_cast<double>(vector[i]) * vector[i];
-  const double length = std::max(std::sqrt(squares), 1e-12);
-  for (std::int64_t i = 0; i < size; ++i) vector[i] = static_cast<float>(vector[i] / length);
-}
-
 }  // namespace
 
 EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const LoadOptions& options) {
@@ -123,8 +84,19 @@ EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const L
 
 std::int64_t EmbeddingModel::dimension() const noexcept { return std::ssize(pooling_) * encoder_.config().hidden_size; }
 
-std::vector<TokenId> EmbeddingModel::tokenize(std::string_view text) const {
-  return tokenizer_.encode_ids(text, {.max_tokens = static_cast<std::size_t>(max_tokens_)});
+std::vector<TokenId> EmbeddingModel::tokenize(std::string_view text, std::int64_t max_tokens) const {
+  const std::int64_t limit = max_tokens > 0 ? max_tokens : max_tokens_;
+  return tokenizer_.encode_ids(text, {.max_tokens = static_cast<std::size_t>(limit)});
+}
+
+Tensor EmbeddingModel::pooled(const TokenBatch& given) const {
+  const TokenBatch batch = given.to(encoder_.device());
+  const Tensor hidden = forward(batch);
+  const Tensor wide = cast(hidden, hidden.dtype() == DType::f64 ? DType::f64 : DType::f32);
+  std::vector<Tensor> parts;
+  for (const Pooling mode : pooling_) parts.push_back(pool(wide, batch.offsets, mode));
+  const Tensor vectors = parts.size() == 1 ? parts[0] : concat(parts, 1);
+  return normalize_ ? l2_normalize(vectors) : vectors;
 }
 
 Tensor EmbeddingModel::embed(std::span<const std::string> texts, std::int64_t batch_tokens) const {
@@ -142,7 +114,6 @@ Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts,
     }
   }
   const NoGrad no_grad;
-  const std::int64_t width = encoder_.config().hidden_size;
   const Tensor result = Tensor::empty({std::ssize(texts), dimension()}, DType::f32);
   std::vector<std::size_t> order(texts.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -157,16 +128,10 @@ Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts,
       tokens += std::ssize(text);
       batch.push_back(text);
     }
-    const Tensor hidden = encoder_.forward(TokenBatch::packed(batch)).to(Device::cpu()).to(DType::f32).contiguous();
-    const float* row = hidden.data<float>();
+    const Tensor vectors = pooled(TokenBatch::packed(batch)).to(Device::cpu()).to(DType::f32).contiguous();
     for (std::size_t i = begin; i < end; ++i) {
-      const std::int64_t count = std::ssize(texts[order[i]]);
-      float* out = result.data<float>() + static_cast<std::int64_t>(order[i]) * dimension();
-      for (std::size_t p = 0; p < pooling_.size(); ++p) {
-        pool(pooling_[p], row, count, width, out + static_cast<std::int64_t>(p) * width);
-      }
-      if (normalize_) normalize(out, dimension());
-      row += count * width;
+      std::copy_n(vectors.data<float>() + static_cast<std::int64_t>(i - begin) * dimension(), dimension(),
+                  result.data<float>() + static_cast<std::int64_t>(order[i]) * dimension());
     }
   }
   return result;
@@ -176,9 +141,7 @@ Tensor truncate_embeddings(const Tensor& embeddings, std::int64_t columns) {
   if (columns < 1 || columns > embeddings.size(1)) {
     fail(ErrorCode::invalid_argument, "{} columns of embeddings that have {}", columns, embeddings.size(1));
   }
-  const Tensor cut = embeddings.slice(1, 0, columns).clone();
-  for (std::int64_t i = 0; i < cut.size(0); ++i) normalize(cut.data<float>() + i * columns, columns);
-  return cut;
+  return l2_normalize(embeddings.detach().slice(1, 0, columns));
 }
 
 }  // namespace wick

@@ -38,6 +38,16 @@ std::optional<Key> parse_key(std::string_view name) {
   return std::nullopt;
 }
 
+// PEFT takes names from the class that it wraps, and one with a head has the encoder a level further down ("bert."):
+// that level with its dot, or nothing where the names fit as they are.
+template <class Known>
+std::string_view extra_level(const SafetensorsFile& file, const Known& known) {
+  const auto key = file.entries().empty() ? std::nullopt : parse_key(file.entries().front().name);
+  if (!key || known(key->module)) return {};
+  const std::size_t end = key->module.find('.') + 1;  // 0 where there is none
+  return known(key->module.substr(end)) ? key->module.substr(0, end) : std::string_view();
+}
+
 struct Entries {
   const SafetensorsEntry* a = nullptr;
   const SafetensorsEntry* b = nullptr;
@@ -52,15 +62,24 @@ std::string list_keys(const std::vector<std::string>& keys, std::string_view ver
   return out;
 }
 
-// The file's tensors by module, which must be two for each target and no others.
-std::map<std::string_view, Entries> match_entries(const SafetensorsFile& file, std::span<const LoraTarget> targets) {
+// The file's tensors by module, which must be two for each target and no others but those of unused modules.
+std::map<std::string_view, Entries> match_entries(const SafetensorsFile& file, std::span<const LoraTarget> targets,
+                                                  std::span<const ModuleInfo> modules) {
   std::map<std::string_view, Entries> found;
   for (const auto& target : targets) found.try_emplace(target.name);
+  const auto is_unused = [&](std::string_view name) {
+    return std::ranges::any_of(
+        modules, [&](const ModuleInfo& module) { return module.kind == ModuleKind::unused && module.name == name; });
+  };
+  const std::string_view level = extra_level(file, [&](auto name) { return found.contains(name) || is_unused(name); });
 
   std::vector<std::string> unexpected;
   for (const auto& entry : file.entries()) {
-    const auto key = parse_key(entry.name);
+    auto key = parse_key(entry.name);
+    if (key && !key->module.starts_with(level)) key.reset();
+    if (key) key->module.remove_prefix(level.size());
     const auto at = key ? found.find(key->module) : found.end();
+    if (at == found.end() && key && is_unused(key->module)) continue;
     if (at == found.end()) {
       unexpected.push_back(entry.name);
       continue;
@@ -163,7 +182,7 @@ AdapterWeights load_adapter(const fs::path& folder, std::span<const ModuleInfo> 
          (folder / "adapter_model.bin").string(), kWeightsName);
   }
   const auto file = SafetensorsFile::open(path);
-  const auto entries = match_entries(file, targets);
+  const auto entries = match_entries(file, targets, modules);
   for (const auto& target : targets) {
     const auto& [a, b] = entries.at(target.name);
     adapter.modules[target.name] = {load_factor(file, *a, target, target.rank, target.in_features),

@@ -169,6 +169,7 @@ std::vector<LoraTarget> resolve(const LoraConfig& config, std::span<const Module
   std::set<std::int64_t> present;
   std::size_t taken_out = 0;
   for (const auto& module : modules) {
+    if (module.kind == ModuleKind::unused) continue;
     const Match match =
         all_linear ? (module.kind == ModuleKind::linear ? Match::whole : Match::none) : selected.match(module.name);
     if (match == Match::none) continue;

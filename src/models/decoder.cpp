@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <iterator>
 #include <mutex>
@@ -12,7 +13,6 @@
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
 #include "ops/fused_linear/fused_linear.h"
-#include "ops/lora_linear/lora_refresh.h"
 #include "wick/model.h"
 
 namespace wick {
@@ -29,13 +29,7 @@ struct Layer {
   AdaptedLinear down;
   std::int64_t window = 0;
 
-  template <class F>
-  void each_linear(const F& f) {
-    f(qkv);
-    f(output);
-    f(gate_up);
-    f(down);
-  }
+  std::array<AdaptedLinear*, 4> linears() { return {&qkv, &output, &gate_up, &down}; }
 };
 
 // Gives the weight of that name and shape.
@@ -168,6 +162,11 @@ struct Decoder::Impl {
   LoraRefresh refresh;
   std::vector<Recompute> recompute;  // of each layer
 
+  std::vector<AdaptedLinear*> linears() {
+    std::vector<AdaptedLinear*> all;
+    for (Layer& layer : layers) std::ranges::copy(layer.linears(), std::back_inserter(all));
+    return all;
+  }
   RopeTable rope_table(std::int64_t positions);
   // The norm before layer i, or after the last.
   const Tensor& norm_before(std::size_t i) const { return i < layers.size() ? layers[i].input_norm : final_norm; }
@@ -421,43 +420,20 @@ Tensor Decoder::logits(const Tensor& hidden) const {
 
 Tensor Decoder::module_weight(std::string_view module) const {
   if (module == "lm_head") return impl_->head;
-  for (Layer& layer : impl_->layers) {
-    Tensor found;
-    layer.each_linear([&](AdaptedLinear& linear) {
-      if (!found.defined()) found = linear.weight_of(module);
-    });
-    if (found.defined()) return found;
+  for (const AdaptedLinear* linear : impl_->linears()) {
+    if (const Tensor found = linear->weight_of(module); found.defined()) return found;
   }
   fail(ErrorCode::invalid_argument, "the model has no linear layer {}", module);
 }
 
 void Decoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) {
-  for (const Adapter::Entry& entry : adapter->entries()) {
-    if (entry.target.name == "lm_head") fail(ErrorCode::unsupported, "an adapter on lm_head is not supported");
-    const Shape shape = module_weight(entry.target.name).shape();
-    const Shape needed = {entry.b.value().size(0), entry.a.value().size(1)};
-    if (shape != needed) {
-      fail(ErrorCode::invalid_argument, "the linear layer {} has shape {}, the adapter is made for {}",
-           entry.target.name, to_string(shape), to_string(needed));
-    }
-  }
-  std::vector<LoraWeight::Copy> copies;
-  for (Layer& layer : impl_->layers) {
-    layer.each_linear([&](AdaptedLinear& linear) {
-      linear.attach(adapter.get(), layout);
-      std::ranges::move(linear.copies(), std::back_inserter(copies));
-    });
-  }
-  impl_->refresh = LoraRefresh(std::move(copies));
-  impl_->refresh.run();  // what a device needs for it is then there before anything is recorded
+  if (adapter->find("lm_head") != nullptr) fail(ErrorCode::unsupported, "an adapter on lm_head is not supported");
+  impl_->refresh = attach_adapter(impl_->linears(), adapter.get(), layout);
   impl_->adapter = std::move(adapter);
 }
 
 void Decoder::detach() {
-  for (Layer& layer : impl_->layers) {
-    layer.each_linear([](AdaptedLinear& linear) { linear.attach(nullptr, LoraLayout::separate); });
-  }
-  impl_->refresh = {};
+  impl_->refresh = attach_adapter(impl_->linears(), nullptr, LoraLayout::separate);
   impl_->adapter = nullptr;
 }
 
@@ -474,13 +450,7 @@ void Decoder::set_recompute(std::span<const Recompute> each) {
 const std::vector<Recompute>& Decoder::recompute() const noexcept { return impl_->recompute; }
 
 void Decoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
-  std::uint32_t module = 0;
-  for (Layer& layer : impl_->layers) {
-    layer.each_linear([&](AdaptedLinear& linear) {
-      linear.set_dropout({p, seed, module, pass});
-      module += 4;  // up to four siblings, each with a mask of its own
-    });
-  }
+  set_adapter_dropout(impl_->linears(), p, seed, pass);
 }
 
 }  // namespace wick

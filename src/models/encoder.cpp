@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <iterator>
 #include <utility>
 
 #include "core/fail.h"
@@ -21,6 +23,8 @@ struct EncoderLayer {
   LayerNorm attention_norm;
   AdaptedLinear up, down;
   LayerNorm output_norm;
+
+  std::array<AdaptedLinear*, 4> linears() { return {&qkv, &output, &up, &down}; }
 };
 
 // Takes the weights of a BERT file under whichever names it gives them.
@@ -123,6 +127,15 @@ struct Encoder::Impl {
   Tensor positions;  // [max positions, hidden], with the first token type's row already added
   LayerNorm norm;
   std::vector<EncoderLayer> layers;
+  std::vector<ModuleInfo> modules;
+  std::shared_ptr<const Adapter> adapter;
+  LoraRefresh refresh;
+
+  std::vector<AdaptedLinear*> linears() {
+    std::vector<AdaptedLinear*> all;
+    for (EncoderLayer& layer : layers) std::ranges::copy(layer.linears(), std::back_inserter(all));
+    return all;
+  }
 };
 
 Encoder::Encoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -150,7 +163,28 @@ Encoder Encoder::load(const std::filesystem::path& folder, const LoadOptions& op
   impl->norm = weights.norm("embeddings.LayerNorm", c.hidden_size);
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(make_layer(weights, c, i));
   weights.finish();
+  for (const AdaptedLinear* linear : impl->linears())
+    std::ranges::move(linear->modules(), std::back_inserter(impl->modules));
+  impl->modules.push_back({"pooler.dense", c.hidden_size, c.hidden_size, ModuleKind::unused});
   return Encoder(std::move(impl));
+}
+
+const std::vector<ModuleInfo>& Encoder::linear_modules() const noexcept { return impl_->modules; }
+
+void Encoder::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) {
+  impl_->refresh = attach_adapter(impl_->linears(), adapter.get(), layout);
+  impl_->adapter = std::move(adapter);
+}
+
+void Encoder::detach() {
+  impl_->refresh = attach_adapter(impl_->linears(), nullptr, LoraLayout::separate);
+  impl_->adapter = nullptr;
+}
+
+void Encoder::refresh_adapter() { impl_->refresh.run(); }
+
+void Encoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
+  set_adapter_dropout(impl_->linears(), p, seed, pass);
 }
 
 Tensor Encoder::forward(const TokenBatch& given) const {

@@ -1,6 +1,10 @@
 #include "nn/adapted_linear.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
+
+#include "core/fail.h"
 
 namespace wick {
 
@@ -42,6 +46,47 @@ Tensor AdaptedLinear::weight_of(std::string_view name) const {
     if (names_[i] == name) return weight_.slice(0, begin, sizes_[i]);
   }
   return {};
+}
+
+std::vector<ModuleInfo> AdaptedLinear::modules() const {
+  std::vector<ModuleInfo> all;
+  for (std::size_t i = 0; i < names_.size(); ++i) {
+    all.push_back({.name = names_[i], .in_features = weight_.size(1), .out_features = sizes_[i]});
+  }
+  return all;
+}
+
+LoraRefresh attach_adapter(std::span<AdaptedLinear* const> layers, const Adapter* adapter, LoraLayout layout) {
+  if (adapter != nullptr) {
+    for (const Adapter::Entry& entry : adapter->entries()) {
+      const std::string& name = entry.target.name;
+      Tensor weight;
+      for (const AdaptedLinear* layer : layers) {
+        if (!weight.defined()) weight = layer->weight_of(name);
+      }
+      if (!weight.defined()) fail(ErrorCode::invalid_argument, "the model has no linear layer {}", name);
+      const Shape needed = {entry.b.value().size(0), entry.a.value().size(1)};
+      if (weight.shape() == needed) continue;
+      fail(ErrorCode::invalid_argument, "the linear layer {} has shape {}, the adapter is made for {}", name,
+           to_string(weight.shape()), to_string(needed));
+    }
+  }
+  std::vector<LoraWeight::Copy> copies;
+  for (AdaptedLinear* layer : layers) {
+    layer->attach(adapter, layout);
+    std::ranges::move(layer->copies(), std::back_inserter(copies));
+  }
+  LoraRefresh refresh(std::move(copies));
+  refresh.run();
+  return refresh;
+}
+
+void set_adapter_dropout(std::span<AdaptedLinear* const> layers, double p, std::uint64_t seed, std::uint32_t pass) {
+  std::uint32_t module = 0;
+  for (AdaptedLinear* layer : layers) {
+    layer->set_dropout({p, seed, module, pass});
+    module += 4;  // up to four siblings, each with a mask of its own
+  }
 }
 
 }  // namespace wick

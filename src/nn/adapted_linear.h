@@ -1,9 +1,11 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "ops/lora_linear/lora_refresh.h"
 #include "wick/adapter.h"
 #include "wick/ops.h"
 
@@ -42,6 +44,7 @@ class AdaptedLinear {
   void set_dropout(const Dropout& dropout) { dropout_ = dropout; }
 
   Tensor weight_of(std::string_view name) const;  ///< undefined when there is no such projection
+  std::vector<ModuleInfo> modules() const;        ///< one for each projection
 
  private:
   std::vector<std::string> names_;
@@ -52,5 +55,13 @@ class AdaptedLinear {
   LoraWeight lora_;
   Dropout dropout_;
 };
+
+/// Attaches an adapter to all linear layers of a model (null: detaches). What is returned brings the adapter's values
+/// into the weights, and has done so once: what a device needs for it is then there before anything is recorded.
+/// Error(invalid_argument) if one of the adapter's modules is not among them, or has another shape.
+LoraRefresh attach_adapter(std::span<AdaptedLinear* const> layers, const Adapter* adapter, LoraLayout layout);
+
+/// Dropout on the adapters' inputs, each with a mask of its own.
+void set_adapter_dropout(std::span<AdaptedLinear* const> layers, double p, std::uint64_t seed, std::uint32_t pass);
 
 }  // namespace wick

@@ -115,6 +115,26 @@ Tensor checked_indices(const char* op, const char* what, const Tensor& indices, 
   return dense.to(DType::i32);
 }
 
+Tensor checked_offsets(const char* op, const char* what, const Tensor& offsets, std::int64_t tokens) {
+  const Tensor dense = checked_indices(op, what, offsets, tokens + 1);
+  if (dense.numel() < 2) {
+    fail(ErrorCode::invalid_argument, "[{}] {} has {} elements, expected 2 or more", op, what, dense.numel());
+  }
+  if (dense.device().type != DeviceType::cpu) return dense;
+  const std::int32_t* at = dense.data<std::int32_t>();
+  const std::int64_t last = dense.numel() - 1;
+  if (at[0] != 0 || at[last] != tokens) {
+    fail(ErrorCode::invalid_argument, "[{}] {} run from {} to {}, expected 0 to {}", op, what, at[0], at[last], tokens);
+  }
+  for (std::int64_t i = 0; i < last; ++i) {
+    if (at[i] > at[i + 1]) {
+      fail(ErrorCode::invalid_argument, "[{}] {}[{}] is {}, less than the {} before it", op, what, i + 1, at[i + 1],
+           at[i]);
+    }
+  }
+  return dense;
+}
+
 std::int64_t row_count(const Tensor& x) {
   std::int64_t rows = 1;
   for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.size(i);

@@ -46,6 +46,10 @@ void check_row_vector(const char* op, const Tensor& x, const char* what, const T
 /// values are not looked at, since that would wait for it: kernels keep out of what lies outside.
 Tensor checked_indices(const char* op, const char* what, const Tensor& indices, std::int64_t limit);
 
+/// Where packed sequences begin, and the number of tokens: checked_indices() that run from 0 to `tokens` and do not
+/// decrease. On a device too, kernels stay inside whatever the values.
+Tensor checked_offsets(const char* op, const char* what, const Tensor& offsets, std::int64_t tokens);
+
 /// The product of all dimensions but the last.
 std::int64_t row_count(const Tensor& x);
 

@@ -13,13 +13,16 @@ constexpr const char* kFormat = "wick-checkpoint-2";
 }  // namespace
 
 void save_checkpoint(const std::filesystem::path& file, const Checkpoint& c) {
+  const auto number = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
   const Json state = {{"step", c.step},
                       {"epoch", c.cursor.epoch},
                       {"index", c.cursor.index},
                       {"total_trained_tokens", c.total_trained_tokens},
-                      {"first_val_loss", c.first_val_loss ? Json(*c.first_val_loss) : Json()},
-                      {"last_val_loss", c.last_val_loss ? Json(*c.last_val_loss) : Json()},
-                      {"best_val_loss", c.best_val_loss ? Json(*c.best_val_loss) : Json()},
+                      {"first_val_loss", number(c.first_val_loss)},
+                      {"last_val_loss", number(c.last_val_loss)},
+                      {"best_val_loss", number(c.best_val_loss)},
+                      {"first_val_recall_at_1", number(c.first_val_recall_at_1)},
+                      {"last_val_recall_at_1", number(c.last_val_recall_at_1)},
                       {"best_step", c.best_step},
                       {"evaluations_without_gain", c.evaluations_without_gain},
                       {"options", c.options}};
@@ -45,6 +48,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& file, std::int64_t param
   c.first_val_loss = get_optional<double>(state, "first_val_loss", where);
   c.last_val_loss = get_optional<double>(state, "last_val_loss", where);
   c.best_val_loss = get_optional<double>(state, "best_val_loss", where);
+  c.first_val_recall_at_1 = get_optional<double>(state, "first_val_recall_at_1", where);
+  c.last_val_recall_at_1 = get_optional<double>(state, "last_val_recall_at_1", where);
   c.best_step = get<std::int64_t>(state, "best_step", where);
   c.evaluations_without_gain = get<std::int64_t>(state, "evaluations_without_gain", where);
   c.options = get<Json>(state, "options", where);

@@ -17,6 +17,7 @@ struct Checkpoint {
   DataCursor cursor;
   std::int64_t total_trained_tokens = 0;
   std::optional<double> first_val_loss, last_val_loss, best_val_loss;
+  std::optional<double> first_val_recall_at_1, last_val_recall_at_1;
   std::int64_t best_step = 0;
   std::int64_t evaluations_without_gain = 0;
   Json options;                        ///< of the run: those that its course depends on

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/fail.h"
+#include "train/data_files.h"
 #include "train/dataset_rows.h"
 
 namespace wick {
@@ -24,23 +25,6 @@ void check_options(const DatasetOptions& options) {
            options.vocab_size);
     }
   }
-}
-
-bool is_folder(const fs::path& path) {
-  std::error_code ignored;  // whatever it is, opening it as a file will name it
-  return fs::is_directory(path, ignored);
-}
-
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  const bool found = fs::exists(path, error);
-  if (error) fail(ErrorCode::io, "{}: cannot stat: {}", path.string(), error.message());
-  return found;
-}
-
-std::optional<Dataset> read_if_there(const fs::path& path, const DatasetOptions& options) {
-  if (!is_there(path)) return std::nullopt;
-  return Dataset::from_file(path, options);
 }
 
 }  // namespace
@@ -127,12 +111,11 @@ std::uint64_t Dataset::fingerprint() const noexcept {
 }
 
 DataSplits load_data(const fs::path& path, const DatasetOptions& options) {
-  if (!is_folder(path)) return {Dataset::from_file(path, options), std::nullopt, std::nullopt};
-  if (!is_there(path / "train.jsonl")) {
-    fail(ErrorCode::io, "{}: has no train.jsonl, expected a .jsonl file or a folder with one", path.string());
-  }
-  return {Dataset::from_file(path / "train.jsonl", options), read_if_there(path / "valid.jsonl", options),
-          read_if_there(path / "test.jsonl", options)};
+  const DataFiles files = find_data_files(path);
+  const auto read = [&](const std::optional<fs::path>& file) {
+    return file ? std::optional(Dataset::from_file(*file, options)) : std::nullopt;
+  };
+  return {Dataset::from_file(files.train, options), read(files.valid), read(files.test)};
 }
 
 }  // namespace wick

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "backend/gemm.h"
@@ -42,21 +43,21 @@ std::vector<std::int32_t> padded(const Batch& batch, std::int64_t tokens, std::i
 
 }  // namespace
 
-DeviceStep::DeviceStep(Decoder& model, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+DeviceStep::DeviceStep(TrainTask& task, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                        const Settings& settings)
-    : model_(model),
+    : task_(task),
       adapter_(adapter),
       exp_avg_(exp_avg),
       exp_avg_sq_(exp_avg_sq),
       settings_(settings),
-      device_(model.device()),
+      device_(task.device()),
       seed_(Tensor::empty({}, DType::f32, device_)),
       schedule_(Tensor::zeros({3}, DType::f64, device_)),
       results_(Tensor::zeros({2}, DType::f64, device_)) {}
 
 DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t sequences, std::int64_t longest) {
   for (auto it = shapes_.begin(); it != shapes_.end(); ++it) {
-    const TokenBatch& known = it->tokens;
+    const TokenBatch& known = it->batch.tokens;
     if (known.tokens() != tokens || known.offsets.numel() != sequences + 1 || known.longest != longest) continue;
     shapes_.splice(shapes_.begin(), shapes_, it);
     return shapes_.front();
@@ -64,9 +65,9 @@ DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t seq
   if (shapes_.size() == kMaxShapes) shapes_.pop_back();
   Shaped shaped;
   shaped.inputs = Tensor::empty({3 * tokens + sequences + 1}, DType::i32, device_);
-  shaped.tokens = {shaped.inputs.slice(0, 0, tokens), shaped.inputs.slice(0, tokens, tokens),
-                   shaped.inputs.slice(0, 3 * tokens, sequences + 1), longest};
-  shaped.labels = shaped.inputs.slice(0, 2 * tokens, tokens);
+  shaped.batch.tokens = {shaped.inputs.slice(0, 0, tokens), shaped.inputs.slice(0, tokens, tokens),
+                         shaped.inputs.slice(0, 3 * tokens, sequences + 1), longest};
+  shaped.batch.labels = shaped.inputs.slice(0, 2 * tokens, tokens);
   shapes_.push_front(std::move(shaped));
   return shapes_.front();
 }
@@ -91,22 +92,30 @@ void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std
   ran = true;
 }
 
-void DeviceStep::forward_backward(const Shaped& shaped) {
-  const GemmTuning tuning;
+void DeviceStep::forward_backward(const Batch& batch) {
+  std::optional<GemmTuning> tuning;
+  if (task_.takes_padding()) tuning.emplace();  // otherwise the shapes of products seldom come again
   Tape tape;
-  const Tensor loss = linear_cross_entropy(model_.forward(shaped.tokens), model_.head(), shaped.labels,
-                                           {.label_smoothing = settings_.label_smoothing});
+  const Tensor loss = task_.loss(batch);
   backend(device_).add_into(loss.detach(), results_.select(0, 0));
   tape.backward(loss, seed_);
 }
 
-void DeviceStep::begin(std::int64_t trained_tokens) {
+void DeviceStep::forward_backward_now(const Batch& batch, std::uint32_t pass) {
+  task_.set_dropout(settings_.dropout, settings_.seed, pass);
+  forward_backward(batch);
+  task_.set_dropout(0, 0, 0);
+  adapter_.require_gradients();
+}
+
+void DeviceStep::begin(std::int64_t terms) {
   adapter_.zero_grad();
   results_.fill(0);
-  seed_.fill(1.0 / static_cast<double>(trained_tokens));
+  seed_.fill(1.0 / static_cast<double>(terms));
 }
 
 void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
+  if (!task_.takes_padding()) return forward_backward_now(batch, pass);
   const std::int64_t tokens = std::max(
       settings_.token_budget > 0 ? settings_.token_budget : bucket(batch.tokens.tokens()), batch.tokens.tokens());
   const std::int64_t padding = tokens - batch.tokens.tokens();
@@ -119,21 +128,16 @@ void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
   const bool even = padding == 0 && sequences * longest == tokens;  // sequences of one length, which kernels may know
   Shaped& shaped = shaped_for(tokens, sequences, even ? longest : std::min(power_of_two(longest), tokens));
   shaped.inputs.copy_from(Tensor::from(padded(batch, tokens, sequences, settings_.pad_id), shaped.inputs.shape()));
-  if (settings_.dropout > 0) {  // its masks differ from pass to pass in more than what lies in memory
-    model_.set_dropout(settings_.dropout, settings_.seed, pass);
-    forward_backward(shaped);
-    model_.set_dropout(0, 0, 0);
-    adapter_.require_gradients();
-    return;
-  }
-  run(shaped.recording, shaped.ran, [&] { forward_backward(shaped); });
+  // Dropout's masks differ from pass to pass in more than what lies in memory.
+  if (settings_.dropout > 0) return forward_backward_now(shaped.batch, pass);
+  run(shaped.recording, shaped.ran, [&] { forward_backward(shaped.batch); });
   if (shaped.recording == nullptr) adapter_.require_gradients();
 }
 
 void DeviceStep::apply() {
   clipped_adamw_step(adapter_.values(), adapter_.gradients(), exp_avg_, exp_avg_sq_, settings_.adamw,
                      settings_.max_grad_norm, schedule_, results_.slice(0, 1, 1));
-  model_.refresh_adapter();
+  task_.refresh_adapter();
 }
 
 DeviceStep::Result DeviceStep::update(double learning_rate, std::int64_t step) {

@@ -10,13 +10,14 @@
 namespace wick {
 
 /// Training steps on an accelerator. Batches are padded to a few shapes, and the work of each shape is recorded when it
-/// comes for the second time and replayed from then on: one launch for forward and backward, one for the update.
+/// comes for the second time and replayed from then on: one launch for forward and backward, one for the update. A task
+/// that takes no padding runs launch by launch up to its update.
 class DeviceStep final : public TrainStep {
  public:
-  DeviceStep(Decoder& model, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+  DeviceStep(TrainTask& task, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
              const Settings& settings);
 
-  void begin(std::int64_t trained_tokens) override;
+  void begin(std::int64_t terms) override;
   void accumulate(const Batch& batch, std::uint32_t pass) override;
   /// Waits for the device.
   Result update(double learning_rate, std::int64_t step) override;
@@ -25,17 +26,17 @@ class DeviceStep final : public TrainStep {
   // A shape of batch, with inputs at fixed addresses.
   struct Shaped {
     Tensor inputs;  // i32: ids, positions and labels [tokens] each, offsets [sequences + 1]
-    TokenBatch tokens;
-    Tensor labels;
+    Batch batch;    // views of these
     bool ran = false;
     std::unique_ptr<Recording> recording;
   };
   Shaped& shaped_for(std::int64_t tokens, std::int64_t sequences, std::int64_t longest);
-  void forward_backward(const Shaped& shaped);
+  void forward_backward(const Batch& batch);
+  void forward_backward_now(const Batch& batch, std::uint32_t pass);
   void apply();
   void run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work);
 
-  Decoder& model_;
+  TrainTask& task_;
   const Adapter& adapter_;
   Tensor exp_avg_, exp_avg_sq_;
   Settings settings_;
@@ -43,7 +44,7 @@ class DeviceStep final : public TrainStep {
   std::list<Shaped> shapes_;  // latest used first
   std::unique_ptr<Recording> update_;
   bool updated_ = false;
-  Tensor seed_;      // f32 []: 1 / trained tokens
+  Tensor seed_;      // f32 []: 1 / terms
   Tensor schedule_;  // f64 [3]: see clipped_adamw_step
   Tensor results_;   // f64 [2]: loss, gradient norm
 };

@@ -29,6 +29,7 @@ Metrics parse(std::string_view line, std::string_view where) {
   metrics.trained_tokens = get_or<std::int64_t>(object, "trained_tokens", 0, where);
   metrics.peak_memory_bytes = get_or<std::int64_t>(object, "peak_memory_bytes", 0, where);
   metrics.val_loss = get_optional<double>(object, "val_loss", where);
+  metrics.val_recall_at_1 = get_optional<double>(object, "val_recall_at_1", where);
   return metrics;
 }
 
@@ -61,6 +62,7 @@ std::string metrics_line(const Metrics& metrics) {
   put(object, "grad_norm", metrics.grad_norm);
   put(object, "tokens_per_second", metrics.tokens_per_second);
   put(object, "val_loss", metrics.val_loss);
+  put(object, "val_recall_at_1", metrics.val_recall_at_1);
   return dump_json_line(object);
 }
 

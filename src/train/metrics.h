@@ -21,7 +21,8 @@ struct Metrics {
   std::optional<double> tokens_per_second = {};
   std::int64_t trained_tokens = 0;  ///< since step 0
   std::int64_t peak_memory_bytes = 0;
-  std::optional<double> val_loss = {};  ///< mean over the trained tokens of the validation data, nats
+  std::optional<double> val_loss = {};         ///< mean over the trained tokens of the validation data, nats
+  std::optional<double> val_recall_at_1 = {};  ///< of a contrastive run
 
   bool operator==(const Metrics&) const = default;
 };

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/fail.h"
 #include "core/rng.h"
@@ -15,7 +16,7 @@ constexpr std::int64_t kMaxBatchSize = std::int64_t{1} << 20;
 // An epoch is the index of a random stream.
 constexpr std::int64_t kMaxEpoch = std::numeric_limits<std::uint32_t>::max();
 
-void check_options(const Dataset& dataset, const BatchOptions& options) {
+void check_options(std::span<const std::int64_t> tokens, const BatchOptions& options) {
   if (options.batch_tokens < 0) {
     fail(ErrorCode::invalid_argument, "batch_tokens is {}, expected at least 0", options.batch_tokens);
   }
@@ -27,18 +28,27 @@ void check_options(const Dataset& dataset, const BatchOptions& options) {
     fail(ErrorCode::invalid_argument, "batch_tokens is {} without packing, expected batch_size or packing",
          options.batch_tokens);
   }
-  if (options.batch_tokens > 0 && options.batch_tokens < dataset.longest()) {
+  if (tokens.empty()) fail(ErrorCode::invalid_argument, "there are no rows to take batches of");
+  if (const std::int64_t longest = *std::ranges::max_element(tokens);
+      options.batch_tokens > 0 && options.batch_tokens < longest) {
     fail(ErrorCode::invalid_argument, "batch_tokens is {}, expected at least the {} tokens of the longest row",
-         options.batch_tokens, dataset.longest());
+         options.batch_tokens, longest);
   }
 }
 
+std::vector<std::int64_t> row_tokens(const Dataset& dataset) {
+  std::vector<std::int64_t> tokens;
+  for (const Example& example : dataset.examples()) tokens.push_back(example.tokens());
+  return tokens;
+}
+
 // Reorders rows batch by batch and returns where each batch begins, and the number of rows.
-std::vector<std::size_t> pack_to_budget(const Dataset& dataset, std::int64_t budget, std::vector<std::size_t>& order) {
+std::vector<std::size_t> pack_to_budget(std::span<const std::int64_t> lengths, std::int64_t budget,
+                                        std::vector<std::size_t>& order) {
   std::vector<std::vector<std::size_t>> batches;
   std::vector<std::int64_t> room;
   for (const std::size_t row : order) {
-    const std::int64_t tokens = dataset.examples()[row].tokens();
+    const std::int64_t tokens = lengths[row];
     std::size_t batch = batches.size() - std::min(batches.size(), kOpenBatches);
     while (batch < batches.size() && room[batch] < tokens) ++batch;
     if (batch == batches.size()) {
@@ -101,32 +111,33 @@ Batch make_batch(const Dataset& dataset, std::span<const std::size_t> rows, cons
 
 }  // namespace
 
-BatchStream::BatchStream(const Dataset& dataset, const BatchOptions& options) : dataset_(&dataset), options_(options) {
-  check_options(dataset, options);
+RowStream::RowStream(std::vector<std::int64_t> tokens, const BatchOptions& options)
+    : tokens_(std::move(tokens)), options_(options) {
+  check_options(tokens_, options);
   plan_epoch();
 }
 
-void BatchStream::plan_epoch() {
-  order_.resize(static_cast<std::size_t>(dataset_->size()));
+void RowStream::plan_epoch() {
+  order_.resize(tokens_.size());
   std::iota(order_.begin(), order_.end(), std::size_t{0});
   if (options_.shuffle) {
     Rng rng(options_.seed, {RandomPurpose::shuffle, static_cast<std::uint32_t>(cursor_.epoch)});
     shuffle(std::span(order_), rng);
   }
-  if (options_.batch_tokens > 0) batch_offsets_ = pack_to_budget(*dataset_, options_.batch_tokens, order_);
+  if (options_.batch_tokens > 0) batch_offsets_ = pack_to_budget(tokens_, options_.batch_tokens, order_);
 }
 
-std::int64_t BatchStream::places() const noexcept {
-  return options_.batch_tokens > 0 ? static_cast<std::int64_t>(batch_offsets_.size()) - 1 : dataset_->size();
+std::int64_t RowStream::places() const noexcept {
+  return options_.batch_tokens > 0 ? static_cast<std::int64_t>(batch_offsets_.size()) - 1 : std::ssize(tokens_);
 }
 
-void BatchStream::advance() {
+void RowStream::advance() {
   if (++cursor_.index < places()) return;
   cursor_ = {cursor_.epoch + 1, 0};
   plan_epoch();
 }
 
-Batch BatchStream::next() {
+std::vector<std::size_t> RowStream::next() {
   std::vector<std::size_t> rows;
   const auto index = static_cast<std::size_t>(cursor_.index);
   if (options_.batch_tokens > 0) {
@@ -139,10 +150,10 @@ Batch BatchStream::next() {
       advance();
     }
   }
-  return make_batch(*dataset_, rows, options_);
+  return rows;
 }
 
-void BatchStream::seek(const DataCursor& cursor) {
+void RowStream::seek(const DataCursor& cursor) {
   if (cursor.epoch < 0 || cursor.epoch > kMaxEpoch) {
     fail(ErrorCode::invalid_argument, "the data cursor's epoch is {}, expected 0 to {}", cursor.epoch, kMaxEpoch);
   }
@@ -158,13 +169,19 @@ void BatchStream::seek(const DataCursor& cursor) {
   }
 }
 
+BatchStream::BatchStream(const Dataset& dataset, const BatchOptions& options)
+    : dataset_(&dataset), options_(options), rows_(row_tokens(dataset), options) {}
+
+Batch BatchStream::next() { return make_batch(*dataset_, rows_.next(), options_); }
+
 std::vector<Batch> validation_batches(const Dataset& dataset, const BatchOptions& options, std::int64_t max_batches) {
-  check_options(dataset, options);
+  const std::vector<std::int64_t> tokens = row_tokens(dataset);
+  check_options(tokens, options);
   std::vector<std::size_t> order(static_cast<std::size_t>(dataset.size()));
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::vector<std::size_t> offsets;
   if (options.batch_tokens > 0) {
-    offsets = pack_to_budget(dataset, options.batch_tokens, order);
+    offsets = pack_to_budget(tokens, options.batch_tokens, order);
   } else {
     for (std::size_t at = 0; at < order.size(); at += static_cast<std::size_t>(options.batch_size)) {
       offsets.push_back(at);

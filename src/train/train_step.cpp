@@ -10,24 +10,23 @@ namespace {
 
 class HostStep final : public TrainStep {
  public:
-  HostStep(Decoder& model, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+  HostStep(TrainTask& task, const Adapter& adapter, const Tensor& exp_avg, const Tensor& exp_avg_sq,
            const Settings& settings)
-      : model_(model), adapter_(adapter), exp_avg_(exp_avg), exp_avg_sq_(exp_avg_sq), settings_(settings) {}
+      : task_(task), adapter_(adapter), exp_avg_(exp_avg), exp_avg_sq_(exp_avg_sq), settings_(settings) {}
 
-  void begin(std::int64_t trained_tokens) override {
+  void begin(std::int64_t terms) override {
     adapter_.zero_grad();
-    seed_ = Tensor::full({}, 1.0 / static_cast<double>(trained_tokens), DType::f32);
+    seed_ = Tensor::full({}, 1.0 / static_cast<double>(terms), DType::f32);
     loss_ = 0;
   }
 
   void accumulate(const Batch& batch, std::uint32_t pass) override {
-    model_.set_dropout(settings_.dropout, settings_.seed, pass);
+    task_.set_dropout(settings_.dropout, settings_.seed, pass);
     Tape tape;
-    const Tensor sum = linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels,
-                                            {.label_smoothing = settings_.label_smoothing});
+    const Tensor sum = task_.loss(batch);
     loss_ += sum.item();
     tape.backward(sum, seed_);
-    model_.set_dropout(0, 0, 0);
+    task_.set_dropout(0, 0, 0);
     adapter_.require_gradients();
   }
 
@@ -39,12 +38,12 @@ class HostStep final : public TrainStep {
     AdamWOptions adamw = settings_.adamw;
     adamw.learning_rate = learning_rate;
     adamw_step(adapter_.values(), adapter_.gradients(), exp_avg_, exp_avg_sq_, adamw, step, clip);
-    model_.refresh_adapter();
+    task_.refresh_adapter();
     return {loss_, norm};
   }
 
  private:
-  Decoder& model_;
+  TrainTask& task_;
   const Adapter& adapter_;
   Tensor exp_avg_, exp_avg_sq_;
   Settings settings_;
@@ -54,12 +53,12 @@ class HostStep final : public TrainStep {
 
 }  // namespace
 
-std::unique_ptr<TrainStep> make_train_step(Decoder& model, const Adapter& adapter, const Tensor& exp_avg,
+std::unique_ptr<TrainStep> make_train_step(TrainTask& task, const Adapter& adapter, const Tensor& exp_avg,
                                            const Tensor& exp_avg_sq, const TrainStep::Settings& settings) {
-  if (model.device().type == DeviceType::cpu) {
-    return std::make_unique<HostStep>(model, adapter, exp_avg, exp_avg_sq, settings);
+  if (task.device().type == DeviceType::cpu) {
+    return std::make_unique<HostStep>(task, adapter, exp_avg, exp_avg_sq, settings);
   }
-  return std::make_unique<DeviceStep>(model, adapter, exp_avg, exp_avg_sq, settings);
+  return std::make_unique<DeviceStep>(task, adapter, exp_avg, exp_avg_sq, settings);
 }
 
 }  // namespace wick

@@ -12,6 +12,7 @@
 #include "train/curve.h"
 #include "train/metrics.h"
 #include "train/train_step.h"
+#include "train/train_task.h"
 #include "wick/train.h"
 
 namespace wick {
@@ -34,10 +35,8 @@ void require(bool condition, const char* option, double value, const char* expec
 }
 
 // What the course of a run depends on, by the names of the program's options.
-Json course(const TrainOptions& o, const Dataset& train, const LoraConfig& lora, DType dtype) {
+Json course(const TrainOptions& o, const TrainTask& task, const LoraConfig& lora) {
   Json json = {{"batch-size", o.batches.batch_size},
-               {"batch-tokens", o.batches.batch_tokens},
-               {"no-pack", !o.batches.pack},
                {"no-shuffle", !o.batches.shuffle},
                {"data-seed", o.batches.seed},
                {"seed", o.seed},
@@ -51,13 +50,12 @@ Json course(const TrainOptions& o, const Dataset& train, const LoraConfig& lora,
                {"eps", o.adamw.eps},
                {"weight-decay", o.adamw.weight_decay},
                {"max-grad-norm", o.max_grad_norm},
-               {"label-smoothing", o.label_smoothing},
                {"dropout", lora.dropout},
                {"rank", lora.rank},
                {"alpha", lora.alpha},
                {"rslora", lora.use_rslora},
-               {"dtype", to_string(dtype)},
-               {"data", train.fingerprint()}};
+               {"dtype", to_string(task.dtype())}};
+  json.update(task.course());
   if (o.schedule.kind != ScheduleKind::constant) json["iters"] = o.schedule.total_steps;
   return json;
 }
@@ -70,7 +68,8 @@ Metrics as_metrics(const StepReport& report) {
           .tokens_per_second = report.tokens_per_second,
           .trained_tokens = report.total_trained_tokens,
           .peak_memory_bytes = static_cast<std::int64_t>(report.peak_memory_bytes),
-          .val_loss = report.val_loss};
+          .val_loss = report.val_loss,
+          .val_recall_at_1 = report.val_recall_at_1};
 }
 
 }  // namespace
@@ -99,40 +98,22 @@ void validate(const TrainOptions& o) {
   require(o.patience >= 0, "--patience", number(o.patience), "0 (off) or more");
 }
 
-double evaluate(const Decoder& model, const std::vector<Batch>& batches) {
-  const NoGrad no_grad;
-  double loss = 0;
-  std::int64_t tokens = 0;
-  for (const Batch& batch : batches) {
-    loss += linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels.to(model.device())).item();
-    tokens += batch.trained_tokens;
-  }
-  if (tokens == 0)
-    fail(ErrorCode::invalid_argument, "the {} batches to evaluate have no trained token", batches.size());
-  return loss / static_cast<double>(tokens);
-}
-
 struct Trainer::Impl {
-  Impl(Decoder& model_, std::shared_ptr<const Adapter> adapter_, const Dataset& train_, const Dataset* valid,
-       TrainOptions options_, std::filesystem::path folder_)
-      : model(model_),
+  Impl(std::unique_ptr<TrainTask> task_, std::shared_ptr<const Adapter> adapter_, TrainOptions options_,
+       std::filesystem::path folder_)
+      : task(std::move(task_)),
         adapter(std::move(adapter_)),
-        train(train_),
         options(std::move(options_)),
         folder(std::move(folder_)),
-        stream(train, options.batches),
         schedule((options.schedule.total_steps = options.schedule.total_steps > 0
                                                      ? options.schedule.total_steps
                                                      : std::max(options.iters, options.schedule.warmup_steps + 1),
                   options.schedule)) {
     validate(options);
-    if (valid != nullptr && options.steps_per_eval > 0) {
-      validation = validation_batches(*valid, options.batches, options.val_batches);
-    }
     state.values = adapter->values();
-    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
-    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, model.device());
-    state.options = course(options, train, adapter->config(), model.dtype());
+    state.exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, task->device());
+    state.exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, task->device());
+    state.options = course(options, *task, adapter->config());
   }
 
   std::filesystem::path checkpoint_file() const { return folder / "checkpoint.safetensors"; }
@@ -143,21 +124,24 @@ struct Trainer::Impl {
   bool out_of_patience() const { return options.patience > 0 && state.evaluations_without_gain >= options.patience; }
   bool stop_wanted() const { return options.stop != nullptr && options.stop->load(); }
 
-  Decoder& model;
+  std::unique_ptr<TrainTask> task;
   std::shared_ptr<const Adapter> adapter;
-  const Dataset& train;
   TrainOptions options;
   std::filesystem::path folder;
-  BatchStream stream;
   Schedule schedule;
-  std::vector<Batch> validation;
   Checkpoint state;
   std::unique_ptr<TrainStep> train_step;  // from the first step on: resume() replaces the state before
 };
 
 Trainer::Trainer(Decoder& model, std::shared_ptr<const Adapter> adapter, const Dataset& train, const Dataset* valid,
-                 TrainOptions options, std::filesystem::path folder)
-    : impl_(std::make_unique<Impl>(model, std::move(adapter), train, valid, std::move(options), std::move(folder))) {}
+                 const TrainOptions& options, std::filesystem::path folder)
+    : impl_(std::make_unique<Impl>(make_lm_task(model, train, valid, options), std::move(adapter), options,
+                                   std::move(folder))) {}
+Trainer::Trainer(EmbeddingModel& model, std::shared_ptr<const Adapter> adapter, const PairDataset& train,
+                 const PairDataset* valid, const ContrastiveOptions& contrastive, const TrainOptions& options,
+                 std::filesystem::path folder)
+    : impl_(std::make_unique<Impl>(make_contrastive_task(model, train, valid, contrastive, options), std::move(adapter),
+                                   options, std::move(folder))) {}
 Trainer::~Trainer() = default;
 
 void Trainer::resume() {
@@ -174,39 +158,41 @@ void Trainer::resume() {
     const std::string_view option = key == "data-seed" ? "seed" : std::string_view(key);
     fail(ErrorCode::invalid_argument, "--resume: --{} was {}, now it is {}", option, before.dump(), value.dump());
   }
-  s.stream.seek(loaded.cursor);
+  s.task->seek(loaded.cursor);
   s.adapter->values().copy_from(loaded.values);
   loaded.values = s.adapter->values();
-  loaded.exp_avg = loaded.exp_avg.to(s.model.device());
-  loaded.exp_avg_sq = loaded.exp_avg_sq.to(s.model.device());
+  loaded.exp_avg = loaded.exp_avg.to(s.task->device());
+  loaded.exp_avg_sq = loaded.exp_avg_sq.to(s.task->device());
   s.state = std::move(loaded);
   if (s.state.step == 0) {  // run() begins with the first validation again
     s.state.first_val_loss = s.state.last_val_loss = s.state.best_val_loss = std::nullopt;
+    s.state.first_val_recall_at_1 = s.state.last_val_recall_at_1 = std::nullopt;
     s.state.evaluations_without_gain = 0;
   }
-  s.model.refresh_adapter();
+  s.task->refresh_adapter();
 }
 
-// One optimizer step: the mean over the trained tokens of all its batches, however they are cut.
+// One optimizer step: the mean over the terms of all its batches, however they are cut.
 StepReport Trainer::Impl::step() {
   std::vector<Batch> batches;
   std::int64_t tokens = 0;
+  std::int64_t terms = 0;
   for (std::int64_t i = 0; i < options.grad_accumulation_steps; ++i) {
-    batches.push_back(stream.next());
+    batches.push_back(task->next());
     tokens += batches.back().trained_tokens;
+    terms += task->terms(batches.back());
   }
   if (train_step == nullptr) {
-    train_step = make_train_step(model, *adapter, state.exp_avg, state.exp_avg_sq,
+    train_step = make_train_step(*task, *adapter, state.exp_avg, state.exp_avg_sq,
                                  {.adamw = options.adamw,
                                   .max_grad_norm = options.max_grad_norm,
-                                  .label_smoothing = options.label_smoothing,
                                   .dropout = adapter->config().dropout,
                                   .seed = options.seed,
                                   .pad_id = options.batches.pad_id,
                                   .token_budget = options.batches.batch_tokens,
                                   .record = options.profile_steps == 0});
   }
-  train_step->begin(tokens);
+  train_step->begin(terms);
   for (std::size_t i = 0; i < batches.size(); ++i) {
     train_step->accumulate(batches[i], static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps +
                                                                   static_cast<std::int64_t>(i)));
@@ -214,7 +200,7 @@ StepReport Trainer::Impl::step() {
   StepReport report;
   report.learning_rate = schedule.learning_rate(state.step);
   const TrainStep::Result result = train_step->update(report.learning_rate, state.step + 1);
-  report.loss = result.loss / static_cast<double>(tokens);
+  report.loss = result.loss / static_cast<double>(terms);
   report.grad_norm = result.grad_norm;
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
     fail(ErrorCode::diverged,
@@ -223,7 +209,7 @@ StepReport Trainer::Impl::step() {
   }
   state.step += 1;
   report.step = state.step;
-  state.cursor = stream.cursor();
+  state.cursor = task->cursor();
   state.total_trained_tokens += tokens;
   report.trained_tokens = tokens;
   report.total_trained_tokens = state.total_trained_tokens;
@@ -232,11 +218,17 @@ StepReport Trainer::Impl::step() {
 
 // True when patience is at its end.
 bool Trainer::Impl::validate_now(StepReport& report) {
-  const double loss = evaluate(model, validation);
+  const TrainTask::Validation found = task->validate();
+  const double loss = found.loss;
   if (!std::isfinite(loss)) fail(ErrorCode::diverged, "step {}: validation loss {}", state.step, loss);
   report.val_loss = loss;
-  if (!state.first_val_loss) state.first_val_loss = loss;
+  report.val_recall_at_1 = found.recall_at_1;
+  if (!state.first_val_loss) {
+    state.first_val_loss = loss;
+    state.first_val_recall_at_1 = found.recall_at_1;
+  }
   state.last_val_loss = loss;
+  state.last_val_recall_at_1 = found.recall_at_1;
   if (!state.best_val_loss || loss < *state.best_val_loss) {
     state.best_val_loss = loss;
     state.best_step = state.step;
@@ -264,12 +256,13 @@ TrainResult Trainer::run(const Listener& listener) {
   }
   const std::filesystem::path log = s.folder / "metrics.jsonl";
   MetricsWriter metrics = s.state.step > 0 ? MetricsWriter::resume(log, s.state.step) : MetricsWriter::create(log);
-  if (!s.validation.empty() && s.state.step == 0) {
+  if (s.task->has_validation() && s.state.step == 0) {
     StepReport before;
     s.validate_now(before);
     Metrics row;
-    row.peak_memory_bytes = static_cast<std::int64_t>(peak_memory_bytes(s.model.device()));
+    row.peak_memory_bytes = static_cast<std::int64_t>(peak_memory_bytes(s.task->device()));
     row.val_loss = before.val_loss;
+    row.val_recall_at_1 = before.val_recall_at_1;
     metrics.write(row);
     if (listener) listener(before);
   }
@@ -287,7 +280,7 @@ TrainResult Trainer::run(const Listener& listener) {
       fail(ErrorCode::interrupted, "stopped after step {}; --resume continues from {}", s.state.step,
            s.checkpoint_file().string());
     }
-    if (profile_to > profile_from && s.state.step == profile_from) profile.emplace(s.model.device());
+    if (profile_to > profile_from && s.state.step == profile_from) profile.emplace(s.task->device());
     StepReport report = s.step();
     if (profile && s.state.step == profile_to) {
       result.profile = profile->stop();
@@ -296,9 +289,9 @@ TrainResult Trainer::run(const Listener& listener) {
     window_tokens += report.trained_tokens;
     const double seconds = std::chrono::duration<double>(Clock::now() - window_start).count();
     report.tokens_per_second = static_cast<double>(window_tokens) / std::max(seconds, 1e-9);
-    report.peak_memory_bytes = peak_memory_bytes(s.model.device());
+    report.peak_memory_bytes = peak_memory_bytes(s.task->device());
     const bool last = s.state.step == s.options.iters;
-    if (!s.validation.empty() && (s.state.step % s.options.steps_per_eval == 0 || last)) {
+    if (s.task->has_validation() && (s.state.step % s.options.steps_per_eval == 0 || last)) {
       result.stopped_early = s.validate_now(report);
       window_start = Clock::now();
       window_tokens = 0;
@@ -313,11 +306,13 @@ TrainResult Trainer::run(const Listener& listener) {
   if (profile) result.profile = profile->stop();  // out of patience
   s.save();
   const std::vector<Metrics> records = read_metrics(log);
-  write_file_atomically(s.folder / "loss.svg", loss_curve_svg(records, "loss, nats per token"));
+  write_file_atomically(s.folder / "loss.svg", loss_curve_svg(records, fmt::format("loss, {}", s.task->loss_unit())));
   result.steps = s.state.step;
   if (!records.empty()) result.final_loss = records.back().loss.value_or(0);
   result.first_val_loss = s.state.first_val_loss;
   result.last_val_loss = s.state.last_val_loss;
+  result.first_val_recall_at_1 = s.state.first_val_recall_at_1;
+  result.last_val_recall_at_1 = s.state.last_val_recall_at_1;
   result.best_val_loss = s.state.best_val_loss;
   result.best_step = s.state.best_step;
   return result;

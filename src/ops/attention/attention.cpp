@@ -85,27 +85,6 @@ Tensor composite(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   return cast(concat(parts, 0), q.dtype());
 }
 
-Tensor checked_offsets(const char* what, const Tensor& offsets, std::int64_t tokens) {
-  const Tensor dense = checked_indices(kOp, what, offsets, tokens + 1);
-  if (dense.numel() < 2) {
-    fail(ErrorCode::invalid_argument, "[{}] {} has {} elements, expected 2 or more", kOp, what, dense.numel());
-  }
-  if (dense.device().type != DeviceType::cpu) return dense;  // kernels keep inside, whatever the values
-  const std::int32_t* at = dense.data<std::int32_t>();
-  const std::int64_t last = dense.numel() - 1;
-  if (at[0] != 0 || at[last] != tokens) {
-    fail(ErrorCode::invalid_argument, "[{}] {} run from {} to {}, expected 0 to {}", kOp, what, at[0], at[last],
-         tokens);
-  }
-  for (std::int64_t i = 0; i < last; ++i) {
-    if (at[i] > at[i + 1]) {
-      fail(ErrorCode::invalid_argument, "[{}] {}[{}] is {}, less than the {} before it", kOp, what, i + 1, at[i + 1],
-           at[i]);
-    }
-  }
-  return dense;
-}
-
 // AttentionLayout::longest.
 std::int64_t longest(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
   const Tensor& offsets = options.query_offsets;
@@ -166,9 +145,9 @@ AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const A
       .causal = options.causal,
       .window = options.window,
       .query_offsets = options.query_offsets.defined()
-                           ? checked_offsets("query_offsets", options.query_offsets, q.size(0))
+                           ? checked_offsets(kOp, "query_offsets", options.query_offsets, q.size(0))
                            : whole(q.size(0)),
-      .key_offsets = keys.defined() ? checked_offsets("key_offsets", keys, k.size(0)) : whole(k.size(0))};
+      .key_offsets = keys.defined() ? checked_offsets(kOp, "key_offsets", keys, k.size(0)) : whole(k.size(0))};
   check_same_device(kOp, q, "query_offsets", layout.query_offsets);
   check_same_device(kOp, q, "key_offsets", layout.key_offsets);
   if (layout.query_offsets.numel() != layout.key_offsets.numel()) {
