@@ -64,12 +64,14 @@ TEST_P(PlanTest, WithinATenthOfThePeak) {
     example.labels = example.ids;
   }
   const Dataset data = Dataset::from_examples(std::move(examples));
-  BatchStream stream(data, {.batch_size = 2});
+  TrainOptions options;
+  options.batches.batch_size = 2;
+  const std::unique_ptr<TrainTask> task = make_lm_task(model, data, nullptr, options);
   const Tensor exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
   const Tensor exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
   const auto step =
-      make_train_step(model, *adapter, exp_avg, exp_avg_sq, {.token_budget = 2 * c.tokens, .record = false});
-  const Batch batch = stream.next();
+      make_train_step(*task, *adapter, exp_avg, exp_avg_sq, {.token_budget = 2 * c.tokens, .record = false});
+  const Batch batch = task->next();
   const auto run = [&](std::uint32_t number) {
     step->begin(batch.trained_tokens);
     step->accumulate(batch, number);

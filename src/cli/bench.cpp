@@ -132,17 +132,19 @@ void train(const Options& o) {
     examples.push_back(std::move(example));
   }
   const Dataset data = Dataset::from_examples(std::move(examples));
-  BatchStream stream(data, {.batch_size = o.sequences});
+  TrainOptions options;
+  options.batches.batch_size = o.sequences;
+  const std::unique_ptr<TrainTask> task = make_lm_task(model, data, nullptr, options);
   const Tensor exp_avg = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
   const Tensor exp_avg_sq = Tensor::zeros({adapter->parameter_count()}, DType::f32, device);
-  const auto step = make_train_step(model, *adapter, exp_avg, exp_avg_sq,
+  const auto step = make_train_step(*task, *adapter, exp_avg, exp_avg_sq,
                                     {.token_budget = o.sequences * o.length, .record = o.profile.empty()});
   constexpr std::int64_t kWarmUp = 3;
   std::vector<double> times;
   double loss = 0;
   Profiled profiled(o);
   for (std::int64_t i = 0; i < kWarmUp + o.steps; ++i) {
-    const Batch batch = stream.next();
+    const Batch batch = task->next();
     if (i == kWarmUp) profiled.start(device);
     synchronize(device);
     const Clock::time_point start = Clock::now();
