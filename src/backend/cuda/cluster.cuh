@@ -35,6 +35,13 @@ __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive;" ::: "memory");
 #endif
 }
+/// The same for a block that has written nothing yet that others read, but what arrival_init() did: without the fence,
+/// which waits for all memory and empties L1.
+__device__ inline void cluster_arrive_first() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
 __device__ inline void cluster_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait;" ::: "memory");

@@ -47,6 +47,42 @@ __device__ inline void store_if(uint4* to, const uint4& v, bool valid) {
       : "memory");
 }
 
+/// What becomes of the lines in L2 that load_once() and store_if() touch.
+struct L2Policy {
+  std::uint64_t bits;
+};
+/// `passing`: they are the first to be evicted, as what nobody reads again soon. Otherwise they are as all others.
+__device__ inline L2Policy l2_policy(bool passing) {
+  L2Policy first, usual;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first.bits));
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(usual.bits));
+  return passing ? first : usual;
+}
+
+__device__ inline uint4 load_once(const uint4* from, bool valid, L2Policy policy, std::uint32_t otherwise) {
+  uint4 v = {otherwise, otherwise, otherwise, otherwise};
+  asm volatile(
+      "{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %5, 0;\n"
+      "  @p ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %6;\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<std::uint32_t>(valid)), "l"(policy.bits));
+  return v;
+}
+__device__ inline void store_if(uint4* to, const uint4& v, bool valid, L2Policy policy) {
+  asm volatile(
+      "{\n"
+      "  .reg .pred p;\n"
+      "  setp.ne.u32 p, %5, 0;\n"
+      "  @p st.global.L2::cache_hint.v4.b32 [%4], {%0, %1, %2, %3}, %6;\n"
+      "}" ::"r"(v.x),
+      "r"(v.y), "r"(v.z), "r"(v.w), "l"(__cvta_generic_to_global(to)), "r"(static_cast<std::uint32_t>(valid)),
+      "l"(policy.bits)
+      : "memory");
+}
+
 /// Brings a line of global memory into L2. Harmless at any time: L2 is where all writes arrive.
 __device__ inline void prefetch(const void* line) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(line)));

@@ -49,10 +49,10 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
     return block_team(packs, kernels.many, 2);
   }
   unsigned cluster = 2;
-  while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.wide) cluster *= 2;
-  const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.wide);
-  if (!clusters || threads > RowKernels::wide_threads) return {};
-  return {Span::cluster, kernels.wide, 2, whole_warps(threads), 1, cluster};
+  while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.many) cluster *= 2;
+  const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.many);
+  if (!clusters || threads > RowKernels::many_threads) return {};
+  return {Span::cluster, kernels.many, 2, whole_warps(threads), 1, cluster};
 }
 
 RowPlan plan_loop(std::int64_t accesses) {
@@ -61,7 +61,7 @@ RowPlan plan_loop(std::int64_t accesses) {
 
 std::size_t team_scratch(const RowPlan& plan) {
   if (plan.span == Span::warp) return 0;
-  return kTeamBarriers + std::size_t{2} * plan.team / 32 * plan.cluster * kTeamSlot;
+  return kTeamBarrier + std::size_t{plan.team} / 32 * plan.cluster * kTeamSlot;
 }
 
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared) {
@@ -89,18 +89,6 @@ int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, st
     found = std::max(found, 1);
   }
   return found;
-}
-
-RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel) {
-  const std::size_t scratch = team_scratch(plan);
-  const auto part = static_cast<int>(ceil_div(packs, plan.cluster));
-  if (plan.span != Span::cluster) return {static_cast<unsigned>(ceil_div(rows, plan.teams)), scratch, part, false};
-  const std::size_t shared = scratch + static_cast<std::size_t>(vectors) * static_cast<std::size_t>(part) * 16;
-  const int resident = resident_clusters(kernel, plan.team, plan.cluster, shared);
-  if (rows <= resident) return {static_cast<unsigned>(rows) * plan.cluster, scratch, part, false};
-  // As few clusters as take no more turns: all of them end at the same time.
-  const std::int64_t turns = ceil_div(rows, resident);
-  return {static_cast<unsigned>(ceil_div(rows, turns)) * plan.cluster, shared, part, vectors > 0};
 }
 
 }  // namespace wick::cuda

@@ -23,33 +23,22 @@ struct RowPlan {
 
 /// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
 ///
-/// Every row reads the weights again, from L1 or shared memory, so they are not worth a register each: a thread has two
+/// Every row reads the weights again, from L1, so they are not worth a register each: a thread has two
 /// packs of them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
 struct RowKernels {
   int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;    ///< in a warp
   int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
-  int many = 4;     ///< in a block
-  int wide = 4;     ///< in a cluster, where the same number again are on their way for the next row
+  int many = 4;     ///< in a block, alone or of a cluster
 
-  static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512, wide_threads = 512;
+  static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
-inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8, .wide = 8};
+inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8};
 inline constexpr RowKernels kTwoInputs = {.few = 2};
 inline constexpr RowKernels kBackward = {};
 
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
-
-/// The launch of a kernel by a plan.
-struct RowGrid {
-  unsigned blocks = 0;
-  std::size_t shared = 0;  ///< bytes of dynamic shared memory
-  int part = 0;            ///< packs of a row in each block
-  bool staged = false;     ///< clusters walk over many rows each, with their part of the weights in shared memory
-};
-/// `vectors`: weight and bias, as far as there are any. `kernel`: its host function.
-RowGrid grid_rows(const RowPlan& plan, std::int64_t rows, std::int64_t packs, int vectors, const void* kernel);
 
 /// The clusters of such a launch that run at the same time. `shared`: bytes of dynamic shared memory.
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared);
@@ -58,8 +47,8 @@ int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, st
 inline constexpr int kLoopThreads = 512;  ///< at most
 RowPlan plan_loop(std::int64_t accesses);
 
-/// Bytes of shared memory in which the warps of a team meet: two mbarriers, and two sets of a slot for each warp.
-inline constexpr unsigned kTeamBarriers = 16;
+/// Bytes of shared memory in which the warps of a team meet: an mbarrier and a slot for each warp.
+inline constexpr unsigned kTeamBarrier = 16;
 inline constexpr unsigned kTeamSlot = 16;
 std::size_t team_scratch(const RowPlan& plan);
 

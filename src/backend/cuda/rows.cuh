@@ -35,7 +35,7 @@ struct RowShape {
   float inverse;        ///< 1 / elements of a row
   int part;             ///< packs of a row in each block
   unsigned cluster;
-  bool staged;
+  bool passing;                            ///< L2 is too small for the rows, see l2_policy()
   std::uint32_t zero = 0, other_zero = 0;  ///< see stay_packed()
 };
 
@@ -56,7 +56,9 @@ struct Plus {
 template <int kStride>
 struct RowPart {
   static constexpr bool kWholeWarp = kStride == 32;
+  int first;
   int left;  ///< packs of its block from the thread's first on, other threads' too; 0 and less: it has none
+  L2Policy policy;
 
   __device__ static int offset(int p) { return p * (kStride > 0 ? kStride : static_cast<int>(blockDim.x)); }
   __device__ bool has(int p) const { return offset(p) < left; }
@@ -74,55 +76,33 @@ class Team {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
       rank_ = blockIdx.x % blocks_;
-      if (threadIdx.x == 0) {
-        arrival_init(barriers());
-        arrival_init(barriers() + 1);
-      }
-      cluster_arrive();  // that all its blocks have begun is waited for before the first exchange
+      if (threadIdx.x == 0) arrival_init(barrier());
+      cluster_arrive_first();
     }
   }
 
-  /// Which pack of a row is the thread's first, and what it has from there.
-  __device__ int first(const RowShape& shape) const {
-    return static_cast<int>(threadIdx.x) + (kSpan == Span::cluster ? static_cast<int>(rank_) * shape.part : 0);
+  /// Its row: warp teams may be behind the last one.
+  __device__ std::int64_t row() const {
+    if constexpr (kSpan == Span::cluster) return blockIdx.x / blocks_;
+    if constexpr (kSpan == Span::block) return blockIdx.x;
+    return static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   }
+  /// What the thread has of it: nothing behind the last one.
   __device__ Part part(const RowShape& shape) const {
-    const int in_row = static_cast<int>(shape.length) - first(shape);
-    return {kSpan == Span::cluster ? ::min(shape.part - static_cast<int>(threadIdx.x), in_row) : in_row};
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int first = thread + static_cast<int>(rank_) * shape.part;
+    int left = static_cast<int>(shape.length) - first;
+    if constexpr (kSpan == Span::cluster) left = ::min(left, shape.part - thread);
+    if (kSpan == Span::warp && row() >= shape.rows) left = 0;
+    return {first, left, l2_policy(shape.passing)};
   }
   /// True in the one thread that writes what is one for a row.
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
-  /// compute(row, part, load(row, part)) for the team's rows; its threads go together. Warp teams behind the last row
-  /// have no part. A cluster, which walks over rows, loads the next one before it computes: memory has no pause
-  /// while the cluster's blocks wait for each other.
-  template <class Load, class Compute>
-  __device__ void each_row(const RowShape& shape, Load&& load, Compute&& compute) const {
-    if constexpr (kSpan == Span::cluster) {
-      const Part all = part(shape);
-      const std::int64_t step = gridDim.x / blocks_;
-      std::int64_t row = blockIdx.x / blocks_;
-      auto held = load(row, all);
-      while (true) {
-        const std::int64_t next = row + step;
-        auto following = load(next, next < shape.rows ? all : Part{0});
-        compute(row, all, held);
-        if (next >= shape.rows) return;
-        held = following;
-        row = next;
-      }
-    } else {
-      const std::int64_t row = kSpan == Span::block ? static_cast<std::int64_t>(blockIdx.x)
-                                                    : static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-      const Part all = row < shape.rows ? part(shape) : Part{0};
-      auto held = load(row, all);
-      compute(row, all, held);
-    }
-  }
-
-  /// Shared memory that reductions leave alone.
-  __device__ uint4* spare() const {
-    return reinterpret_cast<uint4*>(dynamic_shared() + kTeamBarriers + 2 * warps() * kTeamSlot);
+  /// Waits until all blocks of a cluster have begun: others may be sent to. It comes behind the row's loads, which go
+  /// on meanwhile, and before those of weights, since it empties L1.
+  __device__ void gather() const {
+    if constexpr (kSpan == Span::cluster) cluster_wait();
   }
 
   // All combinations are made in an order that only the team's size decides, and are the same in every thread.
@@ -138,26 +118,23 @@ class Team {
     return value;
   }
 
-  /// For teams of many warps: a value of each warp, the same in its threads. They stand until the exchange after next.
+  /// For teams of many warps: a value of each warp, the same in its threads. They stand until the next exchange. A
+  /// cluster has only one: none of its blocks then ends before all others have sent what they send.
   template <class Value>
   __device__ const Value* exchange(const Value& value) {
     static_assert(sizeof(Value) <= kTeamSlot);
+    auto* values = reinterpret_cast<Value*>(dynamic_shared() + kTeamBarrier);
     const unsigned warp = threadIdx.x / 32;
     const unsigned lane = threadIdx.x % 32;
-    // Two sets of slots in turn: nobody writes to one before everybody has read what it held.
-    const unsigned turn = exchanges_ % 2;
-    auto* values = reinterpret_cast<Value*>(dynamic_shared() + kTeamBarriers + turn * warps() * kTeamSlot);
     if constexpr (kSpan == Span::block) {
+      if (exchanges_++ > 0) __syncthreads();  // all have read the values before
       if (lane == 0) values[warp] = value;
       __syncthreads();
     } else {
-      Arrival* arrived = barriers() + turn;
-      if (exchanges_ == 0) cluster_wait();
-      if (threadIdx.x == 0) arrival_expect(arrived, warps() * sizeof(Value));
-      if (lane < blocks_) send_async(values + rank_ * (blockDim.x / 32) + warp, value, arrived, lane);
-      arrival_wait(arrived, exchanges_ / 2 % 2);
+      if (threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof(Value));
+      if (lane < blocks_) send_async(values + rank_ * (blockDim.x / 32) + warp, value, barrier(), lane);
+      arrival_wait(barrier(), 0);
     }
-    ++exchanges_;
     return values;
   }
   /// The combination of at(warp) over the team's warps.
@@ -166,10 +143,8 @@ class Team {
     const unsigned lane = threadIdx.x % 32;
     Value value = lane < warps() ? at(lane) : neutral;
     if constexpr (kSpan == Span::cluster) {
-#pragma unroll
-      for (unsigned i = 32; i < kMostWarps; i += 32) {
-        if (lane + i < warps()) value = combine(value, at(lane + i));
-      }
+#pragma unroll 1  // the row is in the registers
+      for (unsigned warp = lane + 32; warp < warps(); warp += 32) value = combine(value, at(warp));
     }
     return reduce_warp(value, combine);
   }
@@ -192,10 +167,8 @@ class Team {
   }
 
  private:
-  static constexpr unsigned kMostWarps = 128;  // of a cluster: 8 blocks of 512 threads
-
   __device__ unsigned warps() const { return blockDim.x / 32 * blocks_; }
-  __device__ static Arrival* barriers() { return reinterpret_cast<Arrival*>(dynamic_shared()); }
+  __device__ static Arrival* barrier() { return reinterpret_cast<Arrival*>(dynamic_shared()); }
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
@@ -264,15 +237,16 @@ __device__ inline uint4 pack(const Elements<T>& from) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-/// A thread's packs of a row, from its first on; `otherwise` where there are none.
-template <int kPacks, class Part>
-__device__ inline void load_row(uint4 (&packs)[kPacks], const uint4* first, Part part, std::uint32_t otherwise = 0) {
+/// A thread's packs of a row; `otherwise` where there are none.
+template <class T, int kPacks, class Part>
+__device__ inline void load_row(uint4 (&packs)[kPacks], const T* row, Part part, std::uint32_t otherwise = 0) {
+  const uint4* first = as_packs(row) + part.first;
 #pragma unroll
-  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), otherwise);
+  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), part.policy, otherwise);
 }
-template <class Part>
-__device__ inline void store_pack(uint4* first, int p, Part part, const uint4& pack) {
-  store_if(first + part.offset(p), pack, part.has(p));
+template <class T, class Part>
+__device__ inline void store_pack(T* row, int p, Part part, const uint4& pack) {
+  store_if(as_packs(row) + part.first + part.offset(p), pack, part.has(p), part.policy);
 }
 
 /// Has the compiler unpack the elements again where they are used next: keeping them takes twice the registers. It
@@ -286,8 +260,9 @@ __device__ inline void stay_packed(uint4 (&packs)[kPacks], std::uint32_t zero) {
 }
 
 /// A thread's packs of a weight vector, or as many of them as it has in registers at a time: see RowPlan::weights.
-template <int kSize, class Part>
-__device__ inline void load_weights(uint4 (&group)[kSize], const uint4* first, int p, Part part) {
+template <class T, int kSize, class Part>
+__device__ inline void load_weights(uint4 (&group)[kSize], const T* weights, int p, Part part) {
+  const uint4* first = as_packs(weights) + part.first;
 #pragma unroll
   for (int j = 0; j < kSize; ++j) group[j] = part.has(p + j) ? first[part.offset(p + j)] : uint4{};
 }
@@ -297,33 +272,22 @@ __device__ inline void keep_loads() { __syncwarp(); }
 
 /// Brings the weights nearer while the kernel before is still running. One block does, for all: the same few lines
 /// asked of L2 by every row take longer than the rows.
-template <int kPacks, class Part>
-__device__ inline void prefetch_weights(const uint4* first, Part part) {
+template <int kPacks, class T, class Part>
+__device__ inline void prefetch_weights(const T* weights, Part part) {
   if (blockIdx.x != 0 || threadIdx.y != 0 || threadIdx.x % 8 != 0) return;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    if (part.has(p)) prefetch(first + part.offset(p));
+    if (part.has(p)) prefetch(as_packs(weights) + part.first + part.offset(p));
   }
-}
-
-/// A copy of a thread's weights in shared memory, where its block's begin at `to`.
-template <class Part>
-__device__ inline const uint4* stage(const uint4* first, Part part, uint4* to) {
-  to += threadIdx.x;
-  for (int i = 0; i < part.left; i += static_cast<int>(blockDim.x)) to[i] = first[i];
-  return to;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Launches
 
 /// The blocks that launch bounds ask for, from the registers that a thread needs; a multiprocessor has 65536 of them.
-/// The rows that they hold are what is on its way from memory at the same time. Clusters have what is left to their
-/// largest block, two of the usual ones.
+/// The rows that they hold are what is on its way from memory at the same time: while one block computes, others load.
 template <Span kSpan, int kThreads, int kInWarp, int kInBlock>
-inline constexpr int kMinBlocks = kSpan == Span::cluster
-                                      ? 1
-                                      : std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
+inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
 
 /// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
 /// a time, and the largest block.
@@ -340,7 +304,7 @@ template <const RowKernels& kKernels, class Fn>
 void visit_plan(const RowPlan& plan, Fn&& fn) {
   constexpr RowKernels k = kKernels;
   if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, k.wide, 2, k.wide_threads>{});
+    fn(RowKernel<Span::cluster, k.many, 2, k.many_threads>{});
   } else if (plan.span == Span::warp && plan.packs == k.brief) {
     fn(RowKernel<Span::warp, k.brief, k.brief, k.brief_threads>{});
   } else if (plan.span == Span::warp) {
@@ -363,7 +327,6 @@ struct RowCall {
   Work work;
   std::int64_t rows, columns;
   bool packed;  ///< every row and vector starts on 16 bytes
-  int vectors;  ///< weight and bias, as far as there are any
   int device;
 };
 /// The call that reads or writes these tensors, each of which may be undefined, but not the first one.
@@ -374,16 +337,12 @@ inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> m
                   .rows = first.size(0),
                   .columns = first.size(1),
                   .packed = true,
-                  .vectors = 0,
                   .device = first.device().index};
   for (const Tensor* t : matrices) {
     call.packed = call.packed && packs(*t);
     if (t->defined()) call.work.bytes += static_cast<double>(t->numel()) * static_cast<double>(size_of(t->dtype()));
   }
-  for (const Tensor* t : vectors) {
-    call.packed = call.packed && packs(*t);
-    if (t->defined()) ++call.vectors;
-  }
+  for (const Tensor* t : vectors) call.packed = call.packed && packs(*t);
   return call;
 }
 
@@ -405,19 +364,16 @@ void run_rows(const RowCall& call, Pick&& pick, Loop&& loop, Arguments... argume
                     .inverse = 1.0F / static_cast<float>(call.columns),
                     .part = 0,
                     .cluster = 1,
-                    .staged = false};
+                    .passing = call.work.bytes > static_cast<double>(info(call.device).l2_bytes)};
   const RowPlan plan = packed ? plan_rows(call.rows, length, kKernels, info(call.device)) : RowPlan{};
   if (plan.packs != 0) {
     visit_plan<kKernels>(plan, [&](auto choice) {
-      auto* kernel = pick(choice);
-      const RowGrid grid = grid_rows(plan, call.rows, length, call.vectors, reinterpret_cast<const void*>(kernel));
-      shape.part = grid.part;
+      shape.part = static_cast<int>(blocks_for(length, plan.cluster));
       shape.cluster = plan.cluster;
-      shape.staged = grid.staged;
-      launch(call.work, kernel,
-             {.grid = dim3(grid.blocks),
+      launch(call.work, pick(choice),
+             {.grid = dim3(blocks_for(call.rows, plan.teams) * plan.cluster),
               .block = dim3(plan.team, plan.teams),
-              .shared = grid.shared,
+              .shared = team_scratch(plan),
               .overlap = true,
               .cluster = plan.cluster},
              arguments..., shape);

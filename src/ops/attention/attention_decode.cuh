@@ -36,13 +36,6 @@ struct DecodeArguments {
   NewKey<T> added = {};
 };
 
-/// Half of a cluster barrier for a block that has not written anything yet: cluster_arrive() without its fence.
-__device__ inline void cluster_arrive_first() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.relaxed;");
-#endif
-}
-
 /// Adds one to a counter, which wraps to 0 after `last`, and returns what it was. What the block wrote before a barrier
 /// in front of this is seen by those who come later.
 __device__ inline unsigned count_up(unsigned* counter, unsigned last) {

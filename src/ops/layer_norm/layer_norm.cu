@@ -18,11 +18,10 @@ __device__ inline Statistics statistics(float rough, float2 deviations, float in
 }
 
 // The elements that the warp's threads have of a row, or those of its part that has a row.
-template <class T, Span kSpan, int kPacks>
-__device__ inline float elements_of_warp(const Team<kSpan, kPacks>& team, const RowShape& shape) {
+template <class T, Span kSpan, class Part>
+__device__ inline float elements_of_warp(const RowShape& shape, Part part) {
   if constexpr (kSpan == Span::warp) return static_cast<float>(shape.length * kPackSize<T>);
-  const int packs = team.part(shape).count();
-  return static_cast<float>(__reduce_add_sync(0xffffffffU, packs) * kPackSize<T>);
+  return static_cast<float>(__reduce_add_sync(0xffffffffU, part.count()) * kPackSize<T>);
 }
 
 // The same of a thread's deviations from the mean `rough` of its warp, which has `count` elements. That of the team's
@@ -52,90 +51,76 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;
   Team<kSpan, kPacks> team(shape);
-  const int first = team.first(shape);
-  const uint4* w = as_packs(weight) + first;
-  const uint4* b = bias != nullptr ? as_packs(bias) + first : nullptr;
+  const std::int64_t row = team.row();
+  const auto part = team.part(shape);
   if constexpr (kWeights == kPacks) {
-    prefetch_weights<kPacks>(w, team.part(shape));
-    if (b != nullptr) prefetch_weights<kPacks>(b, team.part(shape));
+    prefetch_weights<kPacks>(weight, part);
+    if (bias != nullptr) prefetch_weights<kPacks>(bias, part);
   }
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) {
-    w = stage(w, team.part(shape), team.spare());
-    if (b != nullptr) b = stage(b, team.part(shape), team.spare() + shape.part);
+  uint4 in[kPacks];
+  load_row(in, x[row], part);
+  team.gather();
+  uint4 scales[kWeights], shifts[kWeights] = {};
+  if constexpr (kWeights == kPacks) {
+    keep_loads();  // behind those of the row, and before the reduction
+    load_weights(scales, weight, 0, part);
+    if (bias != nullptr) load_weights(shifts, bias, 0, part);
+    keep_loads();
   }
-  struct Held {
-    uint4 in[kPacks];
-  };
-  const auto load = [&](std::int64_t row, auto part) {
-    Held held;
-    load_row(held.in, as_packs(x[row]) + first, part);
-    return held;
-  };
-  const float count = elements_of_warp<T>(team, shape);
-  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
-    auto& in = held.in;
-    uint4 scales[kWeights], shifts[kWeights] = {};
-    if constexpr (kWeights == kPacks) {
-      keep_loads();  // behind those of the row, and before the reduction
-      load_weights(scales, w, 0, part);
-      if (b != nullptr) load_weights(shifts, b, 0, part);
-      keep_loads();
-    }
 
-    float total = 0;
+  float total = 0;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const Elements<T> v = unpack<T>(in[p]);
-      float some = 0;
+  for (int p = 0; p < kPacks; ++p) {
+    const Elements<T> v = unpack<T>(in[p]);
+    float some = 0;
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) some += v[e];
-      total += some;
+    for (int e = 0; e < kSize; ++e) some += v[e];
+    total += some;
+  }
+  stay_packed<T>(in, shape.zero);
+  const float count = elements_of_warp<T, kSpan>(shape, part);
+  const float rough = __fdividef(team.reduce_warp(total, Plus{}), fmaxf(count, 1));
+  float2 deviations = {0, 0};
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const Elements<T> v = unpack<T>(in[p]);
+    float2 some = {0, 0};
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      const float deviation = v[e] - rough;
+      if constexpr (kWide) some.x += deviation;
+      some.y += deviation * deviation;
     }
-    stay_packed<T>(in, shape.zero);
-    const float rough = __fdividef(team.reduce_warp(total, Plus{}), fmaxf(count, 1));
-    float2 deviations = {0, 0};
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const Elements<T> v = unpack<T>(in[p]);
-      float2 some = {0, 0};
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) {
-        const float deviation = v[e] - rough;
-        if constexpr (kWide) some.x += deviation;
-        some.y += deviation * deviation;
-      }
-      const bool valid = part.has(p);
-      deviations.x += valid ? some.x : 0.0F;
-      deviations.y += valid ? some.y : 0.0F;
-    }
-    stay_packed<T>(in, shape.other_zero);
-    const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
-    const float offset = -mean * rstd;
-    if (team.leads() && part.has(0)) {
-      means[row] = mean;
-      rstds[row] = rstd;
-    }
+    const bool valid = part.has(p);
+    deviations.x += valid ? some.x : 0.0F;
+    deviations.y += valid ? some.y : 0.0F;
+  }
+  stay_packed<T>(in, shape.other_zero);
+  const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
+  const float offset = -mean * rstd;
+  if (team.leads() && part.has(0)) {
+    means[row] = mean;
+    rstds[row] = rstd;
+  }
 
-    uint4* out = as_packs(y[row]) + first;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) {
-        load_weights(scales, w, p, part);
-        if (b != nullptr) load_weights(shifts, b, p, part);
-      }
-      Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
-      const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) {
-        const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
-        v[e] = unit * scale[e] + shift[e];
-      }
-      store_pack(out, p, part, pack<T>(v));
+  for (int p = 0; p < kPacks; ++p) {
+    if (kWeights < kPacks && p % kWeights == 0) {
+      load_weights(scales, weight, p, part);
+      if (bias != nullptr) load_weights(shifts, bias, p, part);
     }
-  });
+    Elements<T> v = unpack<T>(in[p]);
+    const Elements<T> scale = unpack<T>(scales[p % kWeights]);
+    const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) {
+      const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
+      v[e] = unit * scale[e] + shift[e];
+    }
+    store_pack(y[row], p, part, pack<T>(v));
+  }
 }
 
 template <class T, int kSize>
@@ -188,63 +173,52 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan, kPacks> team(shape);
-  const int first = team.first(shape);
-  const uint4* w = as_packs(weight) + first;
+  const std::int64_t row = team.row();
+  const auto part = team.part(shape);
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
-  struct Held {
-    uint4 grad[kPacks], in[kPacks];
-    float mean, rstd;
-  };
-  const auto load = [&](std::int64_t row, auto part) {
-    Held held;
-    load_row(held.grad, as_packs(dy[row]) + first, part);
-    load_row(held.in, as_packs(x[row]) + first, part);
-    held.mean = part.has(0) ? means[row] : 0.0F;
-    held.rstd = part.has(0) ? rstds[row] : 0.0F;
-    return held;
-  };
-  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
-    auto& [grad, in, mean, rstd] = held;
-    uint4 scales[kWeights];
+  uint4 grad[kPacks], in[kPacks];
+  load_row(grad, dy[row], part);
+  load_row(in, x[row], part);
+  team.gather();
+  const float mean = part.has(0) ? means[row] : 0.0F;
+  const float rstd = part.has(0) ? rstds[row] : 0.0F;
+  uint4 scales[kWeights];
 
-    float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
+  float2 sums = {0, 0};  // of h and of h (x - mean); behind the end of a row h is 0
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (p % kWeights == 0) load_weights(scales, w, p, part);
-      const Elements<T> g = unpack<T>(grad[p]);
-      const Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
-      float2 some = {0, 0};
+  for (int p = 0; p < kPacks; ++p) {
+    if (p % kWeights == 0) load_weights(scales, weight, p, part);
+    const Elements<T> g = unpack<T>(grad[p]);
+    const Elements<T> v = unpack<T>(in[p]);
+    const Elements<T> scale = unpack<T>(scales[p % kWeights]);
+    float2 some = {0, 0};
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) {
-        const float h = g[e] * scale[e];
-        some.x += h;
-        some.y += h * (v[e] - mean);
-      }
-      sums.x += some.x;
-      sums.y += some.y;
+    for (int e = 0; e < kSize; ++e) {
+      const float h = g[e] * scale[e];
+      some.x += h;
+      some.y += h * (v[e] - mean);
     }
-    stay_packed<T>(grad, shape.zero);
-    stay_packed<T>(in, shape.zero);
-    stay_packed<T>(scales, shape.zero);
-    sums = team.sum(sums);
-    const float centre = sums.x * shape.inverse;
-    const float pull = sums.y * rstd * shape.inverse;
+    sums.x += some.x;
+    sums.y += some.y;
+  }
+  stay_packed<T>(grad, shape.zero);
+  stay_packed<T>(in, shape.zero);
+  stay_packed<T>(scales, shape.zero);
+  sums = team.sum(sums);
+  const float centre = sums.x * shape.inverse;
+  const float pull = sums.y * rstd * shape.inverse;
 
-    uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) load_weights(scales, w, p, part);
-      const Elements<T> g = unpack<T>(grad[p]);
-      Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> scale = unpack<T>(scales[p % kWeights]);
+  for (int p = 0; p < kPacks; ++p) {
+    if (kWeights < kPacks && p % kWeights == 0) load_weights(scales, weight, p, part);
+    const Elements<T> g = unpack<T>(grad[p]);
+    Elements<T> v = unpack<T>(in[p]);
+    const Elements<T> scale = unpack<T>(scales[p % kWeights]);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) v[e] = (g[e] * scale[e] - centre - (v[e] - mean) * rstd * pull) * rstd;
-      store_pack(out, p, part, pack<T>(v));
-    }
-  });
+    for (int e = 0; e < kSize; ++e) v[e] = (g[e] * scale[e] - centre - (v[e] - mean) * rstd * pull) * rstd;
+    store_pack(dx[row], p, part, pack<T>(v));
+  }
 }
 
 template <class T, int kSize>

@@ -12,66 +12,56 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
                  float* rstd, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan, kPacks> team(shape);
-  const int first = team.first(shape);
-  const uint4* w = as_packs(weight) + first;
-  if constexpr (kWeights == kPacks) prefetch_weights<kPacks>(w, team.part(shape));
+  const std::int64_t row = team.row();
+  const auto part = team.part(shape);
+  if constexpr (kWeights == kPacks) prefetch_weights<kPacks>(weight, part);
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
-  struct Held {
-    uint4 in[kPacks], other[kResidual ? kPacks : 1];
-  };
-  const auto load = [&](std::int64_t row, auto part) {
-    Held held;
-    load_row(held.in, as_packs(x[row]) + first, part);
-    if constexpr (kResidual) load_row(held.other, as_packs(residual[row]) + first, part);
-    return held;
-  };
-  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
-    auto& in = held.in;
-    if constexpr (kResidual) {
-      uint4* out = as_packs(sum[row]) + first;
-#pragma unroll
-      for (int p = 0; p < kPacks; ++p) {
-        Elements<T> v = unpack<T>(in[p]);
-        const Elements<T> r = unpack<T>(held.other[p]);
-#pragma unroll
-        for (int e = 0; e < kSize; ++e) v[e] += r[e];
-        in[p] = pack<T>(v);
-        store_pack(out, p, part, in[p]);
-      }
-    }
-    uint4 weights[kWeights];
-    if constexpr (kWeights == kPacks) {
-      keep_loads();  // behind those of the row, and before the reduction
-      load_weights(weights, w, 0, part);
-      keep_loads();
-    }
-
-    float squares = 0;
+  uint4 in[kPacks];
+  load_row(in, x[row], part);
+  [[maybe_unused]] uint4 other[kResidual ? kPacks : 1];
+  if constexpr (kResidual) load_row(other, residual[row], part);
+  team.gather();
+  if constexpr (kResidual) {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const Elements<T> v = unpack<T>(in[p]);
-      float some = 0;
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) some += v[e] * v[e];
-      squares += some;
-    }
-    stay_packed<T>(in, shape.zero);
-    const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
-    if (team.leads() && part.has(0)) rstd[row] = scale;
-
-    uint4* out = as_packs(y[row]) + first;
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, part);
       Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> u = unpack<T>(weights[p % kWeights]);
+      const Elements<T> r = unpack<T>(other[p]);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) v[e] = v[e] * scale * u[e];
-      store_pack(out, p, part, pack<T>(v));
+      for (int e = 0; e < kSize; ++e) v[e] += r[e];
+      in[p] = pack<T>(v);
+      store_pack(sum[row], p, part, in[p]);
     }
-  });
+  }
+  uint4 weights[kWeights];
+  if constexpr (kWeights == kPacks) {
+    keep_loads();  // behind those of the row, and before the reduction
+    load_weights(weights, weight, 0, part);
+    keep_loads();
+  }
+
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const Elements<T> v = unpack<T>(in[p]);
+    float some = 0;
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) some += v[e] * v[e];
+    squares += some;
+  }
+  stay_packed<T>(in, shape.zero);
+  const float scale = rsqrtf(team.sum(squares) * shape.inverse + eps);
+  if (team.leads() && part.has(0)) rstd[row] = scale;
+
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, weight, p, part);
+    Elements<T> v = unpack<T>(in[p]);
+    const Elements<T> u = unpack<T>(weights[p % kWeights]);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) v[e] = v[e] * scale * u[e];
+    store_pack(y[row], p, part, pack<T>(v));
+  }
 }
 
 template <class T, int kSize>
@@ -114,62 +104,51 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
                   RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan, kPacks> team(shape);
-  const int first = team.first(shape);
-  const uint4* w = as_packs(weight) + first;
+  const std::int64_t row = team.row();
+  const auto part = team.part(shape);
   wait_for_previous();
   allow_next();
-  if (kSpan == Span::cluster && shape.staged) w = stage(w, team.part(shape), team.spare());
-  struct Held {
-    uint4 grad[kPacks], in[kPacks];
-    float scale;
-  };
-  const auto load = [&](std::int64_t row, auto part) {
-    Held held;
-    load_row(held.grad, as_packs(dy[row]) + first, part);
-    load_row(held.in, as_packs(x[row]) + first, part);
-    held.scale = part.has(0) ? rstd[row] : 0.0F;
-    return held;
-  };
-  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
-    auto& [grad, in, scale] = held;
-    [[maybe_unused]] uint4 extra[kSum ? kPacks : 1];
-    if constexpr (kSum) load_row(extra, as_packs(dsum[row]) + first, part);
+  uint4 grad[kPacks], in[kPacks];
+  [[maybe_unused]] uint4 extra[kSum ? kPacks : 1];
+  load_row(grad, dy[row], part);
+  load_row(in, x[row], part);
+  if constexpr (kSum) load_row(extra, dsum[row], part);
+  team.gather();
+  const float scale = part.has(0) ? rstd[row] : 0.0F;
 
-    uint4 weights[kWeights];
-    float dot = 0;
+  uint4 weights[kWeights];
+  float dot = 0;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (p % kWeights == 0) load_weights(weights, w, p, part);
-      const Elements<T> dv = unpack<T>(grad[p]);
-      const Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> u = unpack<T>(weights[p % kWeights]);
-      float some = 0;
+  for (int p = 0; p < kPacks; ++p) {
+    if (p % kWeights == 0) load_weights(weights, weight, p, part);
+    const Elements<T> dv = unpack<T>(grad[p]);
+    const Elements<T> v = unpack<T>(in[p]);
+    const Elements<T> u = unpack<T>(weights[p % kWeights]);
+    float some = 0;
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) some += dv[e] * u[e] * v[e];
-      dot += some;
-    }
-    stay_packed<T>(grad, shape.zero);
-    stay_packed<T>(in, shape.zero);
-    stay_packed<T>(weights, shape.zero);
-    const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
+    for (int e = 0; e < kSize; ++e) some += dv[e] * u[e] * v[e];
+    dot += some;
+  }
+  stay_packed<T>(grad, shape.zero);
+  stay_packed<T>(in, shape.zero);
+  stay_packed<T>(weights, shape.zero);
+  const float pull = team.sum(dot) * scale * scale * scale * shape.inverse;
 
-    uint4* out = as_packs(dx[row]) + first;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, w, p, part);
-      const Elements<T> dv = unpack<T>(grad[p]);
-      Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> u = unpack<T>(weights[p % kWeights]);
+  for (int p = 0; p < kPacks; ++p) {
+    if (kWeights < kPacks && p % kWeights == 0) load_weights(weights, weight, p, part);
+    const Elements<T> dv = unpack<T>(grad[p]);
+    Elements<T> v = unpack<T>(in[p]);
+    const Elements<T> u = unpack<T>(weights[p % kWeights]);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) v[e] = dv[e] * u[e] * scale - v[e] * pull;
-      if constexpr (kSum) {
-        const Elements<T> more = unpack<T>(extra[p]);
+    for (int e = 0; e < kSize; ++e) v[e] = dv[e] * u[e] * scale - v[e] * pull;
+    if constexpr (kSum) {
+      const Elements<T> more = unpack<T>(extra[p]);
 #pragma unroll
-        for (int e = 0; e < kSize; ++e) v[e] += more[e];
-      }
-      store_pack(out, p, part, pack<T>(v));
+      for (int e = 0; e < kSize; ++e) v[e] += more[e];
     }
-  });
+    store_pack(dx[row], p, part, pack<T>(v));
+  }
 }
 
 template <class T, int kSize>

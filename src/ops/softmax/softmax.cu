@@ -67,49 +67,41 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
   Team<kSpan, kPacks> team(shape);
-  const int first = team.first(shape);
+  const std::int64_t row = team.row();
+  const auto part = team.part(shape);
   wait_for_previous();
   allow_next();
-  struct Held {
-    uint4 in[kPacks];
-  };
-  const auto load = [&](std::int64_t row, auto part) {
-    Held held;
-    load_row(held.in, as_packs(x[row]) + first, part, kMinusInfinity<T>);
-    return held;
-  };
-  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
-    auto& in = held.in;
-    Exponentials mine = {largest_of<T>(in), 0};
-    const float reference = mine.largest == -INFINITY ? 0.0F : mine.largest;
+  uint4 in[kPacks];
+  load_row(in, x[row], part, kMinusInfinity<T>);
+  team.gather();
+  Exponentials mine = {largest_of<T>(in), 0};
+  const float reference = mine.largest == -INFINITY ? 0.0F : mine.largest;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      Elements<T> v = unpack<T>(in[p]);
-      float some = 0;
+  for (int p = 0; p < kPacks; ++p) {
+    Elements<T> v = unpack<T>(in[p]);
+    float some = 0;
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) {
-        v[e] = exp_below(v[e], reference);
-        some += v[e];
-      }
-      mine.sum += some;
-      if constexpr (kWide) in[p] = pack<T>(v);
+    for (int e = 0; e < kSize; ++e) {
+      v[e] = exp_below(v[e], reference);
+      some += v[e];
     }
-    stay_packed<T>(in, shape.zero);
-    const Exponentials all = joined(team, mine);
-    const float scale = rescale(mine.largest, all.largest) / all.sum;
-    const float exponent = -log2f(all.sum);
+    mine.sum += some;
+    if constexpr (kWide) in[p] = pack<T>(v);
+  }
+  stay_packed<T>(in, shape.zero);
+  const Exponentials all = joined(team, mine);
+  const float scale = rescale(mine.largest, all.largest) / all.sum;
+  const float exponent = -log2f(all.sum);
 
-    uint4* out = as_packs(y[row]) + first;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      Elements<T> v = unpack<T>(in[p]);
+  for (int p = 0; p < kPacks; ++p) {
+    Elements<T> v = unpack<T>(in[p]);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) {
-        v[e] = kWide ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
-      }
-      store_pack(out, p, part, pack<T>(v));
+    for (int e = 0; e < kSize; ++e) {
+      v[e] = kWide ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
     }
-  });
+    store_pack(y[row], p, part, pack<T>(v));
+  }
 }
 
 template <class T, int kSize>
@@ -145,43 +137,35 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 64, 64>
     backward_rows(Rows<const T> dy, Rows<const T> y, Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan, kPacks> team(shape);
-  const int first = team.first(shape);
+  const std::int64_t row = team.row();
+  const auto part = team.part(shape);
   wait_for_previous();
   allow_next();
-  struct Held {
-    uint4 grad[kPacks], in[kPacks];
-  };
-  const auto load = [&](std::int64_t row, auto part) {
-    Held held;
-    load_row(held.grad, as_packs(dy[row]) + first, part);
-    load_row(held.in, as_packs(y[row]) + first, part);
-    return held;
-  };
-  team.each_row(shape, load, [&](std::int64_t row, auto part, Held& held) {
-    auto& [grad, in] = held;
-    float dot = 0;
+  uint4 grad[kPacks], in[kPacks];
+  load_row(grad, dy[row], part);
+  load_row(in, y[row], part);
+  team.gather();
+  float dot = 0;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const Elements<T> g = unpack<T>(grad[p]);
-      const Elements<T> v = unpack<T>(in[p]);
-      float some = 0;
+  for (int p = 0; p < kPacks; ++p) {
+    const Elements<T> g = unpack<T>(grad[p]);
+    const Elements<T> v = unpack<T>(in[p]);
+    float some = 0;
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) some += g[e] * v[e];
-      dot += some;
-    }
-    stay_packed<T>(grad, shape.zero);
-    stay_packed<T>(in, shape.zero);
-    dot = team.sum(dot);
-    uint4* out = as_packs(dx[row]) + first;
+    for (int e = 0; e < kSize; ++e) some += g[e] * v[e];
+    dot += some;
+  }
+  stay_packed<T>(grad, shape.zero);
+  stay_packed<T>(in, shape.zero);
+  dot = team.sum(dot);
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const Elements<T> g = unpack<T>(grad[p]);
-      Elements<T> v = unpack<T>(in[p]);
+  for (int p = 0; p < kPacks; ++p) {
+    const Elements<T> g = unpack<T>(grad[p]);
+    Elements<T> v = unpack<T>(in[p]);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) v[e] *= g[e] - dot;
-      store_pack(out, p, part, pack<T>(v));
-    }
-  });
+    for (int e = 0; e < kSize; ++e) v[e] *= g[e] - dot;
+    store_pack(dx[row], p, part, pack<T>(v));
+  }
 }
 
 template <class T, int kSize>
