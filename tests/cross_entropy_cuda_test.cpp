@@ -1,5 +1,6 @@
 // The cross-entropy of a head on CUDA against sums in double, at vocabularies that take each way of its kernel: rows in
-// one block, in clusters of 2, 4 and 8 that walk over several rows each, and rows that no cluster holds.
+// one block, in clusters of 2, 4 and 8 that walk over several rows each, and rows that no cluster holds; and losses
+// alone.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -105,9 +106,9 @@ class CudaCrossEntropy : public testing::TestWithParam<Case> {
     Tensor loss, losses, dx;
   };
   Result run(const Tensor& x, const Tensor& weight, const std::vector<std::int32_t>& labels, double smoothing,
-             std::int64_t chunk) const {
+             std::int64_t chunk, bool gradient = true) const {
     const Result r = {Tensor::full({}, 77, DType::f32, device_), Tensor::full({x.size(0)}, 77, DType::f32, device_),
-                      Tensor::full(x.shape(), 77, x.dtype(), device_)};
+                      gradient ? Tensor::full(x.shape(), 77, x.dtype(), device_) : Tensor()};
     const Declined reason = linear_cross_entropy_kernels.on(DeviceType::cuda)(
         x.to(device_), weight.to(device_), Tensor::from(labels, {x.size(0)}).to(device_), smoothing, chunk, r.loss,
         r.losses, r.dx, Tensor());
@@ -137,10 +138,15 @@ TEST_P(CudaCrossEntropy, MatchesSumsInDouble) {
                      std::to_string(chunk));
         const Result found = run(x, weight, targets, smoothing, chunk);
         EXPECT_NEAR(found.loss.to(Device{}).item(), total, 1e-5 * total);
+        const Result alone = run(x, weight, targets, smoothing, chunk, false);
+        EXPECT_NEAR(alone.loss.to(Device{}).item(), total, 1e-5 * total);
         const std::vector<double> losses = values(found.losses);
+        const std::vector<double> losses_alone = values(alone.losses);
         const std::vector<double> dx = values(found.dx);
         for (std::size_t row = 0; row < targets.size(); ++row) {
-          ASSERT_NEAR(losses[row], expected.losses[row], 5e-5 + 5e-6 * expected.largest_logits[row]) << "row " << row;
+          const double loss_tolerance = 5e-5 + 5e-6 * expected.largest_logits[row];
+          ASSERT_NEAR(losses[row], expected.losses[row], loss_tolerance) << "row " << row;
+          ASSERT_NEAR(losses_alone[row], expected.losses[row], loss_tolerance) << "row " << row;
           for (std::size_t i = row * kWidth; i < (row + 1) * kWidth; ++i) {
             const double tolerance = rounding(dtype) + 5e-7 * expected.largest_logits[row];
             ASSERT_NEAR(dx[i], expected.dx[i], targets[row] == kIgnored ? 0 : tolerance) << "row " << row;
@@ -182,6 +188,8 @@ TEST_P(CudaCrossEntropy, ALabelThatIsNoWordOrARowThatIsNotFiniteIsSeen) {
   x.slice(0, 7, 1).slice(1, 3, 1).copy_from(Tensor::full({1, 1}, std::nan(""), DType::f32));
   const Result found = run(x, weight, targets, 0, 0);
   EXPECT_TRUE(std::isnan(found.loss.to(Device{}).item()));
+  const std::vector<double> losses = values(run(x, weight, targets, 0, 0, false).losses);
+  for (std::size_t row = 0; row < losses.size(); ++row) ASSERT_EQ(std::isnan(losses[row]), row == 5 || row == 7) << row;
   const std::vector<double> before = values(whole.dx);
   const std::vector<double> after = values(found.dx);
   for (std::size_t i = 0; i < after.size(); ++i) {

@@ -1,5 +1,5 @@
 // The CUDA kernels of the ops on rows against sums in double, at sizes that take each of their ways: rows in part of a
-// warp, a block, clusters that walk over many rows or one, and rows too long or not aligned.
+// warp, a block, or a cluster, so many that they pass L2 or few, and rows too long or not aligned.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -328,11 +328,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},      // few rows
                     Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps},
                     Case{300, 16384, Layout::dense},                                  // a block
-                    Case{300, 24584, Layout::gaps}, Case{2, 32768, Layout::dense},    // a cluster of 2
+                    Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},     // a cluster of 2
+                    Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},      // and few rows
                     Case{150, 50000, Layout::dense},                                  // of 4
                     Case{131, 40008, Layout::gaps}, Case{67, 65544, Layout::gaps},    // with less in the last block
                     Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
                     Case{35, 131080, Layout::gaps},                                   // of 8, in bf16
+                    Case{4000, 1024, Layout::dense}, Case{500, 8200, Layout::gaps},   // more than L2 holds
                     Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),   // in several passes
     [](const auto& param) { return name_of(param.param); });
 
@@ -366,7 +368,6 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
           EXPECT_EQ(std::count(owners.begin(), owners.end(), 1), length);
           const bool warp = plan.span == Span::warp;
           const int most = warp                         ? RowKernels::brief_threads
-                           : plan.span == Span::cluster ? RowKernels::wide_threads
                            : plan.packs == kernels.many ? RowKernels::many_threads
                                                         : RowKernels::few_threads;
           EXPECT_LE(static_cast<int>(plan.team * plan.teams), most);

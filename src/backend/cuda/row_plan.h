@@ -23,8 +23,8 @@ struct RowPlan {
 
 /// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
 ///
-/// Every row reads the weights again, from L1, so they are not worth a register each: a thread has two
-/// packs of them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
+/// Every row reads the weights again, from L1 or L2, so they are not worth a register each: a thread has two packs of
+/// them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
 struct RowKernels {
   int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;    ///< in a warp
@@ -40,7 +40,8 @@ inline constexpr RowKernels kBackward = {};
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
 
-/// The clusters of such a launch that run at the same time. `shared`: bytes of dynamic shared memory.
+/// The clusters that run at the same time of a kernel, given as its host function. `shared`: bytes of dynamic shared
+/// memory.
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared);
 
 /// Blocks for kernels that walk over a row in `accesses` of any size.

@@ -75,7 +75,7 @@ class Team {
   __device__ explicit Team(const RowShape& shape) {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
-      rank_ = blockIdx.x % blocks_;
+      rank_ = cluster_rank();
       if (threadIdx.x == 0) arrival_init(barrier());
       cluster_arrive_first();
     }
@@ -267,8 +267,8 @@ __device__ inline void load_weights(uint4 (&group)[kSize], const T* weights, int
   for (int j = 0; j < kSize; ++j) group[j] = part.has(p + j) ? first[part.offset(p + j)] : uint4{};
 }
 
-/// Keeps the compiler from moving loads to the other side.
-__device__ inline void keep_loads() { __syncwarp(); }
+/// Keeps the compiler from moving reads and writes of memory to the other side.
+__device__ inline void keep_order() { __syncwarp(); }
 
 /// Brings the weights nearer while the kernel before is still running. One block does, for all: the same few lines
 /// asked of L2 by every row take longer than the rows.

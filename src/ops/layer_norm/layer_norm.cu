@@ -64,10 +64,10 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   team.gather();
   uint4 scales[kWeights], shifts[kWeights] = {};
   if constexpr (kWeights == kPacks) {
-    keep_loads();  // behind those of the row, and before the reduction
+    keep_order();  // behind those of the row, and before the reduction
     load_weights(scales, weight, 0, part);
     if (bias != nullptr) load_weights(shifts, bias, 0, part);
-    keep_loads();
+    keep_order();
   }
 
   float total = 0;

@@ -19,7 +19,7 @@ namespace {
 constexpr int kPack = 4;  // logits that are read as one
 constexpr int kHeldThreads = 512;
 constexpr int kHeldWarps = kHeldThreads / 32;
-constexpr int kTwiceThreads = 1024;
+constexpr int kPassThreads = 512;
 
 // The logits of a chunk of tokens, a row each, and where the gradient goes: over the logits, at the start of its row.
 struct Rows {
@@ -222,55 +222,67 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
   }
 }
 
-// A block a row, which is read twice: for devices without clusters and vocabularies that no cluster can hold.
+// A block a row, which is read for its loss and, where that is wanted, again for its gradient: for losses alone,
+// devices without clusters, and vocabularies that no cluster can hold.
 template <class T>
-__global__ void __launch_bounds__(kTwiceThreads) loss_rows_twice(Rows rows) {
-  __shared__ float scratch[kTwiceThreads / 32];
+__global__ void __launch_bounds__(kPassThreads, 3) loss_rows_in_passes(Rows rows) {
+  __shared__ float scratch[kPassThreads / 32];
   wait_for_previous();
   allow_next();
   const int row = static_cast<int>(blockIdx.x);
   float* logits = rows.logits + row * rows.stride;
   T* out = reinterpret_cast<T*>(logits);
   const int target = rows.targets[row];
-  if (target < 0) return leave_out<T, kTwiceThreads>(rows, out, row, 0, rows.packs);
+  if (target < 0) return leave_out<T, kPassThreads>(rows, out, row, 0, rows.packs);
 
-  const float at_target = logits[target];
-  const auto load = [&](int i, float(&z)[kPack]) {
-    const Pack<float> pack = load_pack(logits + i * kPack);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) z[e] = i * kPack + e < rows.vocab ? pack[e] : -INFINITY;
-  };
+  constexpr int kAtOnce = 4;         // packs
   Part part{-INFINITY, 0.0F, 0.0F};  // as it grows (Milakov & Gimelshein 2018)
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < rows.packs; i += kTwiceThreads) {
-    float z[kPack];
-    load(i, z);
-    const float top = fmaxf(fmaxf(part.top, fmaxf(z[0], z[1])), fmaxf(z[2], z[3]));
-    const float reference = finite_top(top);
-    part.sum *= expf(part.top - reference);
+  for (int i = static_cast<int>(threadIdx.x); i < rows.packs; i += kAtOnce * kPassThreads) {
+    Pack<float> z[kAtOnce] = {};
 #pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      part.sum += expf(z[e] - reference);
-      if (i * kPack + e < rows.vocab) part.total += z[e];
+    for (int p = 0; p < kAtOnce; ++p) {
+      if (i + p * kPassThreads < rows.packs) z[p] = load_pack(logits + (i + p * kPassThreads) * kPack);
     }
+    float top = part.top;
+#pragma unroll
+    for (int p = 0; p < kAtOnce; ++p) {
+      const int left = rows.vocab - (i + p * kPassThreads) * kPack;
+      if (rows.smoothing != 0) {
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) part.total += e < left ? z[p][e] : 0.0F;
+      }
+      if (left < kPack) {
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) z[p][e] = e < left ? z[p][e] : -INFINITY;
+      }
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) top = fmaxf(top, z[p][e]);
+    }
+    const float reference = finite_top(top);
+    part.sum *= exponential<T>(part.top - reference);
     part.top = top;
+#pragma unroll
+    for (int p = 0; p < kAtOnce; ++p) {
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) part.sum += exponential<T>(z[p][e] - reference);
+    }
   }
-  const float top = block_max<kTwiceThreads>(part.top, scratch);
-  part.sum = block_sum<kTwiceThreads>(part.sum * expf(finite_top(part.top) - finite_top(top)), scratch);
-  part.total = block_sum<kTwiceThreads>(part.total, scratch);
+  const float top = block_max<kPassThreads>(part.top, scratch);
+  part.sum = block_sum<kPassThreads>(part.sum * expf(finite_top(part.top) - finite_top(top)), scratch);
+  part.total = block_sum<kPassThreads>(part.total, scratch);
   part.top = top;
-  if (threadIdx.x == 0) rows.losses[row] = loss_of(rows, part, at_target);
+  if (threadIdx.x == 0) rows.losses[row] = loss_of(rows, part, logits[target]);
   if (!rows.gradient) return;
   const float factor = 1.0F / part.sum;
-  for (int start = 0; start < rows.packs; start += kTwiceThreads) {
+  for (int start = 0; start < rows.packs; start += kPassThreads) {
     const int i = start + static_cast<int>(threadIdx.x);
-    float z[kPack];
-    if (i < rows.packs) load(i, z);
+    Pack<float> z = {};
+    if (i < rows.packs) z = load_pack(logits + i * kPack);
     __syncthreads();  // what is written now lies where the logits so far were, which all have read
     if (i >= rows.packs) continue;
 #pragma unroll
-    for (int e = 0; e < kPack; ++e) z[e] = expf(z[e] - part.top);
-    store_slopes(rows, out + i * kPack, z, factor, target - i * kPack);
+    for (int e = 0; e < kPack; ++e) z[e] = exponential<T>(z[e] - part.top);
+    store_slopes(rows, out + i * kPack, z.values, factor, target - i * kPack);
   }
 }
 
@@ -289,11 +301,11 @@ void launch_held(const Work& work, const Rows& rows, std::int64_t count, int pac
          rows, static_cast<int>(count), packs_per_block);
 }
 
-// The fewest blocks in whose registers a row fits.
+// For gradients the fewest blocks in whose registers a row fits.
 template <class T>
 void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
-  const bool clusters = info(device.index).major >= 9;
-  for (unsigned blocks = 1; clusters && blocks <= kMaxCluster; blocks *= 2) {
+  const bool held = rows.gradient && info(device.index).major >= 9;
+  for (unsigned blocks = 1; held && blocks <= kMaxCluster; blocks *= 2) {
     const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
     const int per_thread = (per_block + kHeldThreads - 1) / kHeldThreads;
     if (per_thread <= 8) return launch_held<T, 8>(work, rows, count, per_block, blocks);
@@ -301,7 +313,7 @@ void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device 
     if (per_thread <= 10) return launch_held<T, 10>(work, rows, count, per_block, blocks);
     if (per_thread <= 16) return launch_held<T, 16>(work, rows, count, per_block, blocks);
   }
-  launch(work, loss_rows_twice<T>, {.grid = static_cast<unsigned>(count), .block = kTwiceThreads, .overlap = true},
+  launch(work, loss_rows_in_passes<T>, {.grid = static_cast<unsigned>(count), .block = kPassThreads, .overlap = true},
          rows);
 }
 

@@ -35,9 +35,9 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   }
   uint4 weights[kWeights];
   if constexpr (kWeights == kPacks) {
-    keep_loads();  // behind those of the row, and before the reduction
+    keep_order();  // behind those of the row, and before the reduction
     load_weights(weights, weight, 0, part);
-    keep_loads();
+    keep_order();
   }
 
   float squares = 0;

@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>
       v[e] = kWide ? v[e] * scale : fast_exp2((v[e] - all.largest) * kLog2e + exponent);
     }
     store_pack(y[row], p, part, pack<T>(v));
+    if (p % 4 == 3) keep_order();  // results that wait for each other need more registers than there are
   }
 }
 
