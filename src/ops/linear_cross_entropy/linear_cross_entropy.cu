@@ -122,9 +122,9 @@ __device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool
   return whole;
 }
 
-// A cluster takes one row after another, each block its part. The logits come into shared memory while the row before
-// is worked on, and from there into registers: they are read once, and may be overwritten as soon as all blocks have
-// theirs. The warps of the cluster meet once a row.
+// Loss and gradient: a cluster takes one row after another, each block its part. The logits come into shared memory
+// while the row before is worked on, and from there into registers: they are read once, and may be overwritten as soon
+// as all blocks have theirs. The warps of the cluster meet once a row.
 template <class T, int kPacks>
 __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
     loss_rows_held(Rows rows, int count, int packs_per_block) {
@@ -206,15 +206,13 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
     if (rows.smoothing != 0) mine.total = warp_sum(mine.total);
     const Part whole = meet(meeting, number, mine, rows.smoothing != 0);
     if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
-    if (rows.gradient) {
-      const float factor = expf(mine.top - whole.top) / whole.sum;
-      T* const out = reinterpret_cast<T*>(rows.logits + row * rows.stride) + first * kPack;
-      const int at = target - first * kPack;
+    const float factor = expf(mine.top - whole.top) / whole.sum;
+    T* const out = reinterpret_cast<T*>(rows.logits + row * rows.stride) + first * kPack;
+    const int at = target - first * kPack;
 #pragma unroll
-      for (int p = 0; p < kPacks; ++p) {
-        if (p * kHeldThreads * kPack < columns) {
-          store_slopes(rows, out + p * kHeldThreads * kPack, z[p], factor, at - p * kHeldThreads * kPack);
-        }
+    for (int p = 0; p < kPacks; ++p) {
+      if (p * kHeldThreads * kPack < columns) {
+        store_slopes(rows, out + p * kHeldThreads * kPack, z[p], factor, at - p * kHeldThreads * kPack);
       }
     }
     ++number;
