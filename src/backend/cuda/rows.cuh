@@ -102,7 +102,10 @@ class Team {
   /// Waits until all blocks of a cluster have begun: others may be sent to. It comes behind the row's loads, which go
   /// on meanwhile, and before those of weights, since it empties L1.
   __device__ void gather() const {
-    if constexpr (kSpan == Span::cluster) cluster_wait();
+    if constexpr (kSpan == Span::cluster) {
+      if (threadIdx.x < 32) cluster_wait();  // one warp empties L1 once
+      __syncthreads();
+    }
   }
 
   // All combinations are made in an order that only the team's size decides, and are the same in every thread.
