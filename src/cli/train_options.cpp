@@ -160,7 +160,7 @@ void TrainVerb::add_to(CLI::App& app) {
   app.add_option("--grad-accumulation-steps", t.grad_accumulation_steps, "batches in an optimizer step")
       ->capture_default_str()
       ->group(run_group);
-  app.add_option("--max-seq-length", max_seq_length, "longer rows are cut")
+  app.add_option("--max-seq-length", max_seq_length, "longer rows, or texts of pairs, are cut")
       ->check(CLI::Range(2, 1 << 30))
       ->capture_default_str()
       ->group(run_group);
