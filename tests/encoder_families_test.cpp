@@ -76,7 +76,13 @@ TEST_P(EncoderFamilies, CutsTextsIntoTheSameTokens) {
   open(GetParam());
   const EmbeddingModel model = EmbeddingModel::load(folder_);
   EXPECT_EQ(model.max_tokens(), longest_);
-  for (std::size_t i = 0; i < texts_.size(); ++i) EXPECT_EQ(model.tokenize(texts_[i]), ids_[i]) << texts_[i];
+  const Tokenizer tokenizer = Tokenizer::from_file(folder_ / "tokenizer.json", {.truncate = false});
+  const auto offsets = read_json_file(folder_ / "expected.json")["offsets"];
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    EXPECT_EQ(model.tokenize(texts_[i]), ids_[i]) << texts_[i];
+    const Encoding whole = tokenizer.encode(texts_[i], {.max_tokens = static_cast<std::size_t>(longest_)});
+    EXPECT_EQ(whole.offsets, (offsets[i].get<std::vector<std::pair<std::size_t, std::size_t>>>())) << texts_[i];
+  }
 }
 
 TEST_P(EncoderFamilies, GivesTheVectorsOfSentenceTransformers) {
@@ -157,8 +163,8 @@ TEST_F(EncoderTest, RefusesWhatItDoesNotCompute) {
   refused(ErrorCode::unsupported, "\"model_type\" is \"xlm-roberta-xl\", only bert, roberta, xlm-roberta and mpnet",
           [](Json& j) { j["model_type"] = "xlm-roberta-xl"; });
   refused(ErrorCode::format, "\"pad_token_id\" is -1, expected an id", [](Json& j) { j["pad_token_id"] = -1; });
-  refused(ErrorCode::format, "\"pad_token_id\" is 501, expected an id below \"vocab_size\" 501",
-          [](Json& j) { j["pad_token_id"] = 501; });
+  refused(ErrorCode::format, "\"pad_token_id\" is 439, expected an id below \"vocab_size\" 439",
+          [](Json& j) { j["pad_token_id"] = 439; });
   refused(ErrorCode::format, "\"max_position_embeddings\" is 4, expected more than the 4 of padding",
           [](Json& j) { j["max_position_embeddings"] = 4; });
   refused(ErrorCode::format, "embeddings.token_type_embeddings.weight has shape [1, 16]",

@@ -119,7 +119,7 @@ Tensor make_positions(EncoderWeights& weights, const EncoderConfig& c) {
 constexpr std::int64_t kReach = 91;
 std::int32_t bucket_of(std::int64_t distance) {
   const auto n = static_cast<std::uint64_t>(distance < 0 ? -distance : distance);
-  const int magnitude = n < 8 ? static_cast<int>(n) : std::min(std::bit_width(n * n) + 1, 15);
+  const auto magnitude = n < 8 ? static_cast<int>(n) : std::min(static_cast<int>(std::bit_width(n * n)) + 1, 15);
   return (distance > 0 ? 16 : 0) + magnitude;
 }
 

@@ -3,8 +3,8 @@ sentence-transformers makes of some texts with them:
 
     python make_encoders.py       # with torch, transformers, tokenizers and sentence-transformers
 
-Writes the folders roberta, xlm-roberta, mpnet and qwen3, each with expected.json: the ids of every text, and its
-vector. The tokenizer of xlm-roberta is ../tokenizer/unigram_spm.json, which the test puts beside the rest.
+Writes the folders roberta, xlm-roberta, mpnet and qwen3, each with expected.json: the ids and offsets of every text,
+and its vector. The tokenizer of xlm-roberta is ../tokenizer/unigram_spm.json, which the test puts beside the rest.
 """
 import json
 import shutil
@@ -110,10 +110,12 @@ for seed, name in enumerate(["roberta", "xlm-roberta", "mpnet", "qwen3"]):
         {"idx": i, "name": str(i), "path": path, "type": "sentence_transformers.models." + module}
         for i, (path, module) in enumerate(types.items())]))
     embedder = SentenceTransformer(str(out), device="cpu")
-    ids = [embedder.tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
+    encodings = [embedder.tokenizer(text, truncation=True, max_length=longest, return_offsets_mapping=True)
+                 for text in texts]
     vectors = embedder.encode(texts, batch_size=1)
     (out / "expected.json").write_text(json.dumps(
-        {"texts": texts, "max_tokens": longest, "ids": ids,
+        {"texts": texts, "max_tokens": longest, "ids": [encoding["input_ids"] for encoding in encodings],
+         "offsets": [encoding["offset_mapping"] for encoding in encodings],
          "vectors": [[round(float(v), 8) for v in row] for row in vectors]}) + "\n")
     if name == "xlm-roberta":
         (out / "tokenizer.json").unlink()
