@@ -99,6 +99,18 @@ TEST_P(EncoderFamilies, GivesThemOpByOp) {
   set_fused(true);
 }
 
+TEST_P(EncoderFamilies, GivesTheVectorsOfPeft) {
+  open(GetParam());
+  EmbeddingModel model = EmbeddingModel::load(folder_);
+  const auto adapter = std::make_shared<const Adapter>(load_adapter(folder_ / "adapter", model.linear_modules()),
+                                                       model.linear_modules());
+  vectors_ = read_json_file(folder_ / "expected.json")["adapted"].get<std::vector<std::vector<float>>>();
+  for (const LoraLayout layout : {LoraLayout::separate, LoraLayout::bordered}) {
+    model.attach(adapter, layout);
+    expect_vectors(model.embed(texts_), 2e-6, 0.99999);
+  }
+}
+
 TEST_P(EncoderFamilies, IsNearInBf16) {
   open(GetParam());
   expect_vectors(EmbeddingModel::load(folder_, {.dtype = DType::bf16}).embed(texts_), 0.05, 0.9995);

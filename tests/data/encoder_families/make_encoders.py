@@ -1,19 +1,23 @@
 """Makes tiny sentence-embedding models with random weights, one of each architecture beside BERT, and what
 sentence-transformers makes of some texts with them:
 
-    python make_encoders.py       # with torch, transformers, tokenizers and sentence-transformers
+    python make_encoders.py       # with torch, transformers, tokenizers, peft and sentence-transformers
 
 Writes the folders roberta, xlm-roberta, mpnet and qwen3, each with expected.json: the ids and offsets of every text,
-and its vector. The tokenizer of xlm-roberta is ../tokenizer/unigram_spm.json, which the test puts beside the rest.
+its vector, and the vector that it gets with the adapter which PEFT writes to the folder adapter. The tokenizer of
+xlm-roberta is ../tokenizer/unigram_spm.json, which the test puts beside the rest.
 """
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (MPNetConfig, MPNetModel, Qwen3Config, Qwen3Model, RobertaConfig, RobertaModel,
+from transformers import (AutoModel, MPNetConfig, MPNetModel, Qwen3Config, Qwen3Model, RobertaConfig, RobertaModel,
                           XLMRobertaConfig, XLMRobertaModel)
 
 here = Path(__file__).parent
@@ -39,12 +43,17 @@ def roberta_tokenizer():
 
 def mpnet_tokenizer():
     """WordPiece as BERT's, with RoBERTa's special tokens around a text."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words = Counter(word for text in corpus for word in re.findall("[a-z]{2,}", text.lower()))
+    frequent = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:250]]
+    ends = sorted({word[-3:] for word in frequent if len(word) > 3})
+    characters = [chr(c) for c in range(33, 127)]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]"] + characters + frequent
+    tokens += ["##" + piece for piece in characters + ends]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    special = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]"]
-    tokenizer.train_from_iterator(corpus, trainers.WordPieceTrainer(vocab_size=500, limit_alphabet=120, special_tokens=special))
+    tokenizer.add_special_tokens(tokens[:5])
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
     return tokenizer
@@ -113,9 +122,24 @@ for seed, name in enumerate(["roberta", "xlm-roberta", "mpnet", "qwen3"]):
     encodings = [embedder.tokenizer(text, truncation=True, max_length=longest, return_offsets_mapping=True)
                  for text in texts]
     vectors = embedder.encode(texts, batch_size=1)
+    torch.manual_seed(10 + seed)
+    adapted = get_peft_model(AutoModel.from_pretrained(out), LoraConfig(r=2, lora_alpha=4, target_modules="all-linear"))
+    with torch.no_grad():
+        for parameter_name, parameter in adapted.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.copy_(torch.randn_like(parameter) * 0.3)
+    adapted.save_pretrained(out / "adapter")
+    (out / "adapter" / "README.md").unlink()
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "tiny-" + name
+    config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
+    (out / "adapter" / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+    embedder[0].auto_model = PeftModel.from_pretrained(embedder[0].auto_model, out / "adapter").eval()
+    adapted_vectors = embedder.encode(texts, batch_size=1)
     (out / "expected.json").write_text(json.dumps(
         {"texts": texts, "max_tokens": longest, "ids": [encoding["input_ids"] for encoding in encodings],
          "offsets": [encoding["offset_mapping"] for encoding in encodings],
-         "vectors": [[round(float(v), 8) for v in row] for row in vectors]}) + "\n")
+         "vectors": [[round(float(v), 8) for v in row] for row in vectors],
+         "adapted": [[round(float(v), 8) for v in row] for row in adapted_vectors]}) + "\n")
     if name == "xlm-roberta":
         (out / "tokenizer.json").unlink()
