@@ -108,7 +108,7 @@ for seed, name in enumerate(["roberta", "xlm-roberta", "mpnet", "qwen3"]):
             if "bias" in parameter_name or "orm" in parameter_name:
                 parameter.add_(torch.randn_like(parameter) * (1.0 if "relative" in parameter_name else 0.2))
     model.eval().save_pretrained(out)
-    tokenizer.save(str(out / "tokenizer.json"))
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     (out / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | tokens))
     (out / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": longest, "do_lower_case": False}))
     modes = ["cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "lasttoken"]
