@@ -52,6 +52,12 @@ TEST(Attention, NamesWhatIsWrongWithItsArguments) {
             "[attention] query_offsets[1] is 9, expected 0 to 4");
   EXPECT_EQ(message(q, k, k, {.query_offsets = offsets({0, 2, 4}), .key_offsets = offsets({0, 4})}),
             "[attention] query_offsets has 3 elements, key_offsets 2");
+  EXPECT_EQ(message(q, k, k, {.bias = draw({2, 5}, 4)}),
+            "[attention] bias is f32 [2, 5], expected f32 [4, an odd number]");
+  EXPECT_EQ(message(q, k, k, {.bias = draw({4, 6}, 4)}),
+            "[attention] bias is f32 [4, 6], expected f32 [4, an odd number]");
+  EXPECT_EQ(message(q, k, k, {.bias = draw({4, 5}, 4, DType::bf16)}),
+            "[attention] bias is bf16 [4, 5], expected f32 [4, an odd number]");
 }
 
 // With q of zeros all visible keys weigh the same: y is the mean of their values, here their positions.
@@ -73,6 +79,19 @@ TEST(Attention, QueriesAreTheLastOnesOfTheirKeys) {
   EXPECT_EQ(mean_positions(2, 5, {}), (std::vector<float>{1.5F, 2}));
   EXPECT_EQ(mean_positions(1, 5, {.window = 2}), (std::vector<float>{3.5F}));
   EXPECT_EQ(mean_positions(4, 2, {}), (std::vector<float>{0, 0, 0, 0.5F}));
+}
+
+// With a bias of 0 at one distance and far below elsewhere, a query sees the keys at that distance alone.
+TEST(Attention, ABiasGoesByTheDistanceOfKeyAndQuery) {
+  constexpr float kNo = -1e4F;
+  const auto only = [](const std::vector<float>& bias) {
+    return Tensor::from(bias, {1, static_cast<std::int64_t>(bias.size())});
+  };
+  EXPECT_EQ(mean_positions(5, 5, {.causal = false, .bias = only({kNo, kNo, 0})}),
+            (std::vector<float>{2.5F, 3, 3.5F, 4, 2}));  // to the last one all keys are equally far below
+  EXPECT_EQ(mean_positions(5, 5, {.causal = false, .bias = only({kNo, kNo, kNo, 0, kNo})}),
+            (std::vector<float>{1, 2, 3, 4, 2}));
+  EXPECT_EQ(mean_positions(2, 5, {.causal = false, .bias = only({kNo, 0, kNo})}), (std::vector<float>{3, 4}));
 }
 
 // The kernel for one query against the one for many.

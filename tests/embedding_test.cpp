@@ -122,7 +122,7 @@ TEST_F(EmbeddingTest, RefusesWhatItDoesNotCompute) {
           [](Json& j) { j[2]["type"] = "sentence_transformers.models.Dense"; });
   refused("1_Pooling/config.json", "pooling_mode_weightedmean_tokens",
           [](Json& j) { j["pooling_mode_weightedmean_tokens"] = true; });
-  refused("config.json", "\"model_type\" is \"mpnet\"", [](Json& j) { j["model_type"] = "mpnet"; });
+  refused("config.json", "\"model_type\" is \"deberta-v2\"", [](Json& j) { j["model_type"] = "deberta-v2"; });
   refused("config.json", "\"hidden_act\" is \"relu\"", [](Json& j) { j["hidden_act"] = "relu"; });
   refused("config.json", "\"position_embedding_type\" is \"relative_key\"",
           [](Json& j) { j["position_embedding_type"] = "relative_key"; });
@@ -138,7 +138,7 @@ TEST_F(EmbeddingTest, RefusesTokensThatDoNotFit) {
   const std::vector<std::vector<TokenId>> longer = {std::vector<TokenId>(41, 5)};
   expect_refused("text 0 has 41 tokens", [&] { (void)model.embed_tokens(longer); });
   expect_refused("a sequence of 49 tokens, the model has 48 positions",
-                 [&] { (void)model.encoder().forward(TokenBatch::single(std::vector<TokenId>(49, 5))); });
+                 [&] { (void)model.forward(TokenBatch::single(std::vector<TokenId>(49, 5))); });
   EXPECT_EQ(model.embed({}).size(0), 0);
 }
 

@@ -6,6 +6,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include "wick/model.h"
@@ -13,29 +15,43 @@
 
 namespace wick {
 
-/// What config.json says of a BERT encoder (Devlin et al. 2019): post-norm layers, learned absolute positions.
+/// BERT (Devlin et al. 2019) and what is computed like it: RoBERTa (Liu et al. 2019), XLM-RoBERTa (Conneau et al. 2020)
+/// and MPNet (Song et al. 2020), which adds a relative position bias to attention.
+enum class EncoderArchitecture { bert, roberta, xlm_roberta, mpnet };
+std::string_view to_string(EncoderArchitecture architecture) noexcept;  ///< as in "model_type": "xlm-roberta", ...
+
+/// What config.json says of an encoder: post-norm layers, learned absolute positions.
 struct EncoderConfig {
+  EncoderArchitecture architecture = EncoderArchitecture::bert;
   std::int64_t vocab_size = 0;
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;
   std::int64_t num_hidden_layers = 0;
   std::int64_t num_attention_heads = 0;
   std::int64_t max_position_embeddings = 0;
-  std::int64_t type_vocab_size = 0;
+  std::int64_t type_vocab_size = 0;                 ///< 0: no token types (MPNet)
+  std::int64_t relative_attention_num_buckets = 0;  ///< 0: no relative position bias (all but MPNet)
+  /// Positions up to this one belong to padding, a text's begin behind it; none (BERT): they begin at 0.
+  std::optional<std::int32_t> pad_token_id;
   GeluKind activation = GeluKind::exact;
   double layer_norm_eps = 1e-12;
 
   /// The folder's config.json. Error(io) when it cannot be read, Error(format) for what is malformed,
   /// Error(unsupported) naming what is not computed here.
   static EncoderConfig from_folder(const std::filesystem::path& folder);
+
+  /// The position of a text's first token.
+  std::int64_t first_position() const noexcept { return pad_token_id ? *pad_token_id + std::int64_t{1} : 0; }
+  /// The most tokens that a text may have.
+  std::int64_t max_tokens() const noexcept { return max_position_embeddings - first_position(); }
 };
 
-/// An encoder of the BERT architecture: every token sees every token of its sequence.
+/// An encoder of one of these architectures: every token sees every token of its sequence.
 class Encoder {
  public:
-  /// Reads a Hugging Face folder; names with or without a "bert." prefix, weight and bias of layer norms also by their
-  /// old names gamma and beta; a pooler and heads of pre-training are left out. Error(format) naming a tensor that is
-  /// missing, unexpected or of another shape than the config says.
+  /// Reads a Hugging Face folder; names with or without a "bert.", "roberta." or "mpnet." prefix, weight and bias of
+  /// layer norms also by their old names gamma and beta; a pooler and heads of pre-training are left out. Error(format)
+  /// naming a tensor that is missing, unexpected or of another shape than the config says.
   static Encoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
   Encoder(Encoder&&) noexcept;
   Encoder& operator=(Encoder&&) noexcept;
@@ -46,8 +62,9 @@ class Encoder {
   Device device() const noexcept;
 
   /// The last layer's hidden states, [tokens, hidden_size], of a packed batch: nothing is padded, and each sequence
-  /// sees itself only. Positions count from 0 in each. Error(invalid_argument) for ids outside the vocabulary, or a
-  /// position that the model does not have.
+  /// sees itself only. Positions count from 0 in each. A padding token that is part of a text stands outside the count
+  /// (but for BERT), as in transformers; in a batch that is on a device nobody looks for one. Error(invalid_argument)
+  /// for ids outside the vocabulary, or a position that the model does not have.
   Tensor forward(const TokenBatch& batch) const;
 
   /// Every linear layer, named as in PEFT's adapters of the bare model ("encoder.layer.0.attention.self.query", ...),
@@ -65,8 +82,9 @@ class Encoder {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A sentence-embedding model: tokenizer, encoder, pooling and normalization, as a sentence-transformers folder has
-/// them (modules.json), or a plain Hugging Face folder, which means the mean over all tokens and no normalization.
+/// A sentence-embedding model: tokenizer, Encoder or Decoder, pooling and normalization, as a sentence-transformers
+/// folder has them (modules.json), or a plain Hugging Face folder, which means the mean over all tokens and no
+/// normalization.
 class EmbeddingModel {
  public:
   /// Error(unsupported) naming a module or setting that is not computed here.
@@ -76,24 +94,23 @@ class EmbeddingModel {
   std::int64_t dimension() const noexcept;
   /// Tokens that a text is cut to, special ones included.
   std::int64_t max_tokens() const noexcept { return max_tokens_; }
-  const Encoder& encoder() const noexcept { return encoder_; }
-  /// A text as the encoder reads it, cut to `max_tokens` (0: the model's).
+  DType dtype() const noexcept;
+  Device device() const noexcept;
+  /// A text as the model reads it, cut to `max_tokens` (0: the model's).
   std::vector<TokenId> tokenize(std::string_view text, std::int64_t max_tokens = 0) const;
 
-  /// The encoder's hidden states, [tokens, hidden_size].
-  Tensor forward(const TokenBatch& batch) const { return encoder_.forward(batch); }
+  /// The transformer's hidden states of a packed batch, [tokens, hidden size], in its dtype and on its device.
+  Tensor forward(const TokenBatch& batch) const;
   /// One vector for each sequence of a packed batch, on the model's device, after pooling and normalization, f32 (f64
   /// where the model is): [sequences, dimension()]. A tape records it.
   Tensor pooled(const TokenBatch& batch) const;
 
-  /// The encoder's.
-  const std::vector<ModuleInfo>& linear_modules() const noexcept { return encoder_.linear_modules(); }
-  void attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout = LoraLayout::separate) {
-    encoder_.attach(std::move(adapter), layout);
-  }
-  void detach() { encoder_.detach(); }
-  void refresh_adapter() { encoder_.refresh_adapter(); }
-  void set_dropout(double p, std::uint64_t seed, std::uint32_t pass) { encoder_.set_dropout(p, seed, pass); }
+  /// The transformer's.
+  const std::vector<ModuleInfo>& linear_modules() const noexcept;
+  void attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout = LoraLayout::separate);
+  void detach();
+  void refresh_adapter();
+  void set_dropout(double p, std::uint64_t seed, std::uint32_t pass);
 
   /// The embeddings of texts, f32 [texts, dimension()] on the host, in their order. They are computed in batches of up
   /// to `batch_tokens` tokens, of texts of like length. What else stands in a batch changes a result by rounding at
@@ -103,10 +120,13 @@ class EmbeddingModel {
   Tensor embed_tokens(std::span<const std::vector<TokenId>> texts, std::int64_t batch_tokens = 8192) const;
 
  private:
-  EmbeddingModel(Encoder encoder, Tokenizer tokenizer)
-      : encoder_(std::move(encoder)), tokenizer_(std::move(tokenizer)) {}
+  using Transformer = std::variant<Encoder, Decoder>;
+  EmbeddingModel(Transformer transformer, Tokenizer tokenizer)
+      : transformer_(std::move(transformer)), tokenizer_(std::move(tokenizer)) {}
 
-  Encoder encoder_;
+  std::int64_t hidden_size() const noexcept;
+
+  Transformer transformer_;
   Tokenizer tokenizer_;
   std::vector<Pooling> pooling_;  // side by side
   bool normalize_ = false;

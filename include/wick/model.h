@@ -108,6 +108,7 @@ class KvCache {
 struct LoadOptions {
   DType dtype = DType::f32;  ///< of the computation, f32 or bf16, whatever the files hold (f64 for reference answers)
   Device device = Device::cpu();
+  bool head = true;  ///< of a Decoder; false: its hidden states are all that is wanted, as of an embedding model
 };
 
 /// What the backward pass of a layer makes again instead of keeping it from the forward pass; each includes those
@@ -123,8 +124,10 @@ std::string_view to_string(Recompute recompute) noexcept;  ///< "nothing", ...
 /// A decoder-only language model: Llama, Qwen2, Qwen3 or Mistral.
 class Decoder {
  public:
-  /// Reads a Hugging Face folder. Weights whose dtype is already the computation's stay mapped where their layout
-  /// allows it. Error(format) naming a tensor that is missing, unexpected or of another shape than the config says.
+  /// Reads a Hugging Face folder; names with or without a "model." prefix. Weights whose dtype is already the
+  /// computation's stay mapped where their layout allows it. Error(format) naming a tensor that is missing, unexpected
+  /// or of another shape than the config says. Without its head (LoadOptions::head) lm_head may be missing and is left
+  /// out, and linear layers are called as in transformers' base models: "layers.0.self_attn.q_proj", ...
   static Decoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
   /// A model of any shape with random weights (norms: ones), made on its device: for measurements.
   static Decoder random(const ModelConfig& config, const LoadOptions& options, std::uint64_t seed = 0);
@@ -140,13 +143,13 @@ class Decoder {
   /// a cache the batch is one sequence that continues it, at the positions from the cache's length() on.
   /// Error(invalid_argument) for ids outside the vocabulary, a full cache, or other positions beside one.
   Tensor forward(const TokenBatch& batch, KvCache* cache = nullptr) const;
-  /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy.
+  /// The output head's weight, [vocab_size, hidden_size]: for linear_cross_entropy. Undefined when loaded without.
   const Tensor& head() const noexcept;
   /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size], never recorded: a loss goes through
-  /// linear_cross_entropy.
+  /// linear_cross_entropy. Error(invalid_argument) without a head.
   Tensor logits(const Tensor& hidden) const;
 
-  /// linear_modules(config()).
+  /// linear_modules(config()), or what load() says without a head.
   const std::vector<ModuleInfo>& linear_modules() const noexcept;
   /// The frozen weight [out, in] of a linear layer, by its name. Error(invalid_argument) if there is none.
   Tensor module_weight(std::string_view module) const;

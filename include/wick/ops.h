@@ -213,6 +213,10 @@ struct AttentionOptions {
   /// Tokens of the longest sequence, or more, where offsets are on a device and the host knows it; 0: unknown. Some
   /// kernels need it. Error(invalid_argument) where offsets on the host say otherwise.
   std::int64_t longest = 0;
+  /// [heads, 2 reach + 1], f32 (f64 for f64 q): what is added to the scaled scores of a head, by the distance of key
+  /// and query, key - query: from -reach to reach, and beyond as at its end (relative position bias, Raffel et al.
+  /// 2020). Frozen: it gets no gradient. Undefined: nothing is added.
+  Tensor bias = {};
 };
 /// Scaled dot-product attention, grouped-query: q [tokens, heads, d], k and v [key_tokens, kv_heads, d], heads a
 /// multiple of kv_heads -> [tokens, heads, d]. Each sequence sees only itself. With fewer queries than keys in a

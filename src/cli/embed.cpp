@@ -74,7 +74,7 @@ void run(const Options& o) {
       o.model.model, {.dtype = dtype_from_string(o.model.dtype), .device = device_from_string(o.model.device)});
   if (!o.adapter.empty()) {
     const std::vector<ModuleInfo>& modules = model.linear_modules();
-    model.attach(std::make_shared<const Adapter>(load_adapter(o.adapter, modules), modules, model.encoder().device()));
+    model.attach(std::make_shared<const Adapter>(load_adapter(o.adapter, modules), modules, model.device()));
   }
   if (o.truncate_dim > model.dimension()) {
     fail(ErrorCode::invalid_argument, "--truncate-dim is {}, the model has {} columns", o.truncate_dim,

@@ -160,7 +160,7 @@ void train_contrastive(const TrainVerb& o) {
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
   print_note(fmt::format("model: {}, computing in {}; adapter: {} modules, {} trainable parameters", o.model.model,
                          o.model.dtype, adapter->entries().size(), adapter->parameter_count()));
-  drive(trainer, o, adapter->parameter_count(), device, model.encoder().dtype());
+  drive(trainer, o, adapter->parameter_count(), device, model.dtype());
 }
 
 void run(TrainVerb o) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "core/fail.h"
@@ -64,17 +65,36 @@ std::vector<Pooling> read_pooling(const std::filesystem::path& folder) {
   return all;
 }
 
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+// A decoder, without its head, where config.json names one, else an encoder.
+std::variant<Encoder, Decoder> load_transformer(const std::filesystem::path& folder, const LoadOptions& options) {
+  constexpr std::array kDecoders = {Architecture::llama, Architecture::qwen2, Architecture::qwen3,
+                                    Architecture::mistral};
+  const std::filesystem::path path = folder / "config.json";
+  const std::string type = get<std::string>(read_json_file(path), "model_type", path.string());
+  const auto named = [&](Architecture each) { return to_string(each) == type; };
+  if (!std::ranges::any_of(kDecoders, named)) return Encoder::load(folder, options);
+  LoadOptions bare = options;
+  bare.head = false;
+  return Decoder::load(folder, bare);
+}
+
 }  // namespace
 
 EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const LoadOptions& options) {
   const Modules modules = read_modules(folder);
   // The length to cut to is the model's: what tokenizer.json says is how it was trained.
-  EmbeddingModel model(Encoder::load(modules.encoder, options),
+  EmbeddingModel model(load_transformer(modules.encoder, options),
                        Tokenizer::from_file(modules.encoder / "tokenizer.json", {.truncate = false}));
   model.pooling_ = modules.pooling ? read_pooling(*modules.pooling) : std::vector<Pooling>{Pooling::mean};
   model.normalize_ = modules.normalize;
-  const EncoderConfig& c = model.encoder_.config();
-  model.max_tokens_ = c.max_position_embeddings;
+  model.max_tokens_ = std::visit(Overloaded{[](const Encoder& m) { return m.config().max_tokens(); },
+                                            [](const Decoder& m) { return m.config().max_position_embeddings; }},
+                                 model.transformer_);
   if (const auto path = modules.encoder / "sentence_bert_config.json"; std::filesystem::exists(path)) {
     const auto cut = get_positive_or(read_json_file(path), "max_seq_length", model.max_tokens_, path.string());
     model.max_tokens_ = std::min(model.max_tokens_, cut);
@@ -82,19 +102,55 @@ EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const L
   return model;
 }
 
-std::int64_t EmbeddingModel::dimension() const noexcept { return std::ssize(pooling_) * encoder_.config().hidden_size; }
+std::int64_t EmbeddingModel::hidden_size() const noexcept {
+  return std::visit([](const auto& m) { return m.config().hidden_size; }, transformer_);
+}
+
+std::int64_t EmbeddingModel::dimension() const noexcept { return std::ssize(pooling_) * hidden_size(); }
+
+DType EmbeddingModel::dtype() const noexcept {
+  return std::visit([](const auto& m) { return m.dtype(); }, transformer_);
+}
+
+Device EmbeddingModel::device() const noexcept {
+  return std::visit([](const auto& m) { return m.device(); }, transformer_);
+}
+
+Tensor EmbeddingModel::forward(const TokenBatch& batch) const {
+  return std::visit([&](const auto& m) { return m.forward(batch); }, transformer_);
+}
 
 std::vector<TokenId> EmbeddingModel::tokenize(std::string_view text, std::int64_t max_tokens) const {
   const std::int64_t limit = max_tokens > 0 ? max_tokens : max_tokens_;
   return tokenizer_.encode_ids(text, {.max_tokens = static_cast<std::size_t>(limit)});
 }
 
-Tensor EmbeddingModel::pooled(const TokenBatch& given) const {
-  const TokenBatch batch = given.to(encoder_.device());
-  const Tensor hidden = forward(batch);
+const std::vector<ModuleInfo>& EmbeddingModel::linear_modules() const noexcept {
+  return std::visit([](const auto& m) -> const std::vector<ModuleInfo>& { return m.linear_modules(); }, transformer_);
+}
+
+void EmbeddingModel::attach(std::shared_ptr<const Adapter> adapter, LoraLayout layout) {
+  std::visit([&](auto& m) { m.attach(std::move(adapter), layout); }, transformer_);
+}
+
+void EmbeddingModel::detach() {
+  std::visit([](auto& m) { m.detach(); }, transformer_);
+}
+
+void EmbeddingModel::refresh_adapter() {
+  std::visit([](auto& m) { m.refresh_adapter(); }, transformer_);
+}
+
+void EmbeddingModel::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
+  std::visit([&](auto& m) { m.set_dropout(p, seed, pass); }, transformer_);
+}
+
+Tensor EmbeddingModel::pooled(const TokenBatch& batch) const {
+  const Tensor hidden = forward(batch);  // which may look at a batch that is still on the host
+  const Tensor offsets = batch.offsets.to(hidden.device());
   const Tensor wide = cast(hidden, hidden.dtype() == DType::f64 ? DType::f64 : DType::f32);
   std::vector<Tensor> parts;
-  for (const Pooling mode : pooling_) parts.push_back(pool(wide, batch.offsets, mode));
+  for (const Pooling mode : pooling_) parts.push_back(pool(wide, offsets, mode));
   const Tensor vectors = parts.size() == 1 ? parts[0] : concat(parts, 1);
   return normalize_ ? l2_normalize(vectors) : vectors;
 }

@@ -9,11 +9,16 @@
 namespace wick {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, Architecture>, 4> kArchitectures{{
+// Language models, and the same without their output head.
+constexpr std::array<std::pair<std::string_view, Architecture>, 8> kArchitectures{{
     {"LlamaForCausalLM", Architecture::llama},
     {"Qwen2ForCausalLM", Architecture::qwen2},
     {"Qwen3ForCausalLM", Architecture::qwen3},
     {"MistralForCausalLM", Architecture::mistral},
+    {"LlamaModel", Architecture::llama},
+    {"Qwen2Model", Architecture::qwen2},
+    {"Qwen3Model", Architecture::qwen3},
+    {"MistralModel", Architecture::mistral},
 }};
 
 Architecture read_architecture(const Json& json, const std::string& where) {
@@ -23,7 +28,7 @@ Architecture read_architecture(const Json& json, const std::string& where) {
   }
   fail(ErrorCode::unsupported,
        "{}: architecture {} is not supported (LlamaForCausalLM, Qwen2ForCausalLM, "
-       "Qwen3ForCausalLM and MistralForCausalLM are)",
+       "Qwen3ForCausalLM and MistralForCausalLM are, and their base models)",
        where, names.empty() ? "(none)" : names[0]);
 }
 

@@ -32,13 +32,14 @@ struct Layer {
   std::array<AdaptedLinear*, 4> linears() { return {&qkv, &output, &gate_up, &down}; }
 };
 
-// Gives the weight of that name and shape.
+// Gives the weight of that name, without a "model." before it, and shape.
 using TakeWeight = std::function<Tensor(const std::string& name, const Shape& shape)>;
 
-Layer make_layer(const TakeWeight& take, const ModelConfig& c, std::int64_t index) {
-  const std::string prefix = fmt::format("model.layers.{}.", index);
+// `outer` stands before the names of the linear layers.
+Layer make_layer(const TakeWeight& take, const ModelConfig& c, const std::string& outer, std::int64_t index) {
+  const std::string prefix = fmt::format("layers.{}.", index);
   const auto projection = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
-    return AdaptedLinear::Projection{prefix + name, take(prefix + name + ".weight", {out, in}),
+    return AdaptedLinear::Projection{outer + prefix + name, take(prefix + name + ".weight", {out, in}),
                                      bias ? take(prefix + name + ".bias", {out}) : Tensor()};
   };
   const std::int64_t q = c.num_attention_heads * c.head_dim;
@@ -140,7 +141,7 @@ struct Between {
 
 struct Decoder::Impl {
   Impl(const ModelConfig& config_, const LoadOptions& options)
-      : config(config_), dtype(options.dtype), device(options.device) {
+      : config(config_), dtype(options.dtype), device(options.device), has_head(options.head) {
     if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f64) {
       fail(ErrorCode::unsupported, "computation in {} is not supported (f32 and bf16 are)", to_string(dtype));
     }
@@ -150,10 +151,11 @@ struct Decoder::Impl {
   ModelConfig config;
   DType dtype = DType::f32;
   Device device;
+  bool has_head;
   Tensor embeddings;  // [vocab, hidden]
   std::vector<Layer> layers;
   Tensor final_norm;
-  Tensor head;  // [vocab, hidden]; the embeddings themselves when tied
+  Tensor head;  // [vocab, hidden]; the embeddings themselves when tied; undefined without
   std::mutex rope_mutex;
   // Each reaches further than the one before; recorded passes go on reading those that they began with.
   std::vector<RopeTable> ropes;
@@ -197,20 +199,32 @@ const Tensor& Decoder::head() const noexcept { return impl_->head; }
 const std::vector<ModuleInfo>& Decoder::linear_modules() const noexcept { return impl_->modules; }
 
 void Decoder::Impl::build(const TakeWeight& take) {
-  embeddings = take("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) layers.push_back(make_layer(take, config, i));
-  final_norm = take("model.norm.weight", {config.hidden_size});
-  head = config.tie_word_embeddings ? embeddings : take("lm_head.weight", {config.vocab_size, config.hidden_size});
+  const std::string outer = has_head ? "model." : "";
+  embeddings = take("embed_tokens.weight", {config.vocab_size, config.hidden_size});
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) layers.push_back(make_layer(take, config, outer, i));
+  final_norm = take("norm.weight", {config.hidden_size});
   modules = wick::linear_modules(config);
+  if (has_head) {
+    head = config.tie_word_embeddings ? embeddings : take("lm_head.weight", {config.vocab_size, config.hidden_size});
+  } else {
+    std::erase_if(modules, [](const ModuleInfo& module) { return module.kind == ModuleKind::output_head; });
+    for (ModuleInfo& module : modules) module.name.erase(0, std::string_view("model.").size());
+  }
   recompute.assign(layers.size(), device.type == DeviceType::cpu ? Recompute::nothing : Recompute::activations);
 }
 
 Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& options) {
   auto impl = std::make_unique<Impl>(ModelConfig::from_folder(folder), options);
   WeightReader reader(folder, options.dtype, options.device);
-  impl->build([&](const std::string& name, const Shape& shape) { return reader.take(name, shape); });
-  if (impl->config.tie_word_embeddings) reader.take_copy("lm_head.weight", "model.embed_tokens.weight");
-  reader.finish([](const std::string& name) { return name.ends_with("rotary_emb.inv_freq"); });
+  const std::string kHead = "lm_head.weight";
+  const std::string prefix = reader.has("embed_tokens.weight") ? "" : "model.";
+  impl->build([&](const std::string& name, const Shape& shape) {
+    return reader.take(name == kHead ? name : prefix + name, shape);
+  });
+  if (options.head && impl->config.tie_word_embeddings) reader.take_copy(kHead, prefix + "embed_tokens.weight");
+  reader.finish([&](const std::string& name) {
+    return name.ends_with("rotary_emb.inv_freq") || (!options.head && name == kHead);
+  });
   if (impl->device.type != DeviceType::cpu) backend(impl->device).trim(impl->device);  // what only loading needed
   return Decoder(std::move(impl));
 }
@@ -411,6 +425,7 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
 }
 
 Tensor Decoder::logits(const Tensor& hidden) const {
+  if (!impl_->has_head) fail(ErrorCode::invalid_argument, "the model was loaded without its output head");
   if (hidden.dtype() == DType::f64) return linear(hidden, impl_->head).to(DType::f32);
   // Straight to f32: rounding to bf16 in between would move close candidates.
   const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32, impl_->device);
@@ -419,7 +434,7 @@ Tensor Decoder::logits(const Tensor& hidden) const {
 }
 
 Tensor Decoder::module_weight(std::string_view module) const {
-  if (module == "lm_head") return impl_->head;
+  if (module == "lm_head" && impl_->has_head) return impl_->head;
   for (const AdaptedLinear* linear : impl_->linears()) {
     if (const Tensor found = linear->weight_of(module); found.defined()) return found;
   }

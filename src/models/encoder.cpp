@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <iterator>
 #include <utility>
 
 #include "core/fail.h"
-#include "io/json.h"
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
 #include "wick/embedding.h"
@@ -27,13 +27,43 @@ struct EncoderLayer {
   std::array<AdaptedLinear*, 4> linears() { return {&qkv, &output, &up, &down}; }
 };
 
-// Takes the weights of a BERT file under whichever names it gives them.
-class BertWeights {
- public:
-  BertWeights(const std::filesystem::path& folder, const LoadOptions& options)
-      : reader_(folder, options.dtype, options.device),
-        prefix_(reader_.has("bert.embeddings.word_embeddings.weight") ? "bert." : "") {}
+// What files call the parts of a layer's attention.
+struct AttentionNames {
+  const char *query, *key, *value, *output, *norm;
+};
+constexpr AttentionNames kBertAttention = {"attention.self.query", "attention.self.key", "attention.self.value",
+                                           "attention.output.dense", "attention.output.LayerNorm"};
+constexpr AttentionNames kMpnetAttention = {"attention.attn.q", "attention.attn.k", "attention.attn.v",
+                                            "attention.attn.o", "attention.LayerNorm"};
 
+struct Names {
+  const char* prefix;  // of the encoder's names beside a head's
+  const char* head;    // of a head of pre-training
+  AttentionNames attention;
+};
+
+Names names_of(EncoderArchitecture architecture) {
+  switch (architecture) {
+    case EncoderArchitecture::bert:
+      break;
+    case EncoderArchitecture::roberta:
+    case EncoderArchitecture::xlm_roberta:
+      return {"roberta.", "lm_head.", kBertAttention};
+    case EncoderArchitecture::mpnet:
+      return {"mpnet.", "lm_head.", kMpnetAttention};
+  }
+  return {"bert.", "cls.", kBertAttention};
+}
+
+// Takes the weights of an encoder's files under whichever names they give them.
+class EncoderWeights {
+ public:
+  EncoderWeights(const std::filesystem::path& folder, const LoadOptions& options, EncoderArchitecture architecture)
+      : reader_(folder, options.dtype, options.device),
+        names_(names_of(architecture)),
+        prefix_(reader_.has(std::string(names_.prefix) + "embeddings.word_embeddings.weight") ? names_.prefix : "") {}
+
+  const AttentionNames& attention() const { return names_.attention; }
   Tensor take(const std::string& name, const Shape& shape) { return reader_.take(prefix_ + name, shape); }
   LayerNorm norm(const std::string& name, std::int64_t size) {
     const bool old = reader_.has(prefix_ + name + ".gamma");  // as TensorFlow's checkpoints call them
@@ -45,86 +75,75 @@ class BertWeights {
   void finish() const {
     reader_.finish([&](const std::string& name) {
       return name == prefix_ + "embeddings.position_ids" || name.starts_with(prefix_ + "pooler.") ||
-             name.starts_with("cls.");
+             name.starts_with(names_.head);
     });
   }
 
  private:
   WeightReader reader_;
+  Names names_;
   std::string prefix_;
 };
 
-EncoderLayer make_layer(BertWeights& weights, const EncoderConfig& c, std::int64_t index) {
+EncoderLayer make_layer(EncoderWeights& weights, const EncoderConfig& c, std::int64_t index) {
   const std::string prefix = fmt::format("encoder.layer.{}.", index);
-  const std::string self = prefix + "attention.self.";
+  const AttentionNames& names = weights.attention();
   const std::int64_t n = c.hidden_size;
+  const auto square = [&](const char* name) { return weights.projection(prefix + name, n, n); };
   EncoderLayer layer;
-  layer.qkv = AdaptedLinear({weights.projection(self + "query", n, n), weights.projection(self + "key", n, n),
-                             weights.projection(self + "value", n, n)});
-  layer.output = AdaptedLinear({weights.projection(prefix + "attention.output.dense", n, n)});
-  layer.attention_norm = weights.norm(prefix + "attention.output.LayerNorm", n);
+  layer.qkv = AdaptedLinear({square(names.query), square(names.key), square(names.value)});
+  layer.output = AdaptedLinear({square(names.output)});
+  layer.attention_norm = weights.norm(prefix + names.norm, n);
   layer.up = AdaptedLinear({weights.projection(prefix + "intermediate.dense", c.intermediate_size, n)});
   layer.down = AdaptedLinear({weights.projection(prefix + "output.dense", n, c.intermediate_size)});
   layer.output_norm = weights.norm(prefix + "output.LayerNorm", n);
   return layer;
 }
 
-GeluKind read_activation(const Json& json, const std::string& where) {
-  const std::string name = get_or<std::string>(json, "hidden_act", "gelu", where);
-  if (name == "gelu") return GeluKind::exact;
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return GeluKind::tanh;
-  fail(ErrorCode::unsupported, "{}: \"hidden_act\" is \"{}\", only gelu, gelu_new and gelu_pytorch_tanh are supported",
-       where, name);
+// [positions (+ 1), hidden]: a text's from its first token on, with what else every token gets; behind them that of
+// padding, where there is one.
+Tensor make_positions(EncoderWeights& weights, const EncoderConfig& c) {
+  Tensor table = weights.take("embeddings.position_embeddings.weight", {c.max_position_embeddings, c.hidden_size});
+  if (c.pad_token_id) {
+    const Tensor parts[] = {table.slice(0, c.first_position(), c.max_tokens()), table.slice(0, *c.pad_token_id, 1)};
+    table = concat(parts, 0);
+  }
+  if (c.type_vocab_size == 0) return table;
+  // A text alone has token type 0 throughout.
+  const Tensor types = weights.take("embeddings.token_type_embeddings.weight", {c.type_vocab_size, c.hidden_size});
+  return add(table, types.slice(0, 0, 1));
+}
+
+// T5's buckets of distances key - query (Raffel et al. 2020), half of them for keys that come after the query: one
+// for each distance below 8, then two for each doubling; the last is of all distances from 91 on.
+constexpr std::int64_t kReach = 91;
+std::int32_t bucket_of(std::int64_t distance) {
+  const auto n = static_cast<std::uint64_t>(distance < 0 ? -distance : distance);
+  const auto magnitude = n < 8 ? static_cast<int>(n) : std::min(static_cast<int>(std::bit_width(n * n)) + 1, 15);
+  return (distance > 0 ? 16 : 0) + magnitude;
+}
+
+// AttentionOptions::bias, the same in all layers.
+Tensor make_bias(EncoderWeights& weights, const EncoderConfig& c) {
+  if (c.relative_attention_num_buckets == 0) return {};
+  const Tensor of_buckets =
+      weights.take("encoder.relative_attention_bias.weight", {c.relative_attention_num_buckets, c.num_attention_heads});
+  std::vector<std::int32_t> buckets;
+  for (std::int64_t distance = -kReach; distance <= kReach; ++distance) buckets.push_back(bucket_of(distance));
+  const Tensor at = Tensor::from(buckets, {std::ssize(buckets)}).to(of_buckets.device());
+  const Tensor bias = gather_rows(of_buckets, at).transpose(0, 1).contiguous();
+  return bias.dtype() == DType::f64 ? bias : bias.to(DType::f32);
 }
 
 }  // namespace
-
-EncoderConfig EncoderConfig::from_folder(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "config.json";
-  const std::string where = path.string();
-  const Json json = read_json_file(path);
-  if (const std::string type = get<std::string>(json, "model_type", where); type != "bert") {
-    fail(ErrorCode::unsupported, "{}: \"model_type\" is \"{}\", only bert encoders are supported", where, type);
-  }
-  const std::string positions = get_or<std::string>(json, "position_embedding_type", "absolute", where);
-  if (positions != "absolute") {
-    fail(ErrorCode::unsupported, "{}: \"position_embedding_type\" is \"{}\", only absolute is supported", where,
-         positions);
-  }
-  for (const char* key : {"is_decoder", "add_cross_attention"}) {
-    if (get_or<bool>(json, key, false, where)) {
-      fail(ErrorCode::unsupported, "{}: \"{}\" is true, only encoders are supported", where, key);
-    }
-  }
-  if (json.contains("quantization_config") && !json["quantization_config"].is_null()) {
-    fail(ErrorCode::unsupported, "{}: \"quantization_config\" is not supported", where);
-  }
-  EncoderConfig c;
-  c.vocab_size = get_positive(json, "vocab_size", where);
-  c.hidden_size = get_positive(json, "hidden_size", where);
-  c.intermediate_size = get_positive(json, "intermediate_size", where);
-  c.num_hidden_layers = get_positive(json, "num_hidden_layers", where);
-  c.num_attention_heads = get_positive(json, "num_attention_heads", where);
-  c.max_position_embeddings = get_positive(json, "max_position_embeddings", where);
-  c.type_vocab_size = get_positive_or(json, "type_vocab_size", 2, where);
-  c.activation = read_activation(json, where);
-  c.layer_norm_eps = get_or<double>(json, "layer_norm_eps", 1e-12, where);
-  if (c.hidden_size % c.num_attention_heads != 0) {
-    fail(ErrorCode::format, "{}: \"hidden_size\" {} is no multiple of \"num_attention_heads\" {}", where, c.hidden_size,
-         c.num_attention_heads);
-  }
-  if (!(c.layer_norm_eps > 0)) {
-    fail(ErrorCode::format, "{}: \"layer_norm_eps\" is {}, expected a positive number", where, c.layer_norm_eps);
-  }
-  return c;
-}
 
 struct Encoder::Impl {
   EncoderConfig config;
   DType dtype = DType::f32;
   Device device;
   Tensor words;      // [vocab, hidden]
-  Tensor positions;  // [max positions, hidden], with the first token type's row already added
+  Tensor positions;  // see make_positions
+  Tensor bias;       // [heads, 2 kReach + 1]; undefined: none
   LayerNorm norm;
   std::vector<EncoderLayer> layers;
   std::vector<ModuleInfo> modules;
@@ -136,6 +155,8 @@ struct Encoder::Impl {
     for (EncoderLayer& layer : layers) std::ranges::copy(layer.linears(), std::back_inserter(all));
     return all;
   }
+
+  Tensor positions_of(const TokenBatch& batch) const;
 };
 
 Encoder::Encoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -153,13 +174,10 @@ Encoder Encoder::load(const std::filesystem::path& folder, const LoadOptions& op
   impl->config = c;
   impl->dtype = options.dtype;
   impl->device = options.device;
-  BertWeights weights(folder, options);
+  EncoderWeights weights(folder, options, c.architecture);
   impl->words = weights.take("embeddings.word_embeddings.weight", {c.vocab_size, c.hidden_size});
-  const Tensor types = weights.take("embeddings.token_type_embeddings.weight", {c.type_vocab_size, c.hidden_size});
-  // A text alone has token type 0 throughout.
-  impl->positions =
-      add(weights.take("embeddings.position_embeddings.weight", {c.max_position_embeddings, c.hidden_size}),
-          types.slice(0, 0, 1));
+  impl->positions = make_positions(weights, c);
+  impl->bias = make_bias(weights, c);
   impl->norm = weights.norm("embeddings.LayerNorm", c.hidden_size);
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(make_layer(weights, c, i));
   weights.finish();
@@ -187,22 +205,45 @@ void Encoder::set_dropout(double p, std::uint64_t seed, std::uint32_t pass) {
   set_adapter_dropout(impl_->linears(), p, seed, pass);
 }
 
+// Rows of `positions`. A padding token inside of a text (someone wrote <pad>) has the padding's and is not counted.
+Tensor Encoder::Impl::positions_of(const TokenBatch& batch) const {
+  if (!config.pad_token_id || batch.ids.device().type != DeviceType::cpu) return batch.positions;
+  const std::vector<std::int32_t> ids = batch.ids.to_vector<std::int32_t>();
+  const std::vector<std::int32_t> offsets = batch.offsets.to_vector<std::int32_t>();
+  std::vector<std::int32_t> rows = batch.positions.to_vector<std::int32_t>();
+  const auto last = static_cast<std::int32_t>(config.max_tokens()) - 1;
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+    std::int32_t paddings = 0;
+    for (auto i = static_cast<std::size_t>(offsets[s]); i < static_cast<std::size_t>(offsets[s + 1]); ++i) {
+      if (rows[i] < 0 || rows[i] > last) {
+        fail(ErrorCode::invalid_argument, "token {} has position {}, the model has 0 to {}", i, rows[i], last);
+      }
+      const bool padding = ids[i] == *config.pad_token_id;
+      rows[i] = padding ? last + 1 : rows[i] - paddings;
+      if (padding) ++paddings;
+    }
+  }
+  return Tensor::from(rows, batch.positions.shape());
+}
+
 Tensor Encoder::forward(const TokenBatch& given) const {
   const EncoderConfig& c = impl_->config;
-  if (given.longest > c.max_position_embeddings) {
+  if (given.longest > c.max_tokens()) {
     fail(ErrorCode::invalid_argument, "a sequence of {} tokens, the model has {} positions", given.longest,
-         c.max_position_embeddings);
+         c.max_tokens());
   }
   const TokenBatch batch = given.to(impl_->device);
+  const Tensor positions = impl_->positions_of(given).to(impl_->device);
   const std::int64_t tokens = batch.tokens();
   const std::int64_t head_dim = c.hidden_size / c.num_attention_heads;
   const auto heads = [&](const Tensor& t) { return reshape(t, {tokens, c.num_attention_heads, head_dim}); };
-  Tensor x = impl_->norm(add(embedding(impl_->words, batch.ids), embedding(impl_->positions, batch.positions)),
-                         c.layer_norm_eps);
+  Tensor x =
+      impl_->norm(add(embedding(impl_->words, batch.ids), embedding(impl_->positions, positions)), c.layer_norm_eps);
   for (const EncoderLayer& layer : impl_->layers) {
     const std::vector<Tensor> qkv = layer.qkv.each(x);
-    const Tensor mixed = attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]),
-                                   {.causal = false, .query_offsets = batch.offsets, .longest = batch.longest});
+    const Tensor mixed =
+        attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]),
+                  {.causal = false, .query_offsets = batch.offsets, .longest = batch.longest, .bias = impl_->bias});
     x = layer.attention_norm(add(x, layer.output(reshape(mixed, {tokens, c.hidden_size}))), c.layer_norm_eps);
     x = layer.output_norm(add(x, layer.down(gelu(layer.up(x), c.activation))), c.layer_norm_eps);
   }

@@ -55,7 +55,8 @@ Margins margins_of_bytes(std::string_view bytes) {
           static_cast<std::uint32_t>(bytes.size() - 1 - bytes.find_last_not_of(' '))};
 }
 
-// An added token is still text: its margins are any white space, and the character that stands for a space.
+// An added token, and one of WordPiece, is still text: its margins are any white space, and the character that stands
+// for a space.
 Margins margins_of_text(std::string_view text) {
   Margins margins{0, 0};
   bool inside = false;
@@ -150,9 +151,10 @@ void Encoder::pieces_of(const Stretch& stretch) {
 }
 
 Margins Encoder::margins_of(const ModelToken& token, std::string_view bytes) const {
-  if (!parts_.metaspace) return margins_of_bytes(bytes);
-  // A byte that an unknown character fell back to is spelled out, whatever the character is.
+  if (!parts_.metaspace && !parts_.word_decoder) return margins_of_bytes(bytes);
   const std::optional<std::string> spelled = parts_.model->id_to_token(token.id);
+  if (parts_.word_decoder) return margins_of_text(spelled.value_or(""));
+  // A byte that an unknown character fell back to is spelled out, whatever the character is.
   if (spelled && spelled->size() == 6 && spelled->starts_with("<0x")) return {0, 0};
   return margins_of_text(bytes);
 }

@@ -415,9 +415,6 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
   const auto post_processor = file.find("post_processor");
   if (post_processor) read_post_processor(*post_processor, steps);
   const PostProcessor whole(steps, std::nullopt);
-  if (kind == ModelKind::words && whole.trims()) {
-    post_processor->unsupported("has trim_offsets, which is supported only with BPE");
-  }
   const std::size_t added = whole.added();
   const std::optional<Truncation> truncation = read_truncation(file, added);
   parts->post_processor = PostProcessor(std::move(steps), truncate ? truncation : std::nullopt);

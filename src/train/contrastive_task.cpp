@@ -38,8 +38,8 @@ class ContrastiveTask final : public TrainTask {
     if (valid != nullptr && options.steps_per_eval > 0) plan_validation(*valid, options);
   }
 
-  DType dtype() const override { return model_.encoder().dtype(); }
-  Device device() const override { return model_.encoder().device(); }
+  DType dtype() const override { return model_.dtype(); }
+  Device device() const override { return model_.device(); }
   void refresh_adapter() override { model_.refresh_adapter(); }
   void set_dropout(double p, std::uint64_t seed, std::uint32_t pass) override { model_.set_dropout(p, seed, pass); }
 

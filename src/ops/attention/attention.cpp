@@ -39,6 +39,22 @@ Tensor visible(std::int64_t queries, std::int64_t keys, const AttentionLayout& l
   return Tensor::from(mask, {queries, keys}).to(device);
 }
 
+// What the bias adds to the scores, [kv_heads, heads / kv_heads, queries, keys].
+Tensor added_scores(const Tensor& bias, std::int64_t queries, std::int64_t keys, std::int64_t kv_heads) {
+  const std::int64_t reach = bias.size(1) / 2;
+  std::vector<std::int32_t> columns(static_cast<std::size_t>(queries * keys));
+  for (std::int64_t i = 0; i < queries; ++i) {
+    const std::int64_t position = i + keys - queries;
+    for (std::int64_t j = 0; j < keys; ++j) {
+      columns[static_cast<std::size_t>(i * keys + j)] =
+          static_cast<std::int32_t>(std::clamp(j - position, -reach, reach) + reach);
+    }
+  }
+  const Tensor at = Tensor::from(columns, {queries * keys}).to(bias.device());
+  const Tensor picked = gather_rows(transpose(bias, 0, 1), at);
+  return reshape(transpose(picked, 0, 1), {kv_heads, bias.size(0) / kv_heads, queries, keys});
+}
+
 // [tokens, heads, d] as [kv_heads, heads / kv_heads, tokens, d].
 Tensor by_group(const Tensor& x, std::int64_t kv_heads) {
   const std::int64_t group = x.size(1) / kv_heads;
@@ -51,6 +67,7 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
   const Tensor keys = transpose(by_group(k, kv_heads), -1, -2);
   Tensor weights = mul(matmul(by_group(q, kv_heads), keys), scale);
   if (k.size(0) > 0) {
+    if (layout.bias.defined()) weights = add(weights, added_scores(layout.bias, q.size(0), k.size(0), kv_heads));
     if (layout.causal) {
       const Tensor mask = visible(q.size(0), k.size(0), layout, q.device());
       weights = where(mask, weights, -std::numeric_limits<double>::infinity());
@@ -106,6 +123,18 @@ std::int64_t longest(const Tensor& q, const Tensor& k, const AttentionOptions& o
   return options.longest;
 }
 
+// AttentionLayout::bias.
+Tensor checked_bias(const Tensor& q, const Tensor& bias) {
+  if (!bias.defined()) return {};
+  const DType wide = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  if (bias.rank() != 2 || bias.size(0) != q.size(1) || bias.size(1) % 2 == 0 || bias.dtype() != wide) {
+    fail(ErrorCode::invalid_argument, "[{}] bias is {}, expected {} [{}, an odd number]", kOp, describe(bias),
+         to_string(wide), q.size(1));
+  }
+  check_same_device(kOp, q, "bias", bias);
+  return bias.detach().contiguous();
+}
+
 AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
   check_floating(kOp, "q", q);
   const std::pair<const char*, const Tensor*> others[] = {{"k", &k}, {"v", &v}};
@@ -155,6 +184,7 @@ AttentionLayout check(const Tensor& q, const Tensor& k, const Tensor& v, const A
          layout.query_offsets.numel(), layout.key_offsets.numel());
   }
   layout.longest = longest(q, k, options);
+  layout.bias = checked_bias(q, options.bias);
   return layout;
 }
 

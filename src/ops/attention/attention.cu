@@ -27,7 +27,10 @@ AttentionProblem attention_problem(const Tensor& q, const Tensor& k, const Atten
           .window = static_cast<int>(window),
           .scale = layout.scale,
           .causal = layout.causal,
-          .vectors = vectors_in(rows)};
+          .vectors = vectors_in(rows),
+          .bias = pointer<float>(layout.bias),
+          .reach = layout.bias.defined() ? static_cast<int>(layout.bias.size(1) / 2) : 0,
+          .bias_factor = 1.0F / layout.scale};
 }
 
 double attention_flops(const AttentionProblem& p, int products) {
@@ -113,7 +116,9 @@ Declined attention_forward_own(const Tensor& q, const Tensor& k, const Tensor& v
                                const Tensor& y, const Tensor& lse) {
   if (const Declined reason = declined(q)) return reason;
   if (q.numel() == 0) return nullptr;
-  if (q.size(0) < layout.query_offsets.numel()) return attention_forward_decode(q, k, v, layout, y, lse);
+  if (q.size(0) < layout.query_offsets.numel() && !layout.bias.defined()) {
+    return attention_forward_decode(q, k, v, layout, y, lse);
+  }
   if (q.dtype() == DType::f32) return attention_forward_generic(q, k, v, layout, y, lse);
   return attention_forward_tensor_cores(q, k, v, layout, y, lse);
 }

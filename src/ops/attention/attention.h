@@ -13,6 +13,7 @@ struct AttentionLayout {
   Tensor key_offsets;    ///< i32 [sequences + 1]
   /// Where every sequence has as many keys as queries, how many the longest has, or more; 0: not known to the host.
   std::int64_t longest = 0;
+  Tensor bias = {};  ///< f32 [heads, 2 reach + 1] (f64 for f64 q), contiguous; undefined: none
 };
 
 /// q [tokens, heads, d], k and v [key_tokens, kv_heads, d], each with any strides of its first two dimensions and dense

@@ -168,6 +168,20 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
       const auto place = static_cast<unsigned>((step % 2 * kPartners + from) * kDim * sizeof(T));
       multiply_rows<T, kDim, kColumns, kAtoms>(w, a1_rows, b1_columns + place);
       multiply_rows<T, kDim, kColumns, kAtoms>(d, a2_rows, b2_columns + place);
+      if (p.bias != nullptr) {
+        const int query_head = kKeysOwn ? head_begin + step / tiles : head;
+        each_row<kAtoms>([&](int a, int h, int row) {
+          const int own = tile.first + warp_row + row;
+#pragma unroll
+          for (int n = 0; n < kColumns / 8; ++n) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              const int partner = at + lane_column(n, e);
+              w[a][n][2 * h + e] += bias_of(p, s, query_head, kKeysOwn ? partner : own, kKeysOwn ? own : partner);
+            }
+          }
+        });
+      }
 #pragma unroll
       for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numbers>
 #include <type_traits>
 
 #include "backend/cpu/simd-inl.h"
@@ -159,6 +160,34 @@ inline HWY_ATTR void transpose_tile(const float* src, std::size_t src_row, std::
     }
   }
 #endif
+}
+
+/// Adds to a transposed tile [keys][kAttentionTile] of scores in powers of two what a head's bias [2 reach + 1] says of
+/// the distances between its keys (rows, from position first_key on) and its queries (lanes, from position first on).
+inline HWY_ATTR void add_bias(float* tile, std::size_t keys, std::size_t columns, std::int64_t first_key,
+                              std::int64_t first, const float* bias, std::int64_t reach) {
+  const FloatTag d;
+  // By growing query - key: what a row needs then lies side by side.
+  HWY_ALIGN float strip[2 * kAttentionTile];
+  const std::int64_t farthest = first_key + static_cast<std::int64_t>(keys) - 1 - first;
+  for (std::size_t t = 0; t + 1 < keys + columns; ++t) {
+    const std::int64_t distance = std::clamp(farthest - static_cast<std::int64_t>(t), -reach, reach);
+    strip[t] = bias[distance + reach] * std::numbers::log2e_v<float>;
+  }
+  for (std::size_t j = 0; j < keys; ++j) {
+    const float* from = strip + keys - 1 - j;
+    float* to = tile + j * kAttentionTile;
+    for (std::size_t c = 0; c < columns; c += hn::Lanes(d)) {
+      hn::StoreU(hn::Add(hn::LoadU(d, to + c), hn::LoadU(d, from + c)), d, to + c);
+    }
+  }
+}
+/// The same of a head of attention, where it has a bias.
+inline HWY_ATTR void add_bias(const AttentionLayout& layout, std::int64_t head, float* tile, std::size_t keys,
+                              std::size_t columns, std::int64_t first_key, std::int64_t first) {
+  if (!layout.bias.defined()) return;
+  const std::int64_t size = layout.bias.size(1);
+  add_bias(tile, keys, columns, first_key, first, layout.bias.data<float>() + head * size, size / 2);
 }
 
 /// Sets the entries of a transposed tile [keys][kAttentionTile] whose key (first_key + row) is not seen by its query

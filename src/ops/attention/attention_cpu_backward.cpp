@@ -163,6 +163,7 @@ HWY_ATTR void backward_item(const AttentionSequence& sequence, std::int64_t head
       pack_rows(keys + begin * a.k.stride(0), a.k.stride(0), length, head_dim, tile.k, width);
       multiply({tile.k, width, 1}, tile.q_t, kAttentionTile, tile.weights, kAttentionTile, length, columns, head_dim,
                false);
+      add_bias(a.layout, head, tile.weights, length, columns, begin, first);
       weights_again(tile, length, columns);
       if (!all_visible(a.layout, first, last, begin, end)) {
         mask_tile(tile.weights, length, columns, begin, first, a.layout.window, 0.0F);

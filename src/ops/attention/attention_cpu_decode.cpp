@@ -224,6 +224,7 @@ HWY_EXPORT(decode);
 
 Declined attention_decode_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
                               const Tensor& y, const Tensor& lse) {
+  if (layout.bias.defined()) return "a bias";
   constexpr std::int64_t kChunk = 512;
   std::vector<DecodeChunk> chunks;
   double work = 0;

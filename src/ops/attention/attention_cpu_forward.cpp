@@ -150,6 +150,7 @@ HWY_ATTR void forward_item(const ForwardItem& item, const Tensor& q, const Tenso
     pack_rows(keys + begin * k.stride(0), k.stride(0), length, head_dim, tile.kv, width);
     multiply({tile.kv, width, 1}, tile.q, kAttentionTile, tile.scores, kAttentionTile, length, columns, head_dim,
              false);
+    add_bias(layout, item.head, tile.scores, length, columns, begin, first);
     if (!all_visible(layout, first, last, begin, end)) {
       mask_tile(tile.scores, length, columns, begin, first, layout.window, -std::numeric_limits<float>::infinity());
     }

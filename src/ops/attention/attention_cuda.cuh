@@ -40,7 +40,10 @@ struct AttentionProblem {
   int window;  // 0: all
   float scale;
   bool causal;
-  bool vectors;  // every row of every head starts on 16 bytes
+  bool vectors;       // every row of every head starts on 16 bytes
+  const float* bias;  // [heads, 2 reach + 1]; null: none
+  int reach;
+  float bias_factor;  // brings the bias to scores that are not scaled yet
 
   __host__ __device__ int group() const { return heads / kv_heads; }
 };
@@ -127,6 +130,12 @@ __device__ inline AttentionTile find_tile(const AttentionProblem& p, Side own, i
   tile.first = index * rows;
   tile.count = ::min(rows, length - tile.first);
   return tile;
+}
+
+/// What the bias adds to the unscaled score of a query of sequence s and a key: rows of their sequence, 0 the first.
+__device__ inline float bias_of(const AttentionProblem& p, const Sequence& s, int head, int query, int key) {
+  const int distance = key - (query + s.shift());
+  return p.bias_factor * __ldg(p.bias + head * (2 * p.reach + 1) + p.reach + ::min(::max(distance, -p.reach), p.reach));
 }
 
 struct Range {

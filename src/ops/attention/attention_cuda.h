@@ -10,7 +10,7 @@ AttentionBackward attention_backward_cuda;
 
 /// Our own kernels, by what they are made for; all decline f64 and head dims over 256. They read offsets on the device
 /// and keep inside their tensors whatever these say. Queries and keys after the last sequence's end belong to none:
-/// their y and gradients are 0, their lse is -inf.
+/// their y and gradients are 0, their lse is -inf. A bias is taken by those for tensor cores and the generic ones.
 AttentionForward attention_forward_own;    ///< chooses among those below
 AttentionBackward attention_backward_own;  ///< likewise
 

@@ -47,6 +47,7 @@ AttentionShape shape_of(const Tensor& q, const Tensor& k, const Tensor& v, const
 // Why cuDNN is not asked, from what can be seen without it.
 Declined declined(const Tensor& q, const AttentionLayout& layout, std::initializer_list<const Tensor*> operands) {
   if (q.dtype() != DType::bf16 && q.dtype() != DType::f16) return "cuDNN's fused attention is for bf16 and f16";
+  if (layout.bias.defined()) return "a bias by distance";
   if (layout.longest == 0) return "the lengths of the sequences are not known to the host";
   for (const Tensor* t : operands) {
     if (reinterpret_cast<std::uintptr_t>(t->raw()) % 16 != 0) return "operands that do not start on 16 bytes";

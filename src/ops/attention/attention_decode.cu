@@ -185,7 +185,8 @@ DecodeArguments<T> decode_arguments(const Tensor& q, const Tensor& k, const Tens
 
 Declined attention_forward_decode(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
                                   const Tensor& y, const Tensor& lse) {
-  return visit_narrow(q.dtype(), [&]<class T>(T) {
+  if (layout.bias.defined()) return "a bias";
+  return visit_narrow(q.dtype(), [&]<class T>(T) -> Declined {
     const auto in = decode_arguments<T>(q, k, v, layout, y, lse);
     if constexpr (sizeof(T) == 2) {
       if (in.problem.vectors && in.problem.head_dim % 8 == 0) {
@@ -203,6 +204,7 @@ Declined attention_append_cuda(const Tensor& q, const Tensor& k, const Tensor& v
                                const Tensor& y) {
   const std::int64_t d = q.size(2);
   if (q.dtype() == DType::f64) return "f64";
+  if (layout.bias.defined()) return "a bias";
   if (d != 64 && d != 128) return "a head dimension other than 64 and 128";
   if (cos.size(0) == 0 || keys.size(0) == 0) return "a table or a cache without rows";
   if (!vectors_in({&q, &k, &v, &keys, &values}) || !packs(cos) || !packs(sin)) {

@@ -130,6 +130,17 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, ForwardShape<kDi
     if (warp_sees.never(at, kKeys)) continue;
     Accumulators<kAtoms, kKeys> scores;
     multiply_rows<T, kDim, kKeys, kAtoms>(scores, query_rows, key_rows + static_cast<unsigned>(stage * sizeof(T)));
+    if (p.bias != nullptr) {
+      each_row<kAtoms>([&](int a, int h, int row) {
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            scores[a][n][2 * h + e] += bias_of(p, s, head, tile.first + warp_row + row, at + lane_column(n, e));
+          }
+        }
+      });
+    }
     if (!warp_sees.always(at, kKeys)) {
       each_row<kAtoms>([&](int a, int h, int row) {
         const Range range = partners(p, s, Side::queries, tile.first + warp_row + row);

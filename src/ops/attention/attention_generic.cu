@@ -184,6 +184,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const GenericArgum
 #pragma unroll
       for (int j = 0; j < kEach; ++j) {
         const int key = at + lane_x() + kLanes * j;
+        if (p.bias != nullptr) scores[i][j] += bias_of(p, s, head, tile.first + lane_y() + kLanes * i, key);
         if (key < range.begin || key >= range.end) scores[i][j] = -INFINITY;
         top = fmaxf(top, scores[i][j]);
       }
@@ -290,6 +291,8 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const GenericArgu
           float weight = 0.0F;
           if (at + column >= range.begin && at + column < range.end) {
             const int query = kKeysOwn ? at + column : tile.first + row;
+            const int key = kKeysOwn ? tile.first + row : at + column;
+            if (p.bias != nullptr) w[i][j] += bias_of(p, s, query_head, query, key);
             weight = exp2f(w[i][j] * scale_log2 - lse[query] * std::numbers::log2e_v<float>);
             d[i][j] = weight * (d[i][j] - delta[query]);
           } else {

@@ -36,6 +36,21 @@ OpSample sample(const AttentionCase& c) {
           .bench = c.bench};
 }
 
+// With a bias for distances to `reach`, sequences longer than that among them.
+OpSample biased(const AttentionCase& c, std::int64_t reach) {
+  OpSample made = sample(c);
+  made.name = "bias, " + c.name;
+  made.inputs.push_back(table({c.heads, 2 * reach + 1}));
+  made.run = [options = c.options](std::span<const Tensor> in) {
+    AttentionOptions there = options;
+    there.bias = in[3];
+    if (there.query_offsets.defined()) there.query_offsets = there.query_offsets.to(in[0].device());
+    if (there.key_offsets.defined()) there.key_offsets = there.key_offsets.to(in[0].device());
+    return std::vector{attention(in[0], in[1], in[2], there)};
+  };
+  return made;
+}
+
 // q, k and v as they leave a fused projection: [tokens, (heads + 2 kv_heads) * d], split and seen by heads.
 OpSample fused_projection(const std::string& name, std::int64_t tokens, std::int64_t heads, std::int64_t kv_heads,
                           std::int64_t d) {
@@ -145,6 +160,29 @@ std::vector<OpSample> attention_samples() {
       {1, 2, 1, 64, 2600, 2500},  // several clusters
       {1, 4, 2, 16, 9, 3},         {3, 4, 2, 64, 20, 11},  {1, 14, 2, 64, 4096, 128, 0, true}};
   for (const AppendCase& c : appends) samples.push_back(append_sample(c));
+  const std::vector<std::pair<AttentionCase, std::int64_t>> with_bias = {
+      {{"bidirectional", 11, 11, 2, 2, 8, {.causal = false}}, 12},
+      {{"of one column", 5, 5, 2, 1, 8, {.causal = false}}, 0},
+      {{"beyond its reach", 150, 150, 2, 1, 5, {.causal = false}}, 30},
+      {{"packed", 140, 140, 4, 2, 16, {.causal = false, .query_offsets = offsets({0, 65, 65, 66, 140})}}, 40},
+      {{"causal", 80, 80, 2, 1, 8}, 7},
+      {{"window", 70, 70, 1, 1, 8, {.window = 9}}, 5},
+      {{"cache", 3, 90, 4, 2, 8}, 60},
+      {{"one query", 1, 20, 2, 1, 8, {.causal = false}}, 6},
+      {{"more queries than keys", 9, 4, 2, 1, 8, {.causal = false}}, 5},
+      {{"head 96", 20, 20, 1, 1, 96, {.causal = false}}, 8},
+      {{"head 256", 5, 5, 2, 1, 256, {.causal = false}}, 3},
+      {{"[4 x 512, 12, 64]",
+        2048,
+        2048,
+        12,
+        12,
+        64,
+        {.causal = false, .query_offsets = offsets({0, 512, 1024, 1536, 2048}), .longest = 512},
+        true},
+       128},
+  };
+  for (const auto& [c, reach] : with_bias) samples.push_back(biased(c, reach));
   samples.push_back(fused_projection("fused qkv", 19, 4, 2, 8));
   samples.push_back(fused_projection("fused qkv odd", 6, 3, 1, 5));
   samples.push_back(
