@@ -249,7 +249,7 @@ TEST_F(Jsonl, NamesFileAndLine) {
 }
 
 TEST_F(Jsonl, LimitsTheLine) {
-  JsonlReader reader(file("\"12345678\"\n\"123456789\"\n"), 10);
+  JsonlReader reader(file("\"12345678\"\n\"123456789\"\n3\n"), {.max_line = 10});
   EXPECT_TRUE(reader.next().has_value());
   expect_error(ErrorCode::format, "rows.jsonl:2: the line is longer than 10 bytes", [&] { reader.next(); });
 }
