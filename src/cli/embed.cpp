@@ -93,13 +93,18 @@ void run(const Options& o) {
   // A line that is rewritten has no place between results.
   ProgressPrinter* const progress = o.output.empty() && ::isatty(STDOUT_FILENO) == 1 ? nullptr : &printer;
   Totals totals;
-  while (const std::optional<TokenizedTexts> part = tokenizer.next()) {
-    for (const std::string& bad : part->bad) printer.message(one_line(bad));
-    totals.skipped += part->bad.size();
-    writer.write(embed_part(model, *part, o.batch_tokens, totals, progress));
+  try {
+    while (const std::optional<TokenizedTexts> part = tokenizer.next()) {
+      for (const std::string& bad : part->bad) printer.message(one_line(bad));
+      totals.skipped += part->bad.size();
+      writer.write(embed_part(model, *part, o.batch_tokens, totals, progress));
+    }
+    if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
+    writer.finish();
+  } catch (...) {
+    printer.finish();  // the message gets a line of its own
+    throw;
   }
-  if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
-  writer.finish();
   printer.finish();
   const double seconds = now() - totals.begin;
   print_note(fmt::format("{} texts, {} columns{}", totals.texts, model.columns(),
