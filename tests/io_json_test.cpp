@@ -277,7 +277,7 @@ TEST_F(Jsonl, EndsWhereItIsToldToStop) {
   const int both_ends = ::open((dir_ / "pipe").c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_GE(both_ends, 0);
   std::atomic<bool> stop{false};
-  LineReader lines(dir_ / "pipe", {.stop = &stop});
+  LineReader lines(dir_ / "pipe", {.stop = [&] { return stop.load(); }});
   std::thread later([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     stop = true;

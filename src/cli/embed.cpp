@@ -88,7 +88,7 @@ void run(const Options& o) {
   // Some batches at a time, so that texts of like length meet; not so many that the texts of a part need much memory.
   const std::int64_t part_tokens = std::max(o.batch_tokens, std::min<std::int64_t>(16 * o.batch_tokens, 1 << 18));
   TokenizerThread tokenizer(
-      TextInput(o.texts), [&](std::string_view text) { return model.tokenize(text); }, part_tokens, o.skip_bad);
+      o.texts, [&](std::string_view text) { return model.tokenize(text); }, part_tokens, o.skip_bad);
   ProgressPrinter printer = ProgressPrinter::on_stderr();
   // A line that is rewritten has no place between results.
   ProgressPrinter* const progress = o.output.empty() && ::isatty(STDOUT_FILENO) == 1 ? nullptr : &printer;

@@ -8,8 +8,9 @@
 namespace wick::cli {
 namespace {
 
-LineReader open_lines(const TextInputOptions& options) {
-  const LineOptions lines{.keep_blank = !options.is_jsonl(), .stop = &stop_requested};
+LineReader open_lines(const TextInputOptions& options, const std::function<bool()>& stop) {
+  const LineOptions lines{.keep_blank = !options.is_jsonl(),
+                          .stop = [stop] { return stop_requested || (stop && stop()); }};
   return options.input == "-" ? LineReader::standard_input(lines) : LineReader(options.input, lines);
 }
 
@@ -23,7 +24,8 @@ void TextInputOptions::add_format_to(CLI::App& verb) {
 
 bool TextInputOptions::is_jsonl() const { return format == "jsonl" || (format == "auto" && input.ends_with(".jsonl")); }
 
-TextInput::TextInput(const TextInputOptions& options) : lines_(open_lines(options)), jsonl_(options.is_jsonl()) {}
+TextInput::TextInput(const TextInputOptions& options, const std::function<bool()>& stop)
+    : lines_(open_lines(options, stop)), jsonl_(options.is_jsonl()) {}
 
 std::optional<std::string> TextInput::next() {
   const std::optional<std::string_view> line = lines_.next();

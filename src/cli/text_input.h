@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,10 +25,10 @@ struct TextInputOptions {
 };
 
 /// Texts of a file or of standard input, a line each: plain lines, blank ones too, or JSON objects with a "text".
-/// After SIGINT or SIGTERM the input ends.
+/// After SIGINT or SIGTERM the input ends, and once `stop` says true.
 class TextInput {
  public:
-  explicit TextInput(const TextInputOptions& options);
+  explicit TextInput(const TextInputOptions& options, const std::function<bool()>& stop = {});
 
   /// The next line's text; nothing at the end. Error(format) naming a line that is not UTF-8 or not such an object;
   /// the next call goes on behind it.

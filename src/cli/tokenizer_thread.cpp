@@ -14,8 +14,9 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 }  // namespace
 
-TokenizerThread::TokenizerThread(TextInput input, Tokenize tokenize, std::int64_t part_tokens, bool skip_bad)
-    : input_(std::move(input)),
+TokenizerThread::TokenizerThread(const TextInputOptions& input, Tokenize tokenize, std::int64_t part_tokens,
+                                 bool skip_bad)
+    : input_(input, [this] { return abandoned_.load(); }),
       tokenize_(std::move(tokenize)),
       part_tokens_(part_tokens),
       skip_bad_(skip_bad),

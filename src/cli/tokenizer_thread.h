@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -28,8 +29,8 @@ class TokenizerThread {
  public:
   using Tokenize = std::function<std::vector<TokenId>(std::string_view)>;
   /// Parts end at the text that brings them to `part_tokens`. `skip_bad`: lines that are not what they should be are
-  /// left out. The input and `tokenize` are used on the other thread.
-  TokenizerThread(TextInput input, Tokenize tokenize, std::int64_t part_tokens, bool skip_bad);
+  /// left out. `tokenize` is called on the other thread.
+  TokenizerThread(const TextInputOptions& input, Tokenize tokenize, std::int64_t part_tokens, bool skip_bad);
   TokenizerThread(const TokenizerThread&) = delete;
   TokenizerThread& operator=(const TokenizerThread&) = delete;
   ~TokenizerThread();
@@ -46,6 +47,7 @@ class TokenizerThread {
   TokenizedTexts make_part(std::exception_ptr& error);
   std::optional<std::vector<TokenId>> next_text();
 
+  std::atomic<bool> abandoned_{false};  // nobody will ask for more
   TextInput input_;
   Tokenize tokenize_;
   std::int64_t part_tokens_;
@@ -57,7 +59,6 @@ class TokenizerThread {
   std::deque<TokenizedTexts> parts_;
   std::exception_ptr error_;
   bool done_ = false;
-  bool abandoned_ = false;
   double busy_seconds_ = 0;
   std::thread thread_;  // the last: it uses the rest
 };

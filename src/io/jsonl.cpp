@@ -25,11 +25,11 @@ LineReader LineReader::standard_input(const LineOptions& options) {
 
 bool LineReader::fill() {
   // A read of a pipe or terminal may wait for ever; nothing of that kind is asked to read before it has something.
-  const auto stopped = [&] { return options_.stop != nullptr && options_.stop->load(); };
+  const auto stopped = [&] { return options_.stop && options_.stop(); };
   struct pollfd waits {};
   waits.fd = fd_.get();
   waits.events = POLLIN;
-  while (options_.stop != nullptr && !stopped() && ::poll(&waits, 1, 100) <= 0) {
+  while (options_.stop && !stopped() && ::poll(&waits, 1, 100) <= 0) {
   }
   buffer_.clear();
   if (stopped()) return false;

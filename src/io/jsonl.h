@@ -1,9 +1,9 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -16,7 +16,7 @@ namespace wick {
 struct LineOptions {
   std::size_t max_line = std::size_t{64} << 20;  ///< bytes of the longest line
   bool keep_blank = false;                       ///< blank lines are lines like others
-  const std::atomic<bool>* stop = nullptr;       ///< where it becomes true, the input ends, also while it is waited for
+  std::function<bool()> stop = {};               ///< once it says true the input ends, also while it is waited for
 };
 
 /// Reads the lines of a text file one after the other, in constant memory; a pipe will do. Lines end in LF or CR LF,
