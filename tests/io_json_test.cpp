@@ -1,9 +1,16 @@
 #include "io/json.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "io/jsonl.h"
@@ -249,9 +256,35 @@ TEST_F(Jsonl, NamesFileAndLine) {
 }
 
 TEST_F(Jsonl, LimitsTheLine) {
-  JsonlReader reader(file("\"12345678\"\n\"123456789\"\n"), 10);
+  JsonlReader reader(file("\"12345678\"\n\"123456789\"\n3\n"), {.max_line = 10});
   EXPECT_TRUE(reader.next().has_value());
   expect_error(ErrorCode::format, "rows.jsonl:2: the line is longer than 10 bytes", [&] { reader.next(); });
+  EXPECT_EQ(reader.next(), Json(3));  // it goes on behind
+  EXPECT_EQ(reader.where().substr(reader.where().rfind('/') + 1), "rows.jsonl:3");
+}
+
+TEST_F(Jsonl, KeepsBlankLinesWhereTheyCount) {
+  LineReader lines(file("\n a \r\n\r\nb\n\n"), {.keep_blank = true});
+  std::string all;
+  while (const auto line = lines.next()) all += "[" + std::string(*line) + "]";
+  EXPECT_EQ(all, "[][ a ][][b][]");
+  EXPECT_EQ(lines.line(), 5);
+}
+
+TEST_F(Jsonl, EndsWhereItIsToldToStop) {
+  // Nobody will ever write into this pipe.
+  ASSERT_EQ(::mkfifo((dir_ / "pipe").c_str(), 0600), 0);
+  const int both_ends = ::open((dir_ / "pipe").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(both_ends, 0);
+  std::atomic<bool> stop{false};
+  LineReader lines(dir_ / "pipe", {.stop = [&] { return stop.load(); }});
+  std::thread later([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    stop = true;
+  });
+  EXPECT_FALSE(lines.next().has_value());
+  later.join();
+  ::close(both_ends);
 }
 
 TEST_F(Jsonl, RefusesWhatCannotBeRead) {

@@ -133,6 +133,19 @@ TEST(Printer, RewritesItsLineOnATerminal) {
   EXPECT_EQ(on_screen(terminal.output), "saved|" + progress_line(progress) + "|");
 }
 
+TEST(Printer, ShowsAStatusOnATerminalOnly) {
+  Terminal pipe(false);
+  pipe.printer.status("12 texts");
+  EXPECT_EQ(pipe.output, "");
+  Terminal terminal(true);
+  terminal.columns = 8;
+  terminal.printer.status("12345678901");
+  EXPECT_EQ(on_screen(terminal.output), "1234567");
+  terminal.printer.status("12 texts");
+  terminal.printer.status("done");
+  EXPECT_EQ(on_screen(terminal.output), "done");
+}
+
 TEST(Printer, NeverFillsTheLastColumn) {
   for (std::size_t columns = 1; columns < 70; ++columns) {
     Terminal terminal(true);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -82,27 +83,38 @@ class Encoder {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A sentence-embedding model: tokenizer, Encoder or Decoder, pooling and normalization, as a sentence-transformers
-/// folder has them (modules.json), or a plain Hugging Face folder, which means the mean over all tokens and no
-/// normalization.
+class DenseModule;
+
+/// A sentence-embedding model: tokenizer, Encoder or Decoder, pooling, dense layers and normalization, as a
+/// sentence-transformers folder of versions 2 to 6 has them (modules.json), or a plain Hugging Face folder, which means
+/// the mean over all tokens and no normalization.
 class EmbeddingModel {
  public:
   /// Error(unsupported) naming a module or setting that is not computed here.
   static EmbeddingModel load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
   /// Columns of an embedding.
-  std::int64_t dimension() const noexcept;
+  std::int64_t dimension() const noexcept { return dimension_; }
   /// Tokens that a text is cut to, special ones included.
   std::int64_t max_tokens() const noexcept { return max_tokens_; }
   DType dtype() const noexcept;
   Device device() const noexcept;
+  /// The texts that the model wants before its inputs, by name ("query", "document"); often none.
+  const std::map<std::string, std::string>& prompts() const noexcept { return prompts_; }
+  /// One of them. Error(invalid_argument) naming those that there are.
+  const std::string& prompt(const std::string& name) const;
+  /// The name of the one to use where nobody says otherwise.
+  const std::optional<std::string>& default_prompt() const noexcept { return default_prompt_; }
+  /// The text to tokenize or embed: nothing below adds a prompt by itself. Error(unsupported) for a prompt of a model
+  /// that leaves prompts out of its pooling.
+  std::string with_prompt(std::string_view prompt, std::string_view text) const;
   /// A text as the model reads it, cut to `max_tokens` (0: the model's).
   std::vector<TokenId> tokenize(std::string_view text, std::int64_t max_tokens = 0) const;
 
   /// The transformer's hidden states of a packed batch, [tokens, hidden size], in its dtype and on its device.
   Tensor forward(const TokenBatch& batch) const;
-  /// One vector for each sequence of a packed batch, on the model's device, after pooling and normalization, f32 (f64
-  /// where the model is): [sequences, dimension()]. A tape records it.
+  /// One vector for each sequence of a packed batch, on the model's device, after pooling and all that follows it, f32
+  /// (f64 where the model is): [sequences, dimension()]. A tape records it.
   Tensor pooled(const TokenBatch& batch) const;
 
   /// The transformer's.
@@ -128,9 +140,13 @@ class EmbeddingModel {
 
   Transformer transformer_;
   Tokenizer tokenizer_;
-  std::vector<Pooling> pooling_;  // side by side
-  bool normalize_ = false;
+  std::vector<Pooling> pooling_;                           // side by side
+  std::vector<std::shared_ptr<const DenseModule>> steps_;  // after the pooling; null: to length 1
+  std::int64_t dimension_ = 0;
   std::int64_t max_tokens_ = 0;
+  std::map<std::string, std::string> prompts_;
+  std::optional<std::string> default_prompt_;
+  bool pools_prompt_ = true;
 };
 
 /// The first `columns` of embeddings [texts, n], f32 dense on the host: of length 1 again, a row of zeros left as it is

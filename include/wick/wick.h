@@ -17,6 +17,7 @@
 #include "wick/profile.h"
 #include "wick/safetensors.h"
 #include "wick/schedule.h"
+#include "wick/search.h"
 #include "wick/shape.h"
 #include "wick/tensor.h"
 #include "wick/tokenizer.h"

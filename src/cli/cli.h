@@ -33,6 +33,7 @@ void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
 void add_embed(CLI::App& app);
+void add_search(CLI::App& app);
 void add_fuse(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_info(CLI::App& app);

@@ -1,118 +1,119 @@
-#include <fstream>
-#include <iostream>
-#include <span>
+#include <unistd.h>
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <numeric>
 
 #include "cli/cli.h"
+#include "cli/embedding_options.h"
+#include "cli/embedding_writer.h"
+#include "cli/progress.h"
+#include "cli/text_input.h"
+#include "cli/tokenizer_thread.h"
 #include "core/fail.h"
-#include "io/json.h"
-#include "wick/embedding.h"
+#include "core/format_count.h"
 
 namespace wick::cli {
 namespace {
 
 struct Options {
-  ModelOptions model;
-  std::string adapter;
-  std::string input = "-";
-  std::string input_format = "auto";
+  EmbeddingOptions embedding;
+  TextInputOptions texts;
   std::string format = "jsonl";
-  std::string prompt;
+  std::string output;
   std::int64_t batch_tokens = 8192;
-  std::int64_t truncate_dim = 0;
   bool skip_bad = false;
 };
 
-// Texts of the input, line by line: plain lines, or objects with a "text".
-class Lines {
- public:
-  explicit Lines(const Options& o) : name_(o.input == "-" ? "standard input" : o.input) {
-    if (o.input != "-") {
-      file_.open(o.input, std::ios::binary);
-      if (!file_) fail(ErrorCode::io, "{}: cannot be read", o.input);
-    }
-    jsonl_ = o.input_format == "jsonl" || (o.input_format == "auto" && o.input.ends_with(".jsonl"));
-  }
+const std::map<std::string, EmbeddingFormat> kFormats = {{"jsonl", EmbeddingFormat::jsonl},
+                                                         {"f32", EmbeddingFormat::f32},
+                                                         {"npy", EmbeddingFormat::npy},
+                                                         {"safetensors", EmbeddingFormat::safetensors}};
 
-  /// The next line's text; nothing at the end. Error(format) naming the line.
-  std::optional<std::string> next() {
-    std::string line;
-    std::istream& in = file_.is_open() ? static_cast<std::istream&>(file_) : std::cin;
-    if (!std::getline(in, line)) {
-      if (in.bad()) fail(ErrorCode::io, "{}: cannot be read", name_);
-      return std::nullopt;
-    }
-    ++number_;
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!jsonl_) return line;
-    const std::string where = fmt::format("{}:{}", name_, number_);
-    return get<std::string>(parse_json(line, where), "text", where);
-  }
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
- private:
-  std::string name_;
-  std::ifstream file_;
-  bool jsonl_ = false;
-  std::size_t number_ = 0;
+// What was done so far, and how long it took.
+struct Totals {
+  double begin = now();
+  std::int64_t texts = 0;
+  std::int64_t tokens = 0;
+  std::size_t skipped = 0;
+  double computing = 0;
+
+  std::string status() const {
+    return fmt::format("{} texts  {} tokens/s", format_count(texts), rate(tokens, now() - begin));
+  }
+  // "3,456", of something counted over some seconds.
+  static std::string rate(std::int64_t count, double seconds) {
+    return format_count(std::llround(static_cast<double>(count) / std::max(seconds, 1e-9)));
+  }
 };
 
-void write(const Options& o, const Tensor& rows) {
-  std::string out;
-  for (std::int64_t i = 0; i < rows.size(0); ++i) {
-    const std::span row(rows.data<float>() + i * rows.size(1), static_cast<std::size_t>(rows.size(1)));
-    if (o.format == "f32") {
-      const auto bytes = std::as_bytes(row);
-      out.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    } else {
-      out += dump_json_line({{"embedding", std::vector<float>(row.begin(), row.end())}}) + "\n";
+// The embeddings of one part, in its order. Texts of like length are computed together, and between batches somebody
+// may ask to stop.
+Tensor embed_part(const PromptedModel& model, const TokenizedTexts& part, std::int64_t batch_tokens, Totals& totals,
+                  ProgressPrinter* progress) {
+  const double begin = now();
+  std::vector<std::size_t> order(part.texts.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return part.texts[i].size(); });
+  const Tensor result = Tensor::empty({std::ssize(part.texts), model.columns()}, DType::f32);
+  for (std::size_t first = 0, end = 0; first < order.size(); first = end) {
+    if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
+    std::vector<std::vector<TokenId>> batch;
+    std::int64_t tokens = 0;
+    for (; end < order.size(); ++end) {
+      const std::vector<TokenId>& text = part.texts[order[end]];
+      if (!batch.empty() && tokens + std::ssize(text) > batch_tokens) break;
+      tokens += std::ssize(text);
+      batch.push_back(text);
     }
+    const Tensor rows = model.embed(batch, batch_tokens);
+    for (std::size_t i = first; i < end; ++i) {
+      result.select(0, static_cast<std::int64_t>(order[i]))
+          .copy_from(rows.select(0, static_cast<std::int64_t>(i - first)));
+    }
+    totals.texts += std::ssize(batch);
+    totals.tokens += tokens;
+    if (progress != nullptr) progress->status(totals.status());
   }
-  print(out);
+  totals.computing += now() - begin;
+  return result;
 }
 
 void run(const Options& o) {
-  EmbeddingModel model = EmbeddingModel::load(
-      o.model.model, {.dtype = dtype_from_string(o.model.dtype), .device = device_from_string(o.model.device)});
-  if (!o.adapter.empty()) {
-    const std::vector<ModuleInfo>& modules = model.linear_modules();
-    model.attach(std::make_shared<const Adapter>(load_adapter(o.adapter, modules), modules, model.device()));
-  }
-  if (o.truncate_dim > model.dimension()) {
-    fail(ErrorCode::invalid_argument, "--truncate-dim is {}, the model has {} columns", o.truncate_dim,
-         model.dimension());
-  }
-  const std::int64_t columns = o.truncate_dim > 0 ? o.truncate_dim : model.dimension();
-  Lines lines(o);
-  std::size_t done = 0;
-  std::size_t skipped = 0;
-  std::vector<std::vector<TokenId>> texts;
-  std::int64_t tokens = 0;
-  const auto flush = [&] {
-    if (texts.empty()) return;
-    const Tensor rows = model.embed_tokens(texts, o.batch_tokens);
-    write(o, columns < model.dimension() ? truncate_embeddings(rows, columns) : rows);
-    done += texts.size();
-    texts.clear();
-    tokens = 0;
-  };
-  for (bool more = true; more && !stop_requested;) {
-    try {
-      const std::optional<std::string> text = lines.next();
-      more = text.has_value();
-      if (more) {
-        texts.push_back(model.tokenize(o.prompt + *text));
-        tokens += std::ssize(texts.back());
-      }
-    } catch (const Error& error) {
-      if (!o.skip_bad || error.code() != ErrorCode::format) throw;
-      print_note(error.what());
-      ++skipped;
+  install_signal_handlers();
+  const PromptedModel model(o.embedding, std::nullopt);
+  EmbeddingWriter writer(kFormats.at(o.format), o.output, model.columns());
+  // Some batches at a time, so that texts of like length meet; not so many that the texts of a part need much memory.
+  const std::int64_t part_tokens = std::max(o.batch_tokens, std::min<std::int64_t>(16 * o.batch_tokens, 1 << 18));
+  TokenizerThread tokenizer(
+      o.texts, [&](std::string_view text) { return model.tokenize(text); }, part_tokens, o.skip_bad);
+  ProgressPrinter printer = ProgressPrinter::on_stderr();
+  // A line that is rewritten has no place between results.
+  ProgressPrinter* const progress = o.output.empty() && ::isatty(STDOUT_FILENO) == 1 ? nullptr : &printer;
+  Totals totals;
+  try {
+    while (const std::optional<TokenizedTexts> part = tokenizer.next()) {
+      for (const std::string& bad : part->bad) printer.message(one_line(bad));
+      totals.skipped += part->bad.size();
+      writer.write(embed_part(model, *part, o.batch_tokens, totals, progress));
     }
-    // Some batches at a time, so that texts of like length meet.
-    if (tokens >= 16 * o.batch_tokens) flush();
+    if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
+    writer.finish();
+  } catch (...) {
+    printer.finish();  // the message gets a line of its own
+    throw;
   }
-  flush();
-  print_note(skipped == 0 ? fmt::format("{} texts, {} columns", done, columns)
-                          : fmt::format("{} texts, {} columns; {} lines skipped", done, columns, skipped));
+  printer.finish();
+  const double seconds = now() - totals.begin;
+  print_note(fmt::format("{} texts, {} columns{}", totals.texts, model.columns(),
+                         totals.skipped == 0 ? "" : fmt::format("; {} lines skipped", totals.skipped)));
+  if (totals.texts == 0) return;
+  print_note(fmt::format("{} tokens in {:.2f} s: {} texts/s, {} tokens/s (tokenizing alone {}, computing alone {})",
+                         format_count(totals.tokens), seconds, Totals::rate(totals.texts, seconds),
+                         Totals::rate(totals.tokens, seconds), Totals::rate(totals.tokens, tokenizer.busy_seconds()),
+                         Totals::rate(totals.tokens, totals.computing)));
 }
 
 }  // namespace
@@ -120,23 +121,25 @@ void run(const Options& o) {
 void add_embed(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("embed", "texts as vectors, with a sentence-embedding model");
   const auto o = std::make_shared<Options>();
-  o->model.add_to(*verb, false);
-  verb->add_option("--adapter,--adapter-path", o->adapter, "adapter in PEFT format to apply")->type_name("DIR");
-  verb->add_option("--input", o->input, "a text on each line; default: standard input")->type_name("FILE");
-  verb->add_option("--input-format", o->input_format,
-                   "text, jsonl (objects with a \"text\"), or auto: by the file's name")
-      ->check(CLI::IsMember({"auto", "text", "jsonl"}))
+  o->embedding.add_to(*verb);
+  verb->add_option("--input", o->texts.input, "a text on each line; default: standard input")->type_name("FILE");
+  o->texts.add_format_to(*verb);
+  verb->add_option("--format", o->format,
+                   "jsonl ({\"embedding\": [...]} on a line for each text), f32 (rows of 32-bit floats, little-endian, "
+                   "one after another), npy (for numpy.load) or safetensors (a tensor \"embeddings\")")
+      ->check(CLI::IsMember(kFormats))
       ->capture_default_str();
-  verb->add_option("--format", o->format, "jsonl, or f32: rows of 32-bit floats, little-endian, one after another")
-      ->check(CLI::IsMember({"jsonl", "f32"}))
-      ->capture_default_str();
-  verb->add_option("--prompt", o->prompt, "what to put before each text, such as \"query: \"")->type_name("TEXT");
+  verb->add_option("--output", o->output,
+                   "the file to write, which appears when all is done; default: standard output (jsonl and f32)")
+      ->type_name("FILE");
   verb->add_option("--batch-tokens", o->batch_tokens, "tokens that are computed at once")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
       ->capture_default_str();
-  verb->add_option("--truncate-dim", o->truncate_dim, "keep the first columns only, and make their length 1")
-      ->check(CLI::PositiveNumber);
   verb->add_flag("--skip-bad", o->skip_bad, "skip lines that are not what they should be, and count them");
+  verb->footer(
+      "Rows are in the order of the texts. Without --prompt and --prompt-name the model's default prompt is used, "
+      "which "
+      "most have none of.");
   verb->callback([o] { run(*o); });
 }
 

@@ -69,6 +69,7 @@ int main(int argc, char** argv) {
   wick::cli::add_generate(app);
   wick::cli::add_score(app);
   wick::cli::add_embed(app);
+  wick::cli::add_search(app);
   wick::cli::add_fuse(app);
   wick::cli::add_tokenize(app);
   wick::cli::add_info(app);

@@ -85,13 +85,25 @@ void ProgressPrinter::update(const Progress& progress, bool report) {
     if (report) write_(fmt::format("{}\n", progress_line(progress)));
     return;
   }
-  // The last column stays free: a terminal may wrap after it. Spaces cover what a longer line left behind.
-  const std::size_t room = std::max<std::size_t>(columns_(), 2) - 1;
-  std::string line = progress_line(progress, room);
+  const std::size_t room = this->room();
+  rewrite(progress_line(progress, room), room);
+}
+
+// The last column stays free: a terminal may wrap after it.
+std::size_t ProgressPrinter::room() const { return std::max<std::size_t>(columns_(), 2) - 1; }
+
+// Spaces cover what a longer line left behind.
+void ProgressPrinter::rewrite(std::string line, std::size_t room) {
   const std::size_t before = std::min(shown_.size(), room);
   const std::size_t rest = before - std::min(before, line.size());
   write_(fmt::format("\r{}{:{}}", line, "", rest));
   shown_ = std::move(line);
+}
+
+void ProgressPrinter::status(std::string_view text) {
+  if (!rewrite_) return;
+  const std::size_t room = this->room();
+  rewrite(std::string(text.substr(0, room)), room);
 }
 
 void ProgressPrinter::message(std::string_view text) {

@@ -46,6 +46,8 @@ class ProgressPrinter {
 
   /// After each step; `report` says that this one is due for a plain line too.
   void update(const Progress& progress, bool report);
+  /// In place of the rewritten line, cut to the terminal's width; nothing where lines are not rewritten.
+  void status(std::string_view text);
   /// A line of its own that stays, such as what was saved where.
   void message(std::string_view text);
   /// Leaves the last state in place and ends its line.
@@ -53,6 +55,8 @@ class ProgressPrinter {
 
  private:
   void erase();
+  std::size_t room() const;
+  void rewrite(std::string line, std::size_t room);
 
   bool rewrite_;
   std::function<std::size_t()> columns_;

@@ -3,67 +3,14 @@
 #include <numeric>
 
 #include "core/fail.h"
+#include "embed/modules.h"
 #include "io/json.h"
+#include "io/quote.h"
 #include "wick/autograd.h"
 #include "wick/embedding.h"
 
 namespace wick {
 namespace {
-
-// What a sentence-transformers folder lists in modules.json, in order: its folders by the class they are of.
-struct Modules {
-  std::filesystem::path encoder;
-  std::optional<std::filesystem::path> pooling;
-  bool normalize = false;
-};
-
-Modules read_modules(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "modules.json";
-  if (!std::filesystem::exists(path)) return {.encoder = folder, .pooling = std::nullopt};
-  const std::string where = path.string();
-  const Json list = read_json_file(path);
-  if (!list.is_array()) fail(ErrorCode::format, "{}: expected a list of modules", where);
-  Modules modules{.encoder = {}, .pooling = std::nullopt};
-  for (const Json& module : list) {
-    const std::string type = get<std::string>(module, "type", where);
-    const std::filesystem::path at = folder / get<std::string>(module, "path", where);
-    const std::string name = type.substr(type.rfind('.') + 1);
-    const bool first = modules.encoder.empty();
-    if (name == "Transformer" && first) {
-      modules.encoder = at;
-    } else if (name == "Pooling" && !first && !modules.pooling && !modules.normalize) {
-      modules.pooling = at;
-    } else if (name == "Normalize" && modules.pooling && !modules.normalize) {
-      modules.normalize = true;
-    } else {
-      fail(ErrorCode::unsupported,
-           "{}: module {} is not supported there (Transformer, Pooling and Normalize are, in this order)", where, type);
-    }
-  }
-  if (modules.encoder.empty()) fail(ErrorCode::format, "{}: no Transformer module", where);
-  return modules;
-}
-
-// Keys in the order in which sentence-transformers puts several side by side.
-std::vector<Pooling> read_pooling(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "config.json";
-  const std::string where = path.string();
-  const Json json = read_json_file(path);
-  constexpr std::pair<const char*, Pooling> kModes[] = {{"pooling_mode_cls_token", Pooling::cls},
-                                                        {"pooling_mode_max_tokens", Pooling::max},
-                                                        {"pooling_mode_mean_tokens", Pooling::mean},
-                                                        {"pooling_mode_mean_sqrt_len_tokens", Pooling::mean_sqrt},
-                                                        {"pooling_mode_lasttoken", Pooling::last}};
-  std::vector<Pooling> all;
-  for (const auto& [key, mode] : kModes) {
-    if (get_or<bool>(json, key, false, where)) all.push_back(mode);
-  }
-  if (get_or<bool>(json, "pooling_mode_weightedmean_tokens", false, where)) {
-    fail(ErrorCode::unsupported, "{}: \"pooling_mode_weightedmean_tokens\" is not supported", where);
-  }
-  if (all.empty()) fail(ErrorCode::format, "{}: no pooling mode is on", where);
-  return all;
-}
 
 template <class... F>
 struct Overloaded : F... {
@@ -86,19 +33,35 @@ std::variant<Encoder, Decoder> load_transformer(const std::filesystem::path& fol
 }  // namespace
 
 EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const LoadOptions& options) {
-  const Modules modules = read_modules(folder);
-  // The length to cut to is the model's: what tokenizer.json says is how it was trained.
+  const EmbeddingModules modules = read_embedding_modules(folder);
   EmbeddingModel model(load_transformer(modules.encoder, options),
-                       Tokenizer::from_file(modules.encoder / "tokenizer.json", {.truncate = false}));
-  model.pooling_ = modules.pooling ? read_pooling(*modules.pooling) : std::vector<Pooling>{Pooling::mean};
-  model.normalize_ = modules.normalize;
-  model.max_tokens_ = std::visit(Overloaded{[](const Encoder& m) { return m.config().max_tokens(); },
-                                            [](const Decoder& m) { return m.config().max_position_embeddings; }},
-                                 model.transformer_);
-  if (const auto path = modules.encoder / "sentence_bert_config.json"; std::filesystem::exists(path)) {
-    const auto cut = get_positive_or(read_json_file(path), "max_seq_length", model.max_tokens_, path.string());
-    model.max_tokens_ = std::min(model.max_tokens_, cut);
+                       load_embedding_tokenizer(modules.encoder, modules.lower_case));
+  const std::int64_t width = model.hidden_size();
+  if (modules.width.value_or(width) != width) {
+    fail(ErrorCode::format, "{}: the pooling is for {} columns, the model has {}", folder.string(), *modules.width,
+         width);
   }
+  model.pooling_ = modules.pooling;
+  model.dimension_ = std::ssize(model.pooling_) * width;
+  for (const EmbeddingModules::Step& step : modules.steps) {
+    model.steps_.push_back(step.dense ? std::make_shared<const DenseModule>(DenseModule::load(*step.dense, options))
+                                      : nullptr);
+    if (!step.dense) continue;
+    const DenseModule& dense = *model.steps_.back();
+    if (dense.in_features() != model.dimension_) {
+      fail(ErrorCode::format, "{}: \"in_features\" is {}, what comes before has {} columns",
+           (*step.dense / "config.json").string(), dense.in_features(), model.dimension_);
+    }
+    model.dimension_ = dense.out_features();
+  }
+  const std::int64_t positions =
+      std::visit(Overloaded{[](const Encoder& m) { return m.config().max_tokens(); },
+                            [](const Decoder& m) { return m.config().max_position_embeddings; }},
+                 model.transformer_);
+  model.max_tokens_ = std::min(positions, modules.max_tokens.value_or(positions));
+  model.prompts_ = modules.prompts;
+  model.default_prompt_ = modules.default_prompt;
+  model.pools_prompt_ = modules.include_prompt;
   return model;
 }
 
@@ -106,14 +69,30 @@ std::int64_t EmbeddingModel::hidden_size() const noexcept {
   return std::visit([](const auto& m) { return m.config().hidden_size; }, transformer_);
 }
 
-std::int64_t EmbeddingModel::dimension() const noexcept { return std::ssize(pooling_) * hidden_size(); }
-
 DType EmbeddingModel::dtype() const noexcept {
   return std::visit([](const auto& m) { return m.dtype(); }, transformer_);
 }
 
 Device EmbeddingModel::device() const noexcept {
   return std::visit([](const auto& m) { return m.device(); }, transformer_);
+}
+
+const std::string& EmbeddingModel::prompt(const std::string& name) const {
+  const auto found = prompts_.find(name);
+  if (found == prompts_.end()) {
+    std::vector<std::string> known;
+    for (const auto& [each, text] : prompts_) known.push_back(quote(each));
+    fail(ErrorCode::invalid_argument, "no prompt is called {}; {}", quote(name),
+         known.empty() ? "this model has none" : fmt::format("this model has {}", fmt::join(known, ", ")));
+  }
+  return found->second;
+}
+
+std::string EmbeddingModel::with_prompt(std::string_view prompt, std::string_view text) const {
+  if (!prompt.empty() && !pools_prompt_) {
+    fail(ErrorCode::unsupported, "\"include_prompt\" of this model's pooling is false: prompts are not supported then");
+  }
+  return std::string(prompt).append(text);
 }
 
 Tensor EmbeddingModel::forward(const TokenBatch& batch) const {
@@ -151,8 +130,9 @@ Tensor EmbeddingModel::pooled(const TokenBatch& batch) const {
   const Tensor wide = cast(hidden, hidden.dtype() == DType::f64 ? DType::f64 : DType::f32);
   std::vector<Tensor> parts;
   for (const Pooling mode : pooling_) parts.push_back(pool(wide, offsets, mode));
-  const Tensor vectors = parts.size() == 1 ? parts[0] : concat(parts, 1);
-  return normalize_ ? l2_normalize(vectors) : vectors;
+  Tensor vectors = parts.size() == 1 ? parts[0] : concat(parts, 1);
+  for (const auto& dense : steps_) vectors = dense ? (*dense)(vectors) : l2_normalize(vectors);
+  return vectors;
 }
 
 Tensor EmbeddingModel::embed(std::span<const std::string> texts, std::int64_t batch_tokens) const {

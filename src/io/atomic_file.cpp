@@ -98,6 +98,18 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
+void AtomicFile::write_over(std::size_t offset, std::string_view text) {
+  while (!text.empty()) {
+    const ::ssize_t count = ::pwrite(fd_.get(), text.data(), text.size(), static_cast<::off_t>(offset));
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      fail_errno(path_, "write");
+    }
+    text.remove_prefix(static_cast<std::size_t>(count));
+    offset += static_cast<std::size_t>(count);
+  }
+}
+
 void AtomicFile::commit() {
   if (temporary_.empty()) fail(ErrorCode::invalid_argument, "{}: committed twice", path_.string());
   sync(fd_.get(), path_);

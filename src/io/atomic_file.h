@@ -22,6 +22,8 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Writes over what stands at `offset` already, such as a header that was not known at first.
+  void write_over(std::size_t offset, std::string_view text);
   /// Makes what was written the file at `path`, on the disk, before it returns. At most once.
   void commit();
 

@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "text/rewriter.h"
 #include "text/unicode.h"
@@ -138,43 +139,45 @@ std::string_view Precompiled::replacement(std::string_view part, bool& found) co
   return {};
 }
 
-// The new text as characters, each with what it does to the old one, so that offsets come out as those of the library:
-// 1 if it is added, -n if it takes the place of one character and n more behind it.
+// The new text, and for each of its characters what it does to the old one, so that offsets come out as those of the
+// library: 1 if it is added, -n if it takes the place of one character and n more behind it.
 struct Precompiled::Edits {
-  struct Edit {
-    std::string_view character;
-    std::ptrdiff_t change;
-  };
-  std::vector<Edit> edits;
+  std::string characters;
+  std::vector<std::int32_t> changes;
 
-  static std::ptrdiff_t count(std::string_view text) {
-    return std::count_if(text.begin(), text.end(),
-                         [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; });
+  static std::int32_t count(std::string_view text) {
+    return static_cast<std::int32_t>(std::count_if(
+        text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
   }
   void add(std::string_view text) {
-    for (std::size_t i = 0; i < text.size();) {
-      const std::size_t begin = i;
-      next_code_point(text, i);
-      edits.push_back({text.substr(begin, i - begin), 0});
-    }
+    characters += text;
+    changes.resize(changes.size() + static_cast<std::size_t>(count(text)), 0);
   }
   void replace(std::string_view part, std::string_view by) {
     add(by);
-    std::ptrdiff_t longer = count(by) - count(part);
+    std::int32_t longer = count(by) - count(part);
     // What disappears at the very start is not accounted for: later offsets are too small by it.
-    if (longer < 0 && !edits.empty()) edits.back().change += longer;
-    for (auto edit = edits.rbegin(); longer > 0; ++edit, --longer) edit->change = 1;
+    if (longer < 0 && !changes.empty()) changes.back() += longer;
+    for (auto change = changes.rbegin(); longer > 0; ++change, --longer) *change = 1;
   }
-  Normalized apply(std::string_view text) const {
-    Rewriter out(text, true);
+  Normalized apply(std::string_view text) && {
+    const Rewriter old(text, false);
+    Normalized out;
+    out.origins.resize(characters.size());
     std::size_t at = 0;
-    for (const Edit& edit : edits) {
-      const bool replaces = edit.change <= 0 && at < text.size();
-      out.insert(edit.character, replaces ? out.starting_at(at) : out.ending_at(at));
+    std::size_t i = 0;
+    for (const std::int32_t change : changes) {
+      const std::size_t begin = i;
+      next_code_point(characters, i);
+      const bool replaces = change <= 0 && at < text.size();
+      std::fill(out.origins.begin() + static_cast<std::ptrdiff_t>(begin),
+                out.origins.begin() + static_cast<std::ptrdiff_t>(i),
+                replaces ? old.starting_at(at) : old.ending_at(at));
       if (!replaces) continue;
-      for (std::ptrdiff_t n = edit.change; n <= 0 && at < text.size(); ++n) next_code_point(text, at);
+      for (std::int32_t n = change; n <= 0 && at < text.size(); ++n) next_code_point(text, at);
     }
-    return out.take();
+    out.text = std::move(characters);
+    return out;
   }
 };
 
@@ -223,7 +226,7 @@ bool Precompiled::normalize(std::string_view text, bool with_origins, Normalized
   if (!changed) return false;
   if (with_origins) {
     edits.add(text.substr(copied));
-    out = edits.apply(text);
+    out = std::move(edits).apply(text);
   } else {
     plain.keep(copied, text.size());
     out = plain.take();

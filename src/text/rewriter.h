@@ -18,10 +18,11 @@ class Rewriter {
   void keep(std::size_t begin, std::size_t end) {
     out_.text.append(text_.substr(begin, end - begin));
     if (!with_origins_) return;
+    std::size_t at = out_.origins.size();
+    out_.origins.resize(at + (end - begin));
     for (std::size_t i = begin; i < end;) {
       const Origin origin = starting_at(i);
-      out_.origins.insert(out_.origins.end(), origin.end - origin.begin, origin);
-      i = origin.end;
+      for (; i < origin.end; ++i) out_.origins[at++] = origin;
     }
   }
   /// Writes something else, all of which comes from one place.

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cli/text_input.h"
+#include "wick/tokenizer.h"
+
+namespace wick::cli {
+
+/// Texts of the input one after the other, as tokens.
+struct TokenizedTexts {
+  std::vector<std::vector<TokenId>> texts;
+  std::int64_t tokens = 0;
+  std::vector<std::string> bad;  ///< what is wrong with lines that were skipped
+};
+
+/// Reads and tokenizes on a thread of its own, two parts ahead at most, while the caller computes.
+class TokenizerThread {
+ public:
+  using Tokenize = std::function<std::vector<TokenId>(std::string_view)>;
+  /// Parts end at the text that brings them to `part_tokens`. `skip_bad`: lines that are not what they should be are
+  /// left out. `tokenize` is called on the other thread.
+  TokenizerThread(const TextInputOptions& input, Tokenize tokenize, std::int64_t part_tokens, bool skip_bad);
+  TokenizerThread(const TokenizerThread&) = delete;
+  TokenizerThread& operator=(const TokenizerThread&) = delete;
+  ~TokenizerThread();
+
+  /// The next part, none of them empty; nothing at the end. Error(format) naming a bad line, once what stands before it
+  /// was handed out.
+  std::optional<TokenizedTexts> next();
+  /// Of work, not of waiting; after next() gave nothing.
+  double busy_seconds() const noexcept { return busy_seconds_; }
+
+ private:
+  void run();
+  /// Sets `error` to that of a bad line that ends the input.
+  TokenizedTexts make_part(std::exception_ptr& error);
+  std::optional<std::vector<TokenId>> next_text();
+
+  std::atomic<bool> abandoned_{false};  // nobody will ask for more
+  TextInput input_;
+  Tokenize tokenize_;
+  std::int64_t part_tokens_;
+  bool skip_bad_;
+  bool input_ended_ = false;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<TokenizedTexts> parts_;
+  std::exception_ptr error_;
+  bool done_ = false;
+  double busy_seconds_ = 0;
+  std::thread thread_;  // the last: it uses the rest
+};
+
+}  // namespace wick::cli
