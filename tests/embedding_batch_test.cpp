@@ -1,4 +1,5 @@
 // An embedding is a function of its text: the same bytes whatever else is in the batch, and on any number of threads.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -49,21 +50,27 @@ void expect_same_bytes(const Tensor& found, const Tensor& expected, std::int64_t
   EXPECT_EQ(std::memcmp(found.data<float>(), expected.data<float>() + row * n, bytes), 0) << how << ", text " << row;
 }
 
-void check(const fs::path& folder, int count, int alone) {
+struct Ways {
+  int texts, alone;
+  std::vector<int> threads;
+  std::vector<std::int64_t> batch_tokens;
+};
+
+void check(const fs::path& folder, const Ways& ways) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const EmbeddingModel model = EmbeddingModel::load(folder, {.dtype = dtype});
-    const auto texts = make_texts(model, count, std::min<std::int64_t>(model.max_tokens(), 100));
+    const auto texts = make_texts(model, ways.texts, std::min<std::int64_t>(model.max_tokens(), 100));
     const Tensor expected = model.embed_tokens(texts);
-    for (const int threads : {1, 2, 3, 7}) {
+    for (const int threads : ways.threads) {
       const Threads set(threads);
       const std::string how = fmt::format("{}, {} threads", to_string(dtype), threads);
-      for (const std::int64_t batch_tokens : {1, 150, 8192}) {
+      for (const std::int64_t batch_tokens : ways.batch_tokens) {
         const Tensor found = model.embed_tokens(texts, batch_tokens);
-        for (std::int64_t i = 0; i < count; ++i) {
+        for (std::int64_t i = 0; i < ways.texts; ++i) {
           expect_same_bytes(found.slice(0, i, 1), expected, i, fmt::format("{}, {} a batch", how, batch_tokens));
         }
       }
-      for (int i = 0; i < alone; ++i) {
+      for (int i = 0; i < ways.alone; ++i) {
         expect_same_bytes(model.embed_tokens({&texts[static_cast<std::size_t>(i)], 1}), expected, i, how + ", alone");
       }
     }
@@ -75,13 +82,13 @@ TEST(EmbeddingBatchTest, ATinyModelsEmbeddingsDoNotDependOnTheBatch) {
   const fs::path folder = dir / "model";
   fs::copy(kData / "encoder", folder, fs::copy_options::recursive);
   fs::copy_file(kData / "tokenizer" / "bert.json", folder / "tokenizer.json");
-  check(folder, 300, 60);
+  check(folder, {300, 60, {1, 2, 3, 7}, {1, 150, 8192}});
 }
 
 TEST(EmbeddingBatchTest, TheEmbeddingsOfMiniLmDoNotDependOnTheBatch) {
   const char* folder = std::getenv("WICK_MINILM");
   if (folder == nullptr) GTEST_SKIP() << "WICK_MINILM does not name the folder of all-MiniLM-L6-v2";
-  check(folder, 1000, 40);
+  check(folder, {1000, 40, {1, 2}, {150}});
 }
 
 }  // namespace
