@@ -1,5 +1,6 @@
-// Times sentence embeddings on the CPU, tokenizing included: many texts at a time, and one by one. What each figure covers
-// is in bench/README.md; bench/peers/sentence_transformers_bench.py measures the same with sentence-transformers.
+// Times sentence embeddings on the CPU, tokenizing included: many texts at a time, and one by one. What each figure
+// covers is in bench/README.md; bench/peers/sentence_transformers_bench.py measures the same with
+// sentence-transformers.
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -26,14 +27,14 @@ struct Options {
   bool json = false;
 };
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double cpu_seconds() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
-  const auto of = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  const auto of = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return of(usage.ru_utime) + of(usage.ru_stime);
 }
 
@@ -113,7 +114,8 @@ int run(std::span<char*> arguments) {
     }
   }
   if (o.model.empty() || o.texts.empty()) {
-    fmt::print(stderr, "usage: {} --model DIR --texts FILE [--dtype f32|bf16] [--repetitions N] [--single N] [--json]\n",
+    fmt::print(stderr,
+               "usage: {} --model DIR --texts FILE [--dtype f32|bf16] [--repetitions N] [--single N] [--json]\n",
                arguments[0]);
     return 2;
   }

@@ -37,7 +37,8 @@ std::vector<std::vector<TokenId>> make_texts(const EmbeddingModel& model, int co
     return static_cast<std::int64_t>(state >> 8) % limit;
   };
   for (int i = 0; i < count; ++i) {
-    std::vector<TokenId> text(static_cast<std::size_t>(std::min<std::int64_t>(i < 20 ? i + 1 : 1 + next(longest), longest)));
+    std::vector<TokenId> text(
+        static_cast<std::size_t>(std::min<std::int64_t>(i < 20 ? i + 1 : 1 + next(longest), longest)));
     for (TokenId& id : text) id = static_cast<TokenId>(next(model.encoder().config().vocab_size));
     texts.push_back(text);
   }

@@ -32,7 +32,9 @@ class AdaptedLinear {
     return packs(x) ? packed(x, {}) : lora_linear(x, lora_, bias_, branches_, dropout_, again);
   }
   /// gelu() of it.
-  Tensor gelu(const Tensor& x, GeluKind kind) const { return packs(x) ? packed(x, kind) : wick::gelu((*this)(x), kind); }
+  Tensor gelu(const Tensor& x, GeluKind kind) const {
+    return packs(x) ? packed(x, kind) : wick::gelu((*this)(x), kind);
+  }
   /// The same, as one tensor for each projection.
   std::vector<Tensor> each(const Tensor& x, const Again& again = {}) const;
 

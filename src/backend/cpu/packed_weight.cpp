@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <tuple>
 
 #include "core/fail.h"
@@ -20,8 +21,7 @@ using dnnl::memory;
 
 // Tall enough that a tile's part of the weight, which comes from the second or third cache, is read at leisure.
 constexpr std::int64_t kTileRows = 64;
-constexpr std::int64_t kRowStep = 8;  // heights of tiles are multiples of it
-constexpr std::int64_t kHeights = kTileRows / kRowStep;
+constexpr std::int64_t kRowStep = 8;  // heights of tiles are multiples of it, where several are safe
 // Wide enough that a call costs little beside its work, narrow enough that few rows are work for several threads.
 constexpr std::int64_t kPartRows = 192;
 
@@ -50,6 +50,7 @@ memory::data_type type_of(DType dtype) {
 struct Product {
   dnnl::matmul primitive;
   memory::desc x, weight, y, scratchpad;
+  bool blocked;  // one of the kernels (brgemm) whose sums do not depend on the height
 
   Product(std::int64_t rows, std::int64_t n, std::int64_t k, DType dtype) {
     dnnl::primitive_attr attributes;
@@ -60,11 +61,15 @@ struct Product {
     const dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(x, any, y), attributes, engine());
     weight = desc.weights_desc();
     scratchpad = desc.scratchpad_desc();
+    blocked = std::string_view(desc.impl_info_str()).starts_with("brg");
     primitive = dnnl::matmul(desc);
   }
 };
 
-using Products = std::vector<Product>;  // [i]: of (i + 1) * kRowStep rows
+struct Products {
+  std::int64_t step;             // between heights
+  std::vector<Product> heights;  // [i]: of (i + 1) * step rows, up to kTileRows
+};
 
 std::shared_ptr<const Products> products(std::int64_t n, std::int64_t k, DType dtype) {
   static std::mutex mutex;
@@ -72,11 +77,17 @@ std::shared_ptr<const Products> products(std::int64_t n, std::int64_t k, DType d
   const std::scoped_lock lock(mutex);
   std::shared_ptr<const Products>& found = known[{n, k, dtype}];
   if (found == nullptr) {
-    const auto made = std::make_shared<Products>();
-    for (std::int64_t i = 1; i <= kHeights; ++i) made->emplace_back(i * kRowStep, n, k, dtype);
-    for (const Product& each : *made) {
-      if (each.weight != made->front().weight) fail(ErrorCode::device, "oneDNN's layout of a weight depends on rows");
+    // Without AVX-512 the library has no such kernels, and only one height makes rows alike.
+    const auto made = std::make_shared<Products>(Products{kTileRows, {}});
+    Product whole(kTileRows, n, k, dtype);
+    if (whole.blocked) {
+      made->step = kRowStep;
+      for (std::int64_t rows = kRowStep; rows < kTileRows; rows += kRowStep) {
+        const Product& low = made->heights.emplace_back(rows, n, k, dtype);
+        if (low.weight != whole.weight) fail(ErrorCode::device, "oneDNN's layout of a weight depends on rows");
+      }
     }
+    made->heights.push_back(std::move(whole));
     found = made;
   }
   return found;
@@ -104,7 +115,7 @@ struct PackedWeight::Part {
 
   Part(const Tensor& weight, std::int64_t begin, std::int64_t count)
       : begin(begin), count(count), products(wick::products(count, weight.size(1), weight.dtype())) {
-    const memory::desc& layout = products->front().weight;
+    const memory::desc& layout = products->heights.back().weight;
     storage = Storage::allocate(layout.get_size(), Device::cpu());
     packed = memory(layout, engine(), storage->data());
     const Tensor rows = weight.slice(0, begin, count);
@@ -115,16 +126,15 @@ struct PackedWeight::Part {
     stream.wait();
   }
 
-  // y [rows, count] = x [rows, k] times this; rows: a multiple of kRowStep.
+  // y [rows, count] = x [rows, k] times this; rows: a multiple of the step.
   void multiply(const std::byte* x, std::int64_t rows, float* y) const {
     thread_local dnnl::stream stream(engine());
-    const Product& product = (*products)[static_cast<std::size_t>(rows / kRowStep - 1)];
+    const Product& product = products->heights[static_cast<std::size_t>(rows / products->step - 1)];
     const memory from(product.x, engine(), const_cast<std::byte*>(x));
     const memory to(product.y, engine(), y);
     const memory space(product.scratchpad, engine(), scratch(2, product.scratchpad.get_size()));
     product.primitive.execute(
-        stream,
-        {{DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, to}, {DNNL_ARG_SCRATCHPAD, space}});
+        stream, {{DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, to}, {DNNL_ARG_SCRATCHPAD, space}});
   }
 };
 
@@ -151,14 +161,14 @@ void PackedWeight::multiply(const Tensor& x, const std::function<void(const Tile
   const auto count = static_cast<std::int64_t>(parts_.size());
   const std::size_t row_bytes = static_cast<std::size_t>(columns_) * size_of(dtype_);
   const auto elements = [](std::int64_t a, std::int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
-  const WorkScope scope({.name = "gemm",
-                         .bytes = (elements(m, columns_) + elements(rows_, columns_)) *
-                                      static_cast<double>(size_of(dtype_)) +
-                                  elements(m, rows_) * static_cast<double>(size_of(dtype_)),
-                         .flops = 2 * elements(m, columns_) * static_cast<double>(rows_),
-                         .m = m,
-                         .n = rows_,
-                         .k = columns_});
+  const WorkScope scope(
+      {.name = "gemm",
+       .bytes = (elements(m, columns_) + elements(rows_, columns_)) * static_cast<double>(size_of(dtype_)) +
+                elements(m, rows_) * static_cast<double>(size_of(dtype_)),
+       .flops = 2 * elements(m, columns_) * static_cast<double>(rows_),
+       .m = m,
+       .n = rows_,
+       .k = columns_});
   // Few rows make lower tiles where there are threads for them.
   const std::int64_t threads = omp_in_parallel() != 0 ? 1 : omp_get_max_threads();
   std::int64_t height = kTileRows;
@@ -170,12 +180,14 @@ void PackedWeight::multiply(const Tensor& x, const std::function<void(const Tile
   // Part by part, so that a thread's stretch of tiles finds its part of the weight in its cache.
   parallel_for(count * tiles, grain, [&](std::int64_t begin, std::int64_t end) {
     const OneThread one;
-    auto* const y = reinterpret_cast<float*>(scratch(0, static_cast<std::size_t>(height * kPartRows) * sizeof(float)));
+    auto* const y =
+        reinterpret_cast<float*>(scratch(0, static_cast<std::size_t>(kTileRows * kPartRows) * sizeof(float)));
     for (std::int64_t item = begin; item < end; ++item) {
       const Part& part = *parts_[static_cast<std::size_t>(item / tiles)];
       const std::int64_t row = item % tiles * height;
       const std::int64_t rows = std::min(height, m - row);
-      const std::int64_t padded = (rows + kRowStep - 1) / kRowStep * kRowStep;
+      const std::int64_t step = part.products->step;
+      const std::int64_t padded = (rows + step - 1) / step * step;
       const std::byte* from = x.raw() + static_cast<std::size_t>(row) * row_bytes;
       if (padded > rows) {
         std::byte* const copy = scratch(1, static_cast<std::size_t>(kTileRows) * row_bytes);

@@ -9,12 +9,13 @@
 
 namespace wick {
 
-/// A frozen weight [n, k] in the layout that the CPU's library multiplies fastest, made once, and its products, of which
-/// each row has the same bytes whatever else is multiplied with it, on any number of threads.
+/// A frozen weight [n, k] in the layout that the CPU's library multiplies fastest, made once, and its products, of
+/// which each row has the same bytes whatever else is multiplied with it, on any number of threads.
 ///
-/// The library's f32 product does not: it chooses between three kernels by the number of rows (oneDNN 2.6 with AVX-512: one
-/// row, up to 15, more), which sum in different orders. Here every product is made of tiles of a few heights, by a
-/// primitive for one thread each, whose sums run over k in one order; rows that fill up the last tile are zeros.
+/// The library's f32 product does not: it chooses between three kernels by the number of rows (oneDNN 2.6 with AVX-512:
+/// one row, up to 15, more), which sum in different orders. Here every product is made of tiles of a few heights, by a
+/// primitive for one thread each, whose sums run over k in one order (tested); rows that fill up the last tile are
+/// zeros.
 class PackedWeight {
  public:
   /// Whether there is such a layout: f32 and bf16 on the CPU, not empty.

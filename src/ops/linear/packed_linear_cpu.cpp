@@ -56,8 +56,9 @@ Tensor packed_linear(const Tensor& x, const PackedWeight& weight, const Tensor& 
   }
   const Tensor y = Tensor::empty({x.size(0), weight.rows()}, x.dtype());
   const Tensor dense = bias.defined() ? bias.detach().contiguous() : bias;
-  weight.multiply(x.detach().contiguous(),
-                  [&](const PackedWeight::Tile& tile) { HWY_DYNAMIC_DISPATCH(finish)(tile, dense, gelu, y); });
+  weight.multiply(x.detach().contiguous(), [&](const PackedWeight::Tile& tile) {
+    HWY_DYNAMIC_DISPATCH(finish)(tile, dense, gelu, y);
+  });
   return y;
 }
 
