@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
 
@@ -31,6 +32,16 @@ void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
     }
   }
   if (error) std::rethrow_exception(error);
+}
+
+/// Calls body(i) once for each i in [0, count), on all threads: each takes the next one when it is done with one. For
+/// pieces of unlike size, whose results do not depend on who computes them. Exceptions as above.
+template <class Body>
+void parallel_each(std::int64_t count, const Body& body) {
+  std::atomic<std::int64_t> next{0};
+  parallel_for(std::min<std::int64_t>(count, omp_get_max_threads()), 1, [&](std::int64_t, std::int64_t) {
+    for (std::int64_t i = next++; i < count; i = next++) body(i);
+  });
 }
 
 /// A grain in rows such that a piece touches at least about 32 Ki elements.

@@ -3,6 +3,8 @@
 #include <numeric>
 
 #include "core/fail.h"
+#include "core/parallel.h"
+#include "core/work.h"
 #include "embed/modules.h"
 #include "io/json.h"
 #include "io/quote.h"
@@ -28,6 +30,31 @@ std::variant<Encoder, Decoder> load_transformer(const std::filesystem::path& fol
   LoadOptions bare = options;
   bare.head = false;
   return Decoder::load(folder, bare);
+}
+
+// Where batches of up to `limit` tokens, or one text, end in the order of texts.
+std::vector<std::size_t> cut(std::span<const std::vector<TokenId>> texts, std::span<const std::size_t> order,
+                             std::int64_t limit) {
+  std::vector<std::size_t> ends;
+  std::int64_t tokens = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const std::int64_t more = std::ssize(texts[order[i]]);
+    if (i > 0 && tokens + more > limit) {
+      ends.push_back(i);
+      tokens = 0;
+    }
+    tokens += more;
+  }
+  if (!order.empty()) ends.push_back(order.size());
+  return ends;
+}
+
+// Tokens of a batch on the CPU: few enough that what passes between ops stays in the caches and that each thread gets
+// several batches, enough that products have whole tiles.
+std::int64_t host_batch_tokens(std::span<const std::vector<TokenId>> texts) {
+  std::int64_t tokens = 0;
+  for (const std::vector<TokenId>& text : texts) tokens += std::ssize(text);
+  return std::clamp<std::int64_t>(tokens / (4 * omp_get_max_threads()), 128, 512);
 }
 
 }  // namespace
@@ -136,9 +163,11 @@ Tensor EmbeddingModel::pooled(const TokenBatch& batch) const {
 }
 
 Tensor EmbeddingModel::embed(std::span<const std::string> texts, std::int64_t batch_tokens) const {
-  std::vector<std::vector<TokenId>> tokens;
-  tokens.reserve(texts.size());
-  for (const std::string& text : texts) tokens.push_back(tokenize(text));
+  std::vector<std::vector<TokenId>> tokens(texts.size());
+  parallel_for(std::ssize(texts), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      tokens[i] = tokenize(texts[i]);
+  });
   return embed_tokens(tokens, batch_tokens);
 }
 
@@ -149,26 +178,32 @@ Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts,
       fail(ErrorCode::invalid_argument, "text {} has {} tokens, expected 1 to {}", i, texts[i].size(), max_tokens_);
     }
   }
-  const NoGrad no_grad;
   const Tensor result = Tensor::empty({std::ssize(texts), dimension()}, DType::f32);
   std::vector<std::size_t> order(texts.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return texts[a].size() > texts[b].size(); });
-  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+  const bool host = device().type == DeviceType::cpu;
+  const std::vector<std::size_t> ends =
+      cut(texts, order, host ? std::min(batch_tokens, host_batch_tokens(texts)) : batch_tokens);
+  const auto embed_batch = [&](std::int64_t index) {
+    const NoGrad no_grad;
+    const auto at = static_cast<std::size_t>(index);
+    const std::size_t begin = at == 0 ? 0 : ends[at - 1];
     std::vector<std::vector<TokenId>> batch;
-    std::int64_t tokens = 0;
-    for (; end < order.size(); ++end) {
-      const std::vector<TokenId>& text = texts[order[end]];
-      if (!batch.empty() && tokens + std::ssize(text) > batch_tokens) break;
-      tokens += std::ssize(text);
-      batch.push_back(text);
-    }
+    for (std::size_t i = begin; i < ends[at]; ++i) batch.push_back(texts[order[i]]);
     const Tensor vectors = pooled(TokenBatch::packed(batch)).to(Device::cpu()).to(DType::f32).contiguous();
-    for (std::size_t i = begin; i < end; ++i) {
+    for (std::size_t i = begin; i < ends[at]; ++i) {
       std::copy_n(vectors.data<float>() + static_cast<std::int64_t>(i - begin) * dimension(), dimension(),
                   result.data<float>() + static_cast<std::int64_t>(order[i]) * dimension());
     }
+  };
+  const std::int64_t batches = std::ssize(ends);
+  // A thread that has batches of its own waits for no other. A profile sees the work of its own thread only.
+  if (host && batches >= omp_get_max_threads() && work_listener() == nullptr) {
+    parallel_each(batches, embed_batch);
+  } else {
+    for (std::int64_t i = 0; i < batches; ++i) embed_batch(i);
   }
   return result;
 }

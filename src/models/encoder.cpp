@@ -97,6 +97,7 @@ EncoderLayer make_layer(EncoderWeights& weights, const EncoderConfig& c, std::in
   layer.up = AdaptedLinear({weights.projection(prefix + "intermediate.dense", c.intermediate_size, n)});
   layer.down = AdaptedLinear({weights.projection(prefix + "output.dense", n, c.intermediate_size)});
   layer.output_norm = weights.norm(prefix + "output.LayerNorm", n);
+  for (AdaptedLinear* each : {&layer.qkv, &layer.output, &layer.up, &layer.down}) each->pack();
   return layer;
 }
 
@@ -245,7 +246,7 @@ Tensor Encoder::forward(const TokenBatch& given) const {
         attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]),
                   {.causal = false, .query_offsets = batch.offsets, .longest = batch.longest, .bias = impl_->bias});
     x = layer.attention_norm(add(x, layer.output(reshape(mixed, {tokens, c.hidden_size}))), c.layer_norm_eps);
-    x = layer.output_norm(add(x, layer.down(gelu(layer.up(x), c.activation))), c.layer_norm_eps);
+    x = layer.output_norm(add(x, layer.down(layer.up.gelu(x, c.activation))), c.layer_norm_eps);
   }
   return x;
 }

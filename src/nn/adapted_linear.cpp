@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "core/fail.h"
+#include "ops/linear/packed_linear.h"
+#include "wick/autograd.h"
 
 namespace wick {
 
@@ -38,6 +40,18 @@ void AdaptedLinear::attach(const Adapter* adapter, LoraLayout layout) {
   }
   lora_ = LoraWeight(weight_, branches_, layout);
   weight_ = lora_.core();  // in the bordered layout the copy with the border is the only one that is kept
+}
+
+void AdaptedLinear::pack() {
+  if (PackedWeight::takes(weight_)) packed_ = std::make_shared<const PackedWeight>(weight_.detach().contiguous());
+}
+
+bool AdaptedLinear::packs(const Tensor& x) const {
+  return packed_ != nullptr && lora_.rank() == 0 && fused_enabled() && !recording({x});
+}
+
+Tensor AdaptedLinear::packed(const Tensor& x, std::optional<GeluKind> gelu) const {
+  return packed_linear(x, *packed_, bias_, gelu);
 }
 
 Tensor AdaptedLinear::weight_of(std::string_view name) const {

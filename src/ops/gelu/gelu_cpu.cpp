@@ -10,20 +10,11 @@
 #include "backend/cpu/simd-inl.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "ops/gelu/gelu_cpu-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace wick {
 namespace HWY_NAMESPACE {
-
-// 0.5 (1 + tanh(u)) = sigmoid(2u), and 2u = x (c0 + c1 x²) with c0 = 2 sqrt(2/pi), c1 = 0.044715 c0.
-constexpr float kC0 = 1.59576912F;
-constexpr float kC1 = 0.0713548163F;
-
-inline HWY_ATTR FloatVec value(FloatTag d, FloatVec x, GeluKind kind) {
-  if (kind == GeluKind::exact) return hn::Mul(x, normal(d, x).cumulative);
-  const auto square = hn::Mul(x, x);
-  return hn::Mul(x, sigmoid(d, hn::Mul(x, hn::MulAdd(square, hn::Set(d, kC1), hn::Set(d, kC0)))));
-}
 
 inline HWY_ATTR FloatVec slope(FloatTag d, FloatVec x, GeluKind kind) {
   if (kind == GeluKind::exact) {
@@ -34,8 +25,8 @@ inline HWY_ATTR FloatVec slope(FloatTag d, FloatVec x, GeluKind kind) {
   const auto far = hn::Set(d, 64.0F);
   const auto near = hn::IfThenElse(hn::IsNaN(x), x, hn::Max(hn::Min(x, far), hn::Neg(far)));
   const auto square = hn::Mul(near, near);
-  const auto s = sigmoid(d, hn::Mul(near, hn::MulAdd(square, hn::Set(d, kC1), hn::Set(d, kC0))));
-  const auto rise = hn::Mul(near, hn::MulAdd(square, hn::Set(d, 3 * kC1), hn::Set(d, kC0)));
+  const auto s = sigmoid(d, hn::Mul(near, hn::MulAdd(square, hn::Set(d, kGeluC1), hn::Set(d, kGeluC0))));
+  const auto rise = hn::Mul(near, hn::MulAdd(square, hn::Set(d, 3 * kGeluC1), hn::Set(d, kGeluC0)));
   return hn::MulAdd(rise, hn::NegMulAdd(s, s, s), s);
 }
 
@@ -46,7 +37,7 @@ HWY_ATTR void forward_rows(const Tensor& x, GeluKind kind, const Tensor& y, std:
     const T* in = x.data<T>() + row * x.stride(0);
     T* out = y.data<T>() + row * y.stride(0);
     each_vector(d, static_cast<std::size_t>(x.size(1)), [&](std::size_t i, std::size_t k) HWY_ATTR {
-      store_some(d, value(d, load_some(d, in + i, k), kind), out + i, k);
+      store_some(d, gelu_value(d, load_some(d, in + i, k), kind), out + i, k);
     });
   }
 }
