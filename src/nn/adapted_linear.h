@@ -36,6 +36,11 @@ class AdaptedLinear {
     return fused_linear(x, lora_, bias_, branches_, fusion);
   }
 
+  /// gelu() of the same.
+  Tensor gelu(const Tensor& x, GeluKind kind) const;
+  /// layer_norm_residual() of the same.
+  Tensor norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps) const;
+
   /// Spare columns that an input should have.
   std::int64_t border() const { return lora_.layout() == LoraLayout::bordered ? lora_.rank() : 0; }
   void attach(const Adapter* adapter, LoraLayout layout);  ///< null: detach
@@ -47,6 +52,8 @@ class AdaptedLinear {
   std::vector<ModuleInfo> modules() const;        ///< one for each projection
 
  private:
+  bool recorded(const Tensor& x) const;
+
   std::vector<std::string> names_;
   std::vector<std::int64_t> sizes_;
   Tensor weight_;  // stacked [sum of out, in]
