@@ -25,9 +25,10 @@ struct EncoderConfig {
   GeluKind activation = GeluKind::exact;
   double layer_norm_eps = 1e-12;
 
-  /// The folder's config.json. Error(io) when it cannot be read, Error(format) for what is malformed,
-  /// Error(unsupported) naming what is not computed here.
-  static EncoderConfig from_folder(const std::filesystem::path& folder);
+  /// A config.json. Error(io) when it cannot be read, Error(format) for what is malformed, Error(unsupported) naming
+  /// what is not computed here.
+  static EncoderConfig from_file(const std::filesystem::path& path);
+  static EncoderConfig from_folder(const std::filesystem::path& folder) { return from_file(folder / "config.json"); }
 };
 
 /// An encoder of the BERT architecture: every token sees every token of its sequence.
@@ -37,6 +38,8 @@ class Encoder {
   /// old names gamma and beta; a pooler and heads of pre-training are left out. Error(format) naming a tensor that is
   /// missing, unexpected or of another shape than the config says.
   static Encoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
+  /// A model of this shape with small random weights, made on the device: for benchmarks.
+  static Encoder random(const EncoderConfig& config, const LoadOptions& options = {}, std::uint64_t seed = 0);
   Encoder(Encoder&&) noexcept;
   Encoder& operator=(Encoder&&) noexcept;
   ~Encoder();

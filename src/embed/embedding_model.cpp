@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "core/fail.h"
+#include "embed/embed_batches.h"
 #include "io/json.h"
 #include "wick/autograd.h"
 #include "wick/embedding.h"
@@ -113,28 +114,8 @@ Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts,
       fail(ErrorCode::invalid_argument, "text {} has {} tokens, expected 1 to {}", i, texts[i].size(), max_tokens_);
     }
   }
-  const NoGrad no_grad;
-  const Tensor result = Tensor::empty({std::ssize(texts), dimension()}, DType::f32);
-  std::vector<std::size_t> order(texts.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return texts[a].size() > texts[b].size(); });
-  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
-    std::vector<std::vector<TokenId>> batch;
-    std::int64_t tokens = 0;
-    for (; end < order.size(); ++end) {
-      const std::vector<TokenId>& text = texts[order[end]];
-      if (!batch.empty() && tokens + std::ssize(text) > batch_tokens) break;
-      tokens += std::ssize(text);
-      batch.push_back(text);
-    }
-    const Tensor vectors = pooled(TokenBatch::packed(batch)).to(Device::cpu()).to(DType::f32).contiguous();
-    for (std::size_t i = begin; i < end; ++i) {
-      std::copy_n(vectors.data<float>() + static_cast<std::int64_t>(i - begin) * dimension(), dimension(),
-                  result.data<float>() + static_cast<std::int64_t>(order[i]) * dimension());
-    }
-  }
-  return result;
+  return embed_batches(texts, dimension(), batch_tokens, encoder_.device(),
+                       [this](const TokenBatch& batch) { return pooled(batch); });
 }
 
 Tensor truncate_embeddings(const Tensor& embeddings, std::int64_t columns) {
