@@ -179,7 +179,7 @@ TEST_P(CudaRows, LayerNorm) {
       const Tensor dx = empty_rows(dtype);
       const Tensor stats = Tensor::full({2, c.rows}, kUntouched, DType::f32, device_);
       const Tensor dparams = Tensor::full({2, c.columns}, kUntouched, DType::f32, device_);
-      ASSERT_EQ(layer_norm_forward.on(kCuda)(x, weight, bias, kEps, y, stats), nullptr);
+      ASSERT_EQ(layer_norm_forward.on(kCuda)(x, Tensor(), weight, bias, kEps, Tensor(), y, stats), nullptr);
       ASSERT_EQ(layer_norm_backward.on(kCuda)(dy, x, weight, stats, dx, dparams), nullptr);
       const std::vector<double> xs = values(x);
       const std::vector<double> ws = values(weight);
@@ -301,7 +301,7 @@ TEST_P(CudaRows, LayerNormOfNumbersFarFromZero) {
     const Tensor y = empty_rows(dtype);
     const Tensor weight = Tensor::full({c.columns}, 1, dtype, device_);
     const Tensor stats = Tensor::full({2, c.rows}, kUntouched, DType::f32, device_);
-    ASSERT_EQ(layer_norm_forward.on(kCuda)(x, weight, Tensor(), kEps, y, stats), nullptr);
+    ASSERT_EQ(layer_norm_forward.on(kCuda)(x, Tensor(), weight, Tensor(), kEps, Tensor(), y, stats), nullptr);
     const std::vector<double> xs = values(x);
     std::vector<double> ys(xs.size());
     std::vector<double> scales(static_cast<std::size_t>(c.rows));

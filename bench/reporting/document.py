@@ -14,6 +14,8 @@ SECTIONS = [
      "prompt not counted; the ceiling is reading every weight once at the bandwidth of the copy. Reading a prompt: "
      "milliseconds; the ceiling is the operations of the linear layers at the rate of the fastest GEMM.",
      ["decode", "prefill"]),
+    ("Sentence embeddings", "From token ids to vectors, both in host memory, random weights, every sentence of one length: "
+     "sentences a second. The ceiling is the operations of the linear layers at the rate of the fastest GEMM.", ["embed"]),
     ("The LoRA linear", "Forward and backward over the two GEMMs of the frozen base, which is the ceiling. A peer's is "
      "over its own base, launched as it is itself.", ["lora linear over base"]),
     ("Row kernels", "The share is of the bandwidth of the copy: every input read once, every result written once.",

@@ -7,7 +7,7 @@ import re
 import statistics
 
 SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes"
-HIGHER_IS_BETTER = {"tokens/s", "TFLOP/s", "GB/s"}
+HIGHER_IS_BETTER = {"tokens/s", "sentences/s", "TFLOP/s", "GB/s"}
 
 
 @dataclasses.dataclass
@@ -45,6 +45,11 @@ def of_wick_bench(record):
         yield figure(record, "train", case, record["tokens_per_second"], "tokens/s", tokens / record["step_ms_high"],
                      tokens / record["step_ms_low"])
         yield figure(record, "train, memory", case, record["peak_gib"], "GiB")
+        return
+    if record["work"] == "embed":
+        case |= {name: record[name] for name in ("length", "batch_tokens")}
+        name = "sentences_per_second"
+        yield figure(record, "embed", case, record[name], "sentences/s", record[name + "_low"], record[name + "_high"])
         return
     case["prompt"] = record["prompt"]
     name = "ms"
@@ -96,7 +101,7 @@ def figures_of(record, parent=""):
     if "case" in record:  # the form that bench/README.md describes
         yield figure(record, record["work"], record["case"], record["value"], record["unit"], record.get("low"),
                      record.get("high"))
-    elif "shape" in record and record.get("work") in ("train", "decode", "prefill"):
+    elif "shape" in record and record.get("work") in ("train", "decode", "prefill", "embed"):
         yield from of_wick_bench(record)
     elif "tuned_us" in record:
         yield from of_gemm_bench(record)

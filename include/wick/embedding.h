@@ -37,9 +37,10 @@ struct EncoderConfig {
   GeluKind activation = GeluKind::exact;
   double layer_norm_eps = 1e-12;
 
-  /// The folder's config.json. Error(io) when it cannot be read, Error(format) for what is malformed,
-  /// Error(unsupported) naming what is not computed here.
-  static EncoderConfig from_folder(const std::filesystem::path& folder);
+  /// A config.json. Error(io) when it cannot be read, Error(format) for what is malformed, Error(unsupported) naming
+  /// what is not computed here.
+  static EncoderConfig from_file(const std::filesystem::path& path);
+  static EncoderConfig from_folder(const std::filesystem::path& folder) { return from_file(folder / "config.json"); }
 
   /// The position of a text's first token.
   std::int64_t first_position() const noexcept { return pad_token_id ? *pad_token_id + std::int64_t{1} : 0; }
@@ -54,6 +55,8 @@ class Encoder {
   /// layer norms also by their old names gamma and beta; a pooler and heads of pre-training are left out. Error(format)
   /// naming a tensor that is missing, unexpected or of another shape than the config says.
   static Encoder load(const std::filesystem::path& folder, const LoadOptions& options = {});
+  /// A model of this shape with small random weights, made on the device: for benchmarks.
+  static Encoder random(const EncoderConfig& config, const LoadOptions& options = {}, std::uint64_t seed = 0);
   Encoder(Encoder&&) noexcept;
   Encoder& operator=(Encoder&&) noexcept;
   ~Encoder();
@@ -127,9 +130,9 @@ class EmbeddingModel {
   /// The embeddings of texts, f32 [texts, dimension()] on the host, in their order. They are computed in batches of up
   /// to `batch_tokens` tokens (fewer on the CPU, where that is faster), of texts of like length. On the CPU what else is
   /// embedded changes no byte of a result, nor does the number of threads; on a device it does by rounding at most.
-  Tensor embed(std::span<const std::string> texts, std::int64_t batch_tokens = 8192) const;
+  Tensor embed(std::span<const std::string> texts, std::int64_t batch_tokens = 65536) const;
   /// The same of texts that are tokens already; none of them empty or longer than max_tokens().
-  Tensor embed_tokens(std::span<const std::vector<TokenId>> texts, std::int64_t batch_tokens = 8192) const;
+  Tensor embed_tokens(std::span<const std::vector<TokenId>> texts, std::int64_t batch_tokens = 65536) const;
 
  private:
   using Transformer = std::variant<Encoder, Decoder>;

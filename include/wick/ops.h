@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -73,6 +74,16 @@ std::pair<Tensor, Tensor> rms_norm_residual(const Tensor& x, const Tensor& resid
 /// y = (x - mean) / sqrt(var + eps) * weight + bias over the last dimension, biased variance. Ba et al. 2016.
 /// x [..., n], weight [n], bias [n] (may be undefined) -> [..., n].
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
+
+/// layer_norm(x + residual), as layers that norm their sums have it (Vaswani et al. 2017). residual has x's shape.
+Tensor layer_norm_residual(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                           double eps);
+
+/// layer_norm(words[ids] + positions[places]), what BERT's layers begin with (Devlin et al. 2019): words [vocabulary,
+/// n], positions [places, n], ids and places i32 or i64 [tokens] -> [tokens, n]. Error(invalid_argument) as
+/// embedding().
+Tensor embedding_norm(const Tensor& words, const Tensor& ids, const Tensor& positions, const Tensor& places,
+                      const Tensor& weight, const Tensor& bias, double eps);
 
 /// exp(x - max) / sum over the last dimension. A row of only -inf gives NaN.
 Tensor softmax(const Tensor& x);
@@ -186,15 +197,20 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
 
 /// What stands around a linear layer in a transformer block.
 struct LinearFusion {
-  Tensor norm = {};         ///< [k]: the layer reads rms_norm(x, norm, eps); undefined: x itself
-  double eps = 0;           ///< of the norm
-  bool swiglu = false;      ///< the weight is gate above up, and silu(gate) * up, [tokens, n / 2], is handed on
-  Tensor residual = {};     ///< of the result's shape and dtype, added to it; undefined: none
+  Tensor norm = {};     ///< [k]: the layer reads rms_norm(x, norm, eps); undefined: x itself
+  double eps = 0;       ///< of the norm
+  bool swiglu = false;  ///< the weight is gate above up, and silu(gate) * up, [tokens, n / 2], is handed on
+  std::optional<GeluKind> gelu = {};  ///< of the layer's result; not with swiglu
+  Tensor residual = {};               ///< of the result's shape and dtype, added to it; undefined: none
+  Tensor after = {};        ///< [n]: the weight of a layer_norm() of it all, which is handed on; undefined: none
+  Tensor after_bias = {};   ///< [n], of that norm, or undefined
+  double after_eps = 0;     ///< of that norm
   std::int64_t border = 0;  ///< spare columns of the result (see Tensor::bordered)
   bool at_rest = false;     ///< nothing queued on the device that may still run writes the weight or the norm
 };
 /// lora_linear() with what stands around it, for inference: one kernel, or two with a bordered adapter, for the few
-/// tokens of decoding, op by op otherwise. Results differ only in what is not rounded in between. Never recorded on a
+/// tokens of decoding; one for a GELU, or a residual and a norm, behind a weight without an adapter, where there is a
+/// kernel for its shape; op by op otherwise. Results differ only in what is not rounded in between. Never recorded on a
 /// tape, no dropout. x [tokens, k] -> [tokens, n], or [tokens, n / 2] with swiglu.
 Tensor fused_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches,
                     const LinearFusion& fusion);

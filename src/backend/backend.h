@@ -24,11 +24,11 @@ class Recording {
   virtual std::size_t reserved_bytes() const = 0;
 };
 
-/// Brings a few bytes to the host without holding up the queue.
+/// Brings results to the host without holding up the queue: while they are copied, what is queued later may run.
 class Readback {
  public:
   virtual ~Readback() = default;
-  /// Queues the copy of a dense tensor of the size agreed on. What was sent before must have been received.
+  /// Queues the copy of a dense tensor of up to the size agreed on. What was sent before must have been received.
   virtual void send(const Tensor& from) = 0;
   /// What was sent last, once it has arrived; later work is not waited for. Error(device) if earlier work failed.
   virtual const std::byte* receive() = 0;
@@ -57,7 +57,7 @@ class Backend {
 
   /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
   virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
-  /// For tensors of `bytes`.
+  /// For tensors of up to `bytes`.
   virtual std::unique_ptr<Readback> readback(Device device, std::size_t bytes) = 0;
   /// Times the work that is queued on the device, for Profile.
   virtual std::unique_ptr<WorkRecorder> recorder(Device device) = 0;

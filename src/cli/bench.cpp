@@ -8,9 +8,11 @@
 #include "cli/profile_option.h"
 #include "core/fail.h"
 #include "core/rng.h"
+#include "embed/embed_batches.h"
 #include "io/json.h"
 #include "train/train_step.h"
 #include "wick/data.h"
+#include "wick/embedding.h"
 #include "wick/generate.h"
 
 namespace wick::cli {
@@ -31,7 +33,11 @@ struct Options {
   std::string lora_layout = "auto";
   MemoryOptions memory;
   std::int64_t steps = 10;
-  // decode and prefill
+  // embed
+  std::int64_t sentences = 1 << 17;
+  std::int64_t sentence = 32;
+  std::int64_t batch_tokens = 1 << 16;
+  // decode, prefill and embed
   std::int64_t prompt = 128;
   std::int64_t tokens = 128;
   std::int64_t repeats = 5;
@@ -87,7 +93,8 @@ class Profiled {
   void start(Device device) {
     if (!o_.profile.empty() && !profile_) profile_.emplace(device);
   }
-  void report(const Decoder& model) {
+  template <class Model>
+  void report(const Model& model) {
     if (profile_) report_profile(o_.profile, profile_->stop(), model.device(), model.dtype(), "wick bench");
   }
 
@@ -255,11 +262,58 @@ void prefill(const Options& o) {
   profiled.report(model);
 }
 
+// Vectors of sentences that are all of one length, from their tokens' ids to f32 on the host: an encoder, the mean over
+// tokens, and length 1.
+void embed(const Options& o) {
+  const EncoderConfig c = EncoderConfig::from_file(o.shape);
+  const Encoder encoder =
+      Encoder::random(c, {.dtype = dtype_from_string(o.dtype), .device = device_from_string(o.device)}, o.seed);
+  const std::vector<std::int32_t> ids = random_ids(o.sentences * o.sentence, c.vocab_size, o.seed, 0);
+  std::vector<std::vector<std::int32_t>> texts;
+  for (auto at = ids.begin(); at != ids.end(); at += o.sentence) texts.emplace_back(at, at + o.sentence);
+  const auto vectors = [&](const TokenBatch& given) {
+    const TokenBatch batch = given.to(encoder.device());
+    return l2_normalize(pool(cast(encoder.forward(batch), DType::f32), batch.offsets, Pooling::mean));
+  };
+  std::vector<double> times;
+  Profiled profiled(o);
+  for (std::int64_t i = 0; i < 1 + o.repeats; ++i) {
+    if (i == o.repeats) profiled.start(encoder.device());
+    const Clock::time_point start = Clock::now();
+    const Tensor found = embed_batches(texts, c.hidden_size, o.batch_tokens, encoder.device(), vectors);
+    if (i > 0) times.push_back(seconds_since(start));
+    double length = 0;
+    for (std::int64_t k = 0; k < c.hidden_size; ++k) length += std::pow(found.data<float>()[k], 2);
+    if (!(std::abs(length - 1) < 0.05)) fail(ErrorCode::diverged, "a vector of length {}", std::sqrt(length));
+  }
+  const Spread s = spread(times);
+  const auto sentences = static_cast<double>(o.sentences);
+  const double tokens = sentences * static_cast<double>(o.sentence);
+  const double weights = static_cast<double>(c.num_hidden_layers * c.hidden_size) *
+                         static_cast<double>(4 * c.hidden_size + 2 * c.intermediate_size);
+  const double tflops = 2 * weights * tokens / s.median / 1e12;
+  report(o,
+         {{"work", "embed"},
+          {"sentences", o.sentences},
+          {"length", o.sentence},
+          {"batch_tokens", o.batch_tokens},
+          {"sentences_per_second", sentences / s.median},
+          {"sentences_per_second_low", sentences / s.high},
+          {"sentences_per_second_high", sentences / s.low},
+          {"tokens_per_second", tokens / s.median},
+          {"tflops", tflops}},
+         fmt::format("embed {}: {:.0f} sentences/s of {} tokens ({:.0f} to {:.0f}), {:.2f} million tokens/s, {:.0f} "
+                     "TFLOP/s in linear layers",
+                     o.shape, sentences / s.median, o.sentence, sentences / s.high, sentences / s.low,
+                     tokens / s.median / 1e6, tflops));
+  profiled.report(encoder);
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app) {
-  CLI::App* verb =
-      app.add_subcommand("bench", "measure training, decoding or reading a prompt, for a model of any shape");
+  CLI::App* verb = app.add_subcommand(
+      "bench", "measure training, decoding, reading a prompt or sentence embeddings, for a model of any shape");
   verb->require_subcommand(1);
   const auto o = std::make_shared<Options>();
   const auto work = [&](const char* name, const char* help, void (*run)(const Options&)) {
@@ -292,10 +346,20 @@ void add_bench(CLI::App& app) {
   t->add_option("--steps", o->steps, "steps that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   CLI::App* d = work("decode", "greedy decoding of one sequence", decode);
   CLI::App* p = work("prefill", "reading a prompt", prefill);
+  CLI::App* e = work("embed", "sentence embeddings by an encoder", embed);
+  e->add_option("--sentences", o->sentences, "sentences in a run")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  e->add_option("--length", o->sentence, "tokens in each")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  e->add_option("--batch-tokens", o->batch_tokens, "tokens in a batch, at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
   for (CLI::App* sub : {d, p}) {
     sub->add_option("--prompt", o->prompt, "tokens of the prompt")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
+  }
+  for (CLI::App* sub : {d, p, e}) {
     sub->add_option("--repeats", o->repeats, "runs that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   }
   d->add_option("--tokens", o->tokens, "new tokens")->check(CLI::Range(1, 1 << 20))->capture_default_str();

@@ -21,7 +21,7 @@ struct Options {
   TextInputOptions texts;
   std::string format = "jsonl";
   std::string output;
-  std::int64_t batch_tokens = 8192;
+  std::int64_t batch_tokens = 65536;
   bool skip_bad = false;
 };
 

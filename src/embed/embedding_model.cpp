@@ -4,7 +4,7 @@
 
 #include "core/fail.h"
 #include "core/parallel.h"
-#include "core/work.h"
+#include "embed/embed_batches.h"
 #include "embed/modules.h"
 #include "io/json.h"
 #include "io/quote.h"
@@ -30,31 +30,6 @@ std::variant<Encoder, Decoder> load_transformer(const std::filesystem::path& fol
   LoadOptions bare = options;
   bare.head = false;
   return Decoder::load(folder, bare);
-}
-
-// Where batches of up to `limit` tokens, or one text, end in the order of texts.
-std::vector<std::size_t> cut(std::span<const std::vector<TokenId>> texts, std::span<const std::size_t> order,
-                             std::int64_t limit) {
-  std::vector<std::size_t> ends;
-  std::int64_t tokens = 0;
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    const std::int64_t more = std::ssize(texts[order[i]]);
-    if (i > 0 && tokens + more > limit) {
-      ends.push_back(i);
-      tokens = 0;
-    }
-    tokens += more;
-  }
-  if (!order.empty()) ends.push_back(order.size());
-  return ends;
-}
-
-// Tokens of a batch on the CPU: few enough that what passes between ops stays in the caches and that each thread gets
-// several batches, enough that products have whole tiles.
-std::int64_t host_batch_tokens(std::span<const std::vector<TokenId>> texts) {
-  std::int64_t tokens = 0;
-  for (const std::vector<TokenId>& text : texts) tokens += std::ssize(text);
-  return std::clamp<std::int64_t>(tokens / (4 * omp_get_max_threads()), 128, 512);
 }
 
 }  // namespace
@@ -178,34 +153,8 @@ Tensor EmbeddingModel::embed_tokens(std::span<const std::vector<TokenId>> texts,
       fail(ErrorCode::invalid_argument, "text {} has {} tokens, expected 1 to {}", i, texts[i].size(), max_tokens_);
     }
   }
-  const Tensor result = Tensor::empty({std::ssize(texts), dimension()}, DType::f32);
-  std::vector<std::size_t> order(texts.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return texts[a].size() > texts[b].size(); });
-  const bool host = device().type == DeviceType::cpu;
-  const std::vector<std::size_t> ends =
-      cut(texts, order, host ? std::min(batch_tokens, host_batch_tokens(texts)) : batch_tokens);
-  const auto embed_batch = [&](std::int64_t index) {
-    const NoGrad no_grad;
-    const auto at = static_cast<std::size_t>(index);
-    const std::size_t begin = at == 0 ? 0 : ends[at - 1];
-    std::vector<std::vector<TokenId>> batch;
-    for (std::size_t i = begin; i < ends[at]; ++i) batch.push_back(texts[order[i]]);
-    const Tensor vectors = pooled(TokenBatch::packed(batch)).to(Device::cpu()).to(DType::f32).contiguous();
-    for (std::size_t i = begin; i < ends[at]; ++i) {
-      std::copy_n(vectors.data<float>() + static_cast<std::int64_t>(i - begin) * dimension(), dimension(),
-                  result.data<float>() + static_cast<std::int64_t>(order[i]) * dimension());
-    }
-  };
-  const std::int64_t batches = std::ssize(ends);
-  // A thread that has batches of its own waits for no other. A profile sees the work of its own thread only.
-  if (host && batches >= omp_get_max_threads() && work_listener() == nullptr) {
-    parallel_each(batches, embed_batch);
-  } else {
-    for (std::int64_t i = 0; i < batches; ++i) embed_batch(i);
-  }
-  return result;
+  return embed_batches(texts, dimension(), batch_tokens, device(),
+                       [this](const TokenBatch& batch) { return pooled(batch); });
 }
 
 Tensor truncate_embeddings(const Tensor& embeddings, std::int64_t columns) {

@@ -2,9 +2,11 @@
 #include <array>
 #include <bit>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "core/fail.h"
+#include "core/rng.h"
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
 #include "wick/embedding.h"
@@ -14,7 +16,6 @@ namespace {
 
 struct LayerNorm {
   Tensor weight, bias;
-  Tensor operator()(const Tensor& x, double eps) const { return layer_norm(x, weight, bias, eps); }
 };
 
 // norm(x + attention(x)), then norm(that + mlp(that)).
@@ -59,30 +60,48 @@ Names names_of(EncoderArchitecture architecture) {
 class EncoderWeights {
  public:
   EncoderWeights(const std::filesystem::path& folder, const LoadOptions& options, EncoderArchitecture architecture)
-      : reader_(folder, options.dtype, options.device),
+      : reader_(std::in_place, folder, options.dtype, options.device),
         names_(names_of(architecture)),
-        prefix_(reader_.has(std::string(names_.prefix) + "embeddings.word_embeddings.weight") ? names_.prefix : "") {}
+        prefix_(reader_->has(std::string(names_.prefix) + "embeddings.word_embeddings.weight") ? names_.prefix : "") {}
+  /// Random ones: see Encoder::random.
+  EncoderWeights(const LoadOptions& options, EncoderArchitecture architecture, std::uint64_t seed)
+      : names_(names_of(architecture)), options_(options), seed_(seed) {}
 
   const AttentionNames& attention() const { return names_.attention; }
-  Tensor take(const std::string& name, const Shape& shape) { return reader_.take(prefix_ + name, shape); }
+  Tensor take(const std::string& name, const Shape& shape) {
+    return reader_ ? reader_->take(prefix_ + name, shape) : random(name, shape);
+  }
   LayerNorm norm(const std::string& name, std::int64_t size) {
-    const bool old = reader_.has(prefix_ + name + ".gamma");  // as TensorFlow's checkpoints call them
+    const bool old = reader_ && reader_->has(prefix_ + name + ".gamma");  // as TensorFlow's checkpoints call them
     return {take(name + (old ? ".gamma" : ".weight"), {size}), take(name + (old ? ".beta" : ".bias"), {size})};
   }
   AdaptedLinear::Projection projection(const std::string& name, std::int64_t out, std::int64_t in) {
     return {name, take(name + ".weight", {out, in}), take(name + ".bias", {out})};
   }
   void finish() const {
-    reader_.finish([&](const std::string& name) {
+    if (!reader_) return;
+    reader_->finish([&](const std::string& name) {
       return name == prefix_ + "embeddings.position_ids" || name.starts_with(prefix_ + "pooler.") ||
              name.starts_with(names_.head);
     });
   }
 
  private:
-  WeightReader reader_;
+  Tensor random(const std::string& name, const Shape& shape) {
+    const bool norm = name.ends_with("LayerNorm.weight");
+    if (norm || name.ends_with("bias")) return Tensor::full(shape, norm ? 1.0 : 0.0, options_.dtype, options_.device);
+    const Tensor weight = Tensor::empty(shape, options_.dtype, options_.device);
+    constexpr double kBound = 0.035;  // a deviation of 0.02, as models are initialised
+    fill_uniform(weight, -kBound, kBound, seed_, {RandomPurpose::initialisation, number_++});
+    return weight;
+  }
+
+  std::optional<WeightReader> reader_;
   Names names_;
   std::string prefix_;
+  LoadOptions options_;
+  std::uint64_t seed_ = 0;
+  std::uint32_t number_ = 0;  // of the next random weight
 };
 
 EncoderLayer make_layer(EncoderWeights& weights, const EncoderConfig& c, std::int64_t index) {
@@ -139,6 +158,8 @@ Tensor make_bias(EncoderWeights& weights, const EncoderConfig& c) {
 }  // namespace
 
 struct Encoder::Impl {
+  Impl(const EncoderConfig& config, const LoadOptions& options, EncoderWeights weights);
+
   EncoderConfig config;
   DType dtype = DType::f32;
   Device device;
@@ -160,6 +181,18 @@ struct Encoder::Impl {
   Tensor positions_of(const TokenBatch& batch) const;
 };
 
+Encoder::Impl::Impl(const EncoderConfig& c, const LoadOptions& options, EncoderWeights weights)
+    : config(c), dtype(options.dtype), device(options.device) {
+  words = weights.take("embeddings.word_embeddings.weight", {c.vocab_size, c.hidden_size});
+  positions = make_positions(weights, c);
+  bias = make_bias(weights, c);
+  norm = weights.norm("embeddings.LayerNorm", c.hidden_size);
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) layers.push_back(make_layer(weights, c, i));
+  weights.finish();
+  for (const AdaptedLinear* linear : linears()) std::ranges::move(linear->modules(), std::back_inserter(modules));
+  modules.push_back({"pooler.dense", c.hidden_size, c.hidden_size, ModuleKind::unused});
+}
+
 Encoder::Encoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Encoder::Encoder(Encoder&&) noexcept = default;
 Encoder& Encoder::operator=(Encoder&&) noexcept = default;
@@ -170,22 +203,12 @@ DType Encoder::dtype() const noexcept { return impl_->dtype; }
 Device Encoder::device() const noexcept { return impl_->device; }
 
 Encoder Encoder::load(const std::filesystem::path& folder, const LoadOptions& options) {
-  auto impl = std::make_unique<Impl>();
-  const EncoderConfig c = EncoderConfig::from_folder(folder);
-  impl->config = c;
-  impl->dtype = options.dtype;
-  impl->device = options.device;
-  EncoderWeights weights(folder, options, c.architecture);
-  impl->words = weights.take("embeddings.word_embeddings.weight", {c.vocab_size, c.hidden_size});
-  impl->positions = make_positions(weights, c);
-  impl->bias = make_bias(weights, c);
-  impl->norm = weights.norm("embeddings.LayerNorm", c.hidden_size);
-  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) impl->layers.push_back(make_layer(weights, c, i));
-  weights.finish();
-  for (const AdaptedLinear* linear : impl->linears())
-    std::ranges::move(linear->modules(), std::back_inserter(impl->modules));
-  impl->modules.push_back({"pooler.dense", c.hidden_size, c.hidden_size, ModuleKind::unused});
-  return Encoder(std::move(impl));
+  const EncoderConfig config = EncoderConfig::from_folder(folder);
+  return Encoder(std::make_unique<Impl>(config, options, EncoderWeights(folder, options, config.architecture)));
+}
+
+Encoder Encoder::random(const EncoderConfig& config, const LoadOptions& options, std::uint64_t seed) {
+  return Encoder(std::make_unique<Impl>(config, options, EncoderWeights(options, config.architecture, seed)));
 }
 
 const std::vector<ModuleInfo>& Encoder::linear_modules() const noexcept { return impl_->modules; }
@@ -238,15 +261,17 @@ Tensor Encoder::forward(const TokenBatch& given) const {
   const std::int64_t tokens = batch.tokens();
   const std::int64_t head_dim = c.hidden_size / c.num_attention_heads;
   const auto heads = [&](const Tensor& t) { return reshape(t, {tokens, c.num_attention_heads, head_dim}); };
-  Tensor x =
-      impl_->norm(add(embedding(impl_->words, batch.ids), embedding(impl_->positions, positions)), c.layer_norm_eps);
+  Tensor x = embedding_norm(impl_->words, batch.ids, impl_->positions, positions, impl_->norm.weight,
+                            impl_->norm.bias, c.layer_norm_eps);
   for (const EncoderLayer& layer : impl_->layers) {
     const std::vector<Tensor> qkv = layer.qkv.each(x);
     const Tensor mixed =
         attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]),
                   {.causal = false, .query_offsets = batch.offsets, .longest = batch.longest, .bias = impl_->bias});
-    x = layer.attention_norm(add(x, layer.output(reshape(mixed, {tokens, c.hidden_size}))), c.layer_norm_eps);
-    x = layer.output_norm(add(x, layer.down(layer.up.gelu(x, c.activation))), c.layer_norm_eps);
+    x = layer.output.norm(reshape(mixed, {tokens, c.hidden_size}), x, layer.attention_norm.weight,
+                          layer.attention_norm.bias, c.layer_norm_eps);
+    x = layer.down.norm(layer.up.gelu(x, c.activation), x, layer.output_norm.weight, layer.output_norm.bias,
+                        c.layer_norm_eps);
   }
   return x;
 }

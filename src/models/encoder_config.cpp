@@ -74,8 +74,7 @@ std::string_view to_string(EncoderArchitecture architecture) noexcept {
   return "?";
 }
 
-EncoderConfig EncoderConfig::from_folder(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "config.json";
+EncoderConfig EncoderConfig::from_file(const std::filesystem::path& path) {
   const std::string where = path.string();
   const Json json = read_json_file(path);
   EncoderConfig c;

@@ -28,6 +28,23 @@ std::vector<Tensor> AdaptedLinear::each(const Tensor& x, const Again& again) con
   return split((*this)(x, again), 1, sizes_);
 }
 
+bool AdaptedLinear::recorded(const Tensor& x) const {
+  return recording({x}) || std::ranges::any_of(branches_, [](const LoraBranch& b) { return recording({b.a, b.b}); });
+}
+
+Tensor AdaptedLinear::gelu(const Tensor& x, GeluKind kind) const {
+  if (packs(x)) return packed(x, kind);
+  return recorded(x) ? wick::gelu((*this)(x), kind) : fused(x, {.gelu = kind});
+}
+
+Tensor AdaptedLinear::norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                           double eps) const {
+  if (packs(x) || recorded(x) || recording({residual, weight, bias})) {
+    return layer_norm_residual((*this)(x), residual, weight, bias, eps);
+  }
+  return fused(x, {.residual = residual, .after = weight, .after_bias = bias, .after_eps = eps});
+}
+
 void AdaptedLinear::attach(const Adapter* adapter, LoraLayout layout) {
   branches_.clear();
   for (std::size_t i = 0; i < names_.size(); ++i) {

@@ -31,10 +31,6 @@ class AdaptedLinear {
   Tensor operator()(const Tensor& x, const Again& again = {}) const {
     return packs(x) ? packed(x, {}) : lora_linear(x, lora_, bias_, branches_, dropout_, again);
   }
-  /// gelu() of it.
-  Tensor gelu(const Tensor& x, GeluKind kind) const {
-    return packs(x) ? packed(x, kind) : wick::gelu((*this)(x), kind);
-  }
   /// The same, as one tensor for each projection.
   std::vector<Tensor> each(const Tensor& x, const Again& again = {}) const;
 
@@ -42,6 +38,11 @@ class AdaptedLinear {
   Tensor fused(const Tensor& x, const LinearFusion& fusion) const {
     return fused_linear(x, lora_, bias_, branches_, fusion);
   }
+
+  /// gelu() of it.
+  Tensor gelu(const Tensor& x, GeluKind kind) const;
+  /// layer_norm_residual() of it.
+  Tensor norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps) const;
 
   /// Keeps a copy of the weight packed for the CPU, where there is such a thing. What no tape records and no adapter
   /// changes then runs on it: faster, and each row's bytes depend on that row alone.
@@ -60,6 +61,7 @@ class AdaptedLinear {
  private:
   bool packs(const Tensor& x) const;
   Tensor packed(const Tensor& x, std::optional<GeluKind> gelu) const;
+  bool recorded(const Tensor& x) const;
 
   std::vector<std::string> names_;
   std::vector<std::int64_t> sizes_;

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "backend/cuda/arena.h"
 #include "backend/cuda/event_recorder.h"
@@ -64,7 +65,7 @@ class CudaBackend final : public Primitives {
   void trim(Device device) override {
     {
       const std::scoped_lock lock(staging_mutex_);
-      staging_.erase(device.index);
+      staging_.erase({device.index, true});
     }
     current_arena(device.index).trim();
   }
@@ -86,9 +87,12 @@ class CudaBackend final : public Primitives {
       fail(ErrorCode::unsupported, "a recording cannot wait for a copy from or to the host");
     }
     const WorkScope scope({"copy", 2.0 * static_cast<double>(bytes)});
-    if (on_host(from) && bytes >= Staging::kWorthIt) {
+    if (on_host(from) && bytes > 0) {
+      const bool large = bytes >= Staging::kLarge;
       const std::scoped_lock lock(staging_mutex_);
-      if (staging_.try_emplace(device.index, device.index).first->second.copy(from.raw(), to.raw(), bytes)) return;
+      const auto found = staging_.try_emplace({device.index, large}, device.index,
+                                              large ? Staging::kLargeBuffer : Staging::kSmallBuffer);
+      if (found.first->second.copy(from.raw(), to.raw(), bytes)) return;
     }
     check(cudaMemcpyAsync(to.raw(), from.raw(), bytes, cudaMemcpyDefault, stream(device.index)), "a copy");
     // To the host the copy has to have arrived; from it, the source may go away as soon as this returns.
@@ -108,7 +112,7 @@ class CudaBackend final : public Primitives {
 
  private:
   std::mutex staging_mutex_;
-  std::map<int, Staging> staging_;
+  std::map<std::pair<int, bool>, Staging> staging_;  // by device, for large copies or small ones
 };
 
 }  // namespace

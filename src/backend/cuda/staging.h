@@ -6,17 +6,19 @@
 
 namespace wick::cuda {
 
-/// Large copies from pageable host memory (mapped files): threads fill one of two pinned buffers while the other is on
-/// its way, so that reading the file, copying and the bus all work at once.
+/// Copies from pageable host memory by way of two pinned buffers, so that nobody waits for the device: of large ones
+/// (mapped files) threads fill one buffer while the other is on its way, so that reading the file, copying and the bus
+/// all work at once; many small ones (batches) fit into a buffer.
 class Staging {
  public:
-  explicit Staging(int device) : device_(device) {}
+  Staging(int device, std::size_t buffer_bytes) : device_(device), bytes_(buffer_bytes) {}
   ~Staging() { release(); }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  /// Smaller copies are as fast without.
-  static constexpr std::size_t kWorthIt = 4U << 20;
+  static constexpr std::size_t kLarge = 4U << 20;  ///< copies from here on should have buffers of their own
+  static constexpr std::size_t kLargeBuffer = 32U << 20;
+  static constexpr std::size_t kSmallBuffer = 4U << 20;
 
   /// Returns when all of `from` has been read; it arrives at `to` in the order of the device's stream. False, and
   /// nothing is done, when the system has no pinned memory to give.
@@ -25,7 +27,6 @@ class Staging {
   void release() noexcept;
 
  private:
-  static constexpr std::size_t kBuffer = 32U << 20;
   struct Buffer {
     std::byte* data = nullptr;
     cudaEvent_t sent = nullptr;  // what was in it last has left
@@ -33,8 +34,10 @@ class Staging {
   bool open();
 
   int device_;
+  std::size_t bytes_;  // of a buffer
   Buffer buffers_[2];
-  int next_ = 0;
+  int at_ = 0;            // the buffer that is being filled
+  std::size_t used_ = 0;  // bytes of it
 };
 
 }  // namespace wick::cuda

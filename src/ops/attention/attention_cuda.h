@@ -14,6 +14,7 @@ AttentionBackward attention_backward_cuda;
 AttentionForward attention_forward_own;    ///< chooses among those below
 AttentionBackward attention_backward_own;  ///< likewise
 
+AttentionForward attention_forward_short;           ///< bf16, f16; every query sees every key, up to 128 of them
 AttentionForward attention_forward_tensor_cores;    ///< bf16, f16
 AttentionForward attention_forward_generic;         ///< f32
 AttentionForward attention_forward_decode;          ///< few queries with long caches; right for all

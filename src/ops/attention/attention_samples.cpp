@@ -93,10 +93,17 @@ OpSample append_sample(const AppendCase& c) {
           .bench = c.bench};
 }
 
+AttentionOptions even_sequences(std::int32_t tokens, std::int32_t length) {
+  std::vector<std::int32_t> at;
+  for (std::int32_t begin = 0; begin <= tokens; begin += length) at.push_back(begin);
+  return {.causal = false, .query_offsets = offsets(at), .longest = length};
+}
+
 }  // namespace
 
 std::vector<OpSample> attention_samples() {
   const Tensor packed = offsets({0, 5, 5, 6, 21});
+  const Tensor short_packed = offsets({0, 1, 1, 16, 32, 65});
   std::vector<AttentionCase> cases = {
       {"no tokens", 0, 0, 2, 1, 8},
       {"no keys", 3, 0, 2, 2, 8, {.causal = false}},
@@ -124,6 +131,10 @@ std::vector<OpSample> attention_samples() {
       {"more queries than keys", 9, 4, 2, 1, 8},
       {"packed", 21, 21, 4, 2, 8, {.query_offsets = packed}},
       {"packed bidirectional", 21, 21, 2, 2, 16, {.causal = false, .query_offsets = packed}},
+      {"short bidirectional", 40, 40, 3, 3, 32, {.causal = false, .longest = 40}},
+      {"short packed 32", 65, 65, 3, 3, 32, {.causal = false, .query_offsets = short_packed, .longest = 33}},
+      {"short packed 64 grouped", 65, 65, 4, 2, 64, {.causal = false, .query_offsets = short_packed, .longest = 50}},
+      {"short packed 24", 65, 65, 2, 1, 24, {.causal = false, .query_offsets = short_packed, .longest = 65}},
       {"packed window", 21, 21, 2, 1, 8, {.window = 4, .query_offsets = packed}},
       {"packed cache",
        6,
@@ -150,6 +161,7 @@ std::vector<OpSample> attention_samples() {
       {"[2048, 8/4, 32]", 2048, 2048, 8, 4, 32, {}, true},
       {"[4 x 512, 14/2, 64]", 2048, 2048, 14, 2, 64, {.query_offsets = offsets({0, 512, 1024, 1536, 2048})}, true},
       {"[2048, 14/2, 64]", 2048, 2048, 14, 2, 64, {}, true},
+      {"[64 x 32, 12/12, 32] bidirectional", 2048, 2048, 12, 12, 32, even_sequences(2048, 32), true},
       {"decode [4096, 14/2, 64]", 1, 4096, 14, 2, 64, {}, true},
   };
   std::vector<OpSample> samples;

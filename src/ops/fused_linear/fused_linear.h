@@ -12,6 +12,16 @@ inline constexpr std::int64_t kFewTokens = 8;
 using FusedLinearForward = Declined(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                     const LinearFusion& fusion, const Tensor& y);
 
+/// y = gelu(x weightᵀ + bias) for any number of tokens; otherwise the same.
+using LinearGeluForward = Declined(const Tensor& x, const Tensor& weight, const Tensor& bias, GeluKind kind,
+                                   const Tensor& y);
+extern Kernels<LinearGeluForward> linear_gelu_forward;
+
+/// y = layer_norm(x weightᵀ + bias + fusion.residual, fusion.after, ...) likewise.
+using LinearNormForward = Declined(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                   const LinearFusion& fusion, const Tensor& y);
+extern Kernels<LinearNormForward> linear_norm_forward;
+
 // No kernel for the CPU: its gemm() reads the weight as fast, and the rest is little beside it.
 extern Kernels<FusedLinearForward> fused_linear_forward;
 

@@ -6,6 +6,29 @@
 namespace wick::cuda {
 namespace {
 
+// Where a row is read: row i of a matrix, or its row rows[i], which is nowhere when it is out of range.
+template <class T>
+struct InputRows {
+  Rows<const T> matrix;
+  const std::int32_t* rows = nullptr;  // null: as they are
+  std::int64_t count = 0;              // of the matrix, with `rows`
+
+  __device__ const T* operator[](std::int64_t i) const {
+    if (rows == nullptr) return matrix[i];
+    const std::int64_t row = rows[i];
+    return row >= 0 && row < count ? matrix[row] : nullptr;
+  }
+};
+
+// A thread's packs of a row; NaN in every dtype when there is no such row.
+template <int kPacks, class T, class Part>
+__device__ inline void load_input(uint4 (&packs)[kPacks], const InputRows<T>& from, std::int64_t row, Part part) {
+  const T* at = part.has(0) ? from[row] : from.matrix.data;
+  const bool there = at != nullptr;
+  if (!there) part.left = 0;
+  load_row(packs, there ? at : from.matrix.data, part, there ? 0 : ~0U);
+}
+
 struct Statistics {
   float mean, rstd;
 };
@@ -44,10 +67,10 @@ __device__ inline Statistics statistics(Team<kSpan, kPacks>& team, float rough, 
   return statistics(rough, deviations, inverse, eps);
 }
 
-template <class T, Span kSpan, int kPacks, int kWeights, int kThreads>
+template <class T, bool kResidual, Span kSpan, int kPacks, int kWeights, int kThreads>
 __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 72, 64 >))
-    forward_rows(Rows<const T> x, const T* weight, const T* bias, float eps, Rows<T> y, float* means, float* rstds,
-                 RowShape shape) {
+    forward_rows(InputRows<T> x, InputRows<T> residual, const T* weight, const T* bias, float eps, Rows<T> total,
+                 Rows<T> y, float* means, float* rstds, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;
   Team<kSpan, kPacks> team(shape);
@@ -60,7 +83,9 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   wait_for_previous();
   allow_next();
   uint4 in[kPacks];
-  load_row(in, x[row], part);
+  uint4 added[kResidual ? kPacks : 1];
+  load_input(in, x, row, part);
+  if constexpr (kResidual) load_input(added, residual, row, part);
   team.gather();
   uint4 scales[kWeights], shifts[kWeights] = {};
   if constexpr (kWeights == kPacks) {
@@ -70,18 +95,29 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
     keep_order();
   }
 
-  float total = 0;
+  if constexpr (kResidual) {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      Elements<T> v = unpack<T>(in[p]);
+      const Elements<T> r = unpack<T>(added[p]);
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) v[e] += r[e];
+      in[p] = pack<T>(v);
+      if (total.data != nullptr) store_pack(total[row], p, part, in[p]);
+    }
+  }
+  float sum = 0;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const Elements<T> v = unpack<T>(in[p]);
     float some = 0;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) some += v[e];
-    total += some;
+    sum += some;
   }
   stay_packed<T>(in, shape.zero);
   const float count = elements_of_warp<T, kSpan>(shape, part);
-  const float rough = __fdividef(team.reduce_warp(total, Plus{}), fmaxf(count, 1));
+  const float rough = __fdividef(team.reduce_warp(sum, Plus{}), fmaxf(count, 1));
   float2 deviations = {0, 0};
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
@@ -100,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   stay_packed<T>(in, shape.other_zero);
   const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
   const float offset = -mean * rstd;
-  if (team.leads() && part.has(0)) {
+  if (means != nullptr && team.leads() && part.has(0)) {
     means[row] = mean;
     rstds[row] = rstd;
   }
@@ -123,23 +159,43 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   }
 }
 
+// The residual's part is added, and rounded, each time that x is read.
 template <class T, int kSize>
-__global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, const T* weight, const T* bias, float eps,
-                                                             Rows<T> y, float* means, float* rstds, RowShape shape) {
+__global__ void __launch_bounds__(kLoopThreads)
+    forward_loop(InputRows<T> x, InputRows<T> residual, const T* weight, const T* bias, float eps, Rows<T> total,
+                 Rows<T> y, float* means, float* rstds, RowShape shape) {
   Team<Span::block> team(shape);
   wait_for_previous();
   allow_next();
   const std::int64_t row = blockIdx.x;
-  float total = 0;
-  each_access<kSize>(shape, [&](std::int64_t i) {
-    const auto v = load_pack<T, kSize>(x[row] + i);
+  const T* const in = x[row];
+  const T* const added = residual.matrix.data != nullptr ? residual[row] : nullptr;
+  const bool missing = in == nullptr || (residual.matrix.data != nullptr && added == nullptr);
+  const auto load = [&](std::int64_t i) {
+    Pack<T, kSize> v;
+    if (missing) {
+      memset(&v, 0xff, sizeof v);
+      return v;
+    }
+    v = load_pack<T, kSize>(in + i);
+    if (added != nullptr) {
+      const auto r = load_pack<T, kSize>(added + i);
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) total += to_float(v[e]);
+      for (int e = 0; e < kSize; ++e) v[e] = from_float<T>(to_float(v[e]) + to_float(r[e]));
+    }
+    return v;
+  };
+  float sum = 0;
+  each_access<kSize>(shape, [&](std::int64_t i) {
+    const auto v = load(i);
+    if (total.data != nullptr) store_pack(total[row] + i, v);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) sum += to_float(v[e]);
   });
-  const float rough = team.sum(total) * shape.inverse;
+  const float rough = team.sum(sum) * shape.inverse;
   float2 deviations = {0, 0};
   each_access<kSize>(shape, [&](std::int64_t i) {
-    const auto v = load_pack<T, kSize>(x[row] + i);
+    const auto v = load(i);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
       const float deviation = to_float(v[e]) - rough;
@@ -148,12 +204,12 @@ __global__ void __launch_bounds__(kLoopThreads) forward_loop(Rows<const T> x, co
     }
   });
   const auto [mean, rstd] = statistics(rough, team.sum(deviations), shape.inverse, eps);
-  if (team.leads()) {
+  if (means != nullptr && team.leads()) {
     means[row] = mean;
     rstds[row] = rstd;
   }
   each_access<kSize>(shape, [&](std::int64_t i) {
-    auto v = load_pack<T, kSize>(x[row] + i);
+    auto v = load(i);
     const auto scale = load_pack<T, kSize>(weight + i);
     Pack<T, kSize> shift = {};
     if (bias != nullptr) shift = load_pack<T, kSize>(bias + i);
@@ -259,14 +315,15 @@ __global__ void __launch_bounds__(kLoopThreads)
   });
 }
 
-template <class T>
-void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y, float* means,
-             float* rstds) {
-  run_rows<T, kOneInput>(
-      row_call("layer_norm", {&x, &y}, {&weight, &bias}),
-      [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads>; },
-      [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), pointer<const T>(weight),
-      pointer<const T>(bias), eps, rows_of<T>(y), means, rstds);
+template <class T, bool kResidual>
+void forward(const RowCall& call, const InputRows<T>& x, const InputRows<T>& residual, const Tensor& weight,
+             const Tensor& bias, float eps, const Tensor& total, const Tensor& y, const Tensor& stats) {
+  constexpr const RowKernels& kKernels = kResidual ? kTwoInputs : kOneInput;
+  float* const means = pointer<float>(stats);
+  run_rows<T, kKernels>(
+      call, [](auto k) { return forward_rows<T, kResidual, k.span, k.packs, k.weights, k.threads>; },
+      [](auto size) { return forward_loop<T, size>; }, x, residual, pointer<const T>(weight), pointer<const T>(bias),
+      eps, rows_of<T>(total), rows_of<T>(y), means, means != nullptr ? means + stats.stride(0) : nullptr);
 }
 
 template <class T>
@@ -279,15 +336,43 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const flo
       pointer<const T>(weight), means, rstds, rows_of<T>(dx));
 }
 
-Declined layer_norm_forward_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,
-                                 const Tensor& stats) {
+Declined layer_norm_forward_cuda(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                                 float eps, const Tensor& total, const Tensor& y, const Tensor& stats) {
   if (x.dtype() == DType::f64) return "f64";
   if (!weight.is_contiguous()) return "a strided weight";
   if (bias.defined() && !bias.is_contiguous()) return "a strided bias";
   if (x.numel() == 0) return nullptr;
-  float* means = pointer<float>(stats);
-  visit_narrow(x.dtype(),
-               [&](auto tag) { forward<decltype(tag)>(x, weight, bias, eps, y, means, means + stats.stride(0)); });
+  visit_narrow(x.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    const RowCall call = row_call(residual.defined() ? "layer_norm_residual" : "layer_norm",
+                                  {&x, &residual, &total, &y}, {&weight, &bias});
+    const InputRows<T> in = {rows_of<const T>(x)};
+    if (residual.defined()) {
+      forward<T, true>(call, in, {rows_of<const T>(residual)}, weight, bias, eps, total, y, stats);
+    } else {
+      forward<T, false>(call, in, {}, weight, bias, eps, total, y, stats);
+    }
+  });
+  return nullptr;
+}
+
+Declined embedding_norm_forward_cuda(const Tensor& words, const Tensor& ids, const Tensor& positions,
+                                     const Tensor& places, const Tensor& weight, const Tensor& bias, float eps,
+                                     const Tensor& y) {
+  if (words.dtype() == DType::f64) return "f64";
+  if (words.stride(1) != 1 || positions.stride(1) != 1) return "a table with strided columns";
+  if (!weight.is_contiguous() || (bias.defined() && !bias.is_contiguous())) return "a strided weight or bias";
+  if (y.numel() == 0) return nullptr;
+  visit_narrow(words.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    const auto gathered = [](const Tensor& table, const Tensor& rows) {
+      return InputRows<T>{rows_of<const T>(table), pointer<std::int32_t>(rows), table.size(0)};
+    };
+    RowCall call = row_call("embedding_norm", {&y}, {&weight, &bias});
+    call.packed = call.packed && packs(words) && packs(positions);
+    call.work.bytes *= 3;
+    forward<T, true>(call, gathered(words, ids), gathered(positions, places), weight, bias, eps, {}, y, {});
+  });
   return nullptr;
 }
 
@@ -311,6 +396,7 @@ Declined layer_norm_backward_cuda(const Tensor& dy, const Tensor& x, const Tenso
 
 void register_layer_norm() {
   layer_norm_forward.on(DeviceType::cuda) = layer_norm_forward_cuda;
+  embedding_norm_forward.on(DeviceType::cuda) = embedding_norm_forward_cuda;
   layer_norm_backward.on(DeviceType::cuda) = layer_norm_backward_cuda;
 }
 

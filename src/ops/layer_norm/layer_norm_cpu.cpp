@@ -24,17 +24,32 @@ inline HWY_ATTR FloatVec first(FloatTag d, std::size_t k, FloatVec v) {
 }
 
 template <class T>
-HWY_ATTR void forward_rows(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,
-                           const Tensor& stats, std::int64_t begin, std::int64_t end) {
+HWY_ATTR void add_row(const T* x, const T* residual, T* total, std::size_t n) {
+  const FloatTag d;
+  each_vector(d, n, [&](std::size_t i, std::size_t k) HWY_ATTR {
+    store_some(d, hn::Add(load_some(d, x + i, k), load_some(d, residual + i, k)), total + i, k);
+  });
+}
+
+template <class T>
+HWY_ATTR void forward_rows(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, float eps,
+                           const Tensor& total, const Tensor& y, const Tensor& stats, std::int64_t begin,
+                           std::int64_t end) {
   const FloatTag d;
   const auto n = static_cast<std::size_t>(x.size(1));
   const auto count = static_cast<float>(n);
   const T* w = weight.data<T>();
   const T* b = bias.defined() ? bias.data<T>() : nullptr;
-  float* means = stats.data<float>();
-  float* rstds = means + stats.stride(0);
+  float* means = stats.defined() ? stats.data<float>() : nullptr;
+  float* rstds = stats.defined() ? means + stats.stride(0) : nullptr;
   for (std::int64_t row = begin; row < end; ++row) {
     const T* in = x.data<T>() + row * x.stride(0);
+    if (residual.defined()) {  // a sum that nobody wants stands where y will
+      const Tensor& sum = total.defined() ? total : y;
+      T* const added = sum.data<T>() + row * sum.stride(0);
+      add_row(in, residual.data<T>() + row * residual.stride(0), added, n);
+      in = added;
+    }
     const float rough =
         sum_row(d, n, [&](std::size_t i, std::size_t k) HWY_ATTR { return load_some(d, in + i, k); }) / count;
     // The second pass also finds what rounding left in the first sum: it matters where the mean is far from zero.
@@ -49,8 +64,10 @@ HWY_ATTR void forward_rows(const Tensor& x, const Tensor& weight, const Tensor& 
     const float mean = rough + correction;
     const auto vmean = hn::Set(d, mean);
     const float rstd = 1.0F / std::sqrt(std::max(squares / count - correction * correction, 0.0F) + eps);
-    means[row] = mean;
-    rstds[row] = rstd;
+    if (means != nullptr) {
+      means[row] = mean;
+      rstds[row] = rstd;
+    }
     const auto vscale = hn::Set(d, rstd);
     T* out = y.data<T>() + row * y.stride(0);
     each_vector(d, n, [&](std::size_t i, std::size_t k) HWY_ATTR {
@@ -106,9 +123,11 @@ HWY_ATTR void backward_rows(const Tensor& dy, const Tensor& x, const Tensor& wei
   }
 }
 
-void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y, const Tensor& stats,
-             std::int64_t begin, std::int64_t end) {
-  visit_narrow(x.dtype(), [&](auto tag) { forward_rows<decltype(tag)>(x, weight, bias, eps, y, stats, begin, end); });
+void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, float eps,
+             const Tensor& total, const Tensor& y, const Tensor& stats, std::int64_t begin, std::int64_t end) {
+  visit_narrow(x.dtype(), [&](auto tag) {
+    forward_rows<decltype(tag)>(x, residual, weight, bias, eps, total, y, stats, begin, end);
+  });
 }
 
 void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& dx,
@@ -127,13 +146,13 @@ namespace wick {
 HWY_EXPORT(forward);
 HWY_EXPORT(backward);
 
-Declined layer_norm_forward_cpu(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& y,
-                                const Tensor& stats) {
+Declined layer_norm_forward_cpu(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                                float eps, const Tensor& total, const Tensor& y, const Tensor& stats) {
   if (x.dtype() == DType::f64) return "f64";
   if (!weight.is_contiguous()) return "a strided weight";
   if (bias.defined() && !bias.is_contiguous()) return "a strided bias";
   parallel_for(x.size(0), rows_per_piece(x.size(1)), [&](std::int64_t begin, std::int64_t end) {
-    HWY_DYNAMIC_DISPATCH(forward)(x, weight, bias, eps, y, stats, begin, end);
+    HWY_DYNAMIC_DISPATCH(forward)(x, residual, weight, bias, eps, total, y, stats, begin, end);
   });
   return nullptr;
 }

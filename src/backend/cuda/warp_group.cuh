@@ -1,0 +1,130 @@
+#pragma once
+
+// Products on the tensor cores of Hopper as a group of four warps gives them: operands lie in shared memory, and the
+// group goes on while they are made. Only code for sm_90a has them.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "backend/cuda/arrival.cuh"
+#include "backend/cuda/tensor_map.h"
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define WICK_WARP_GROUPS
+#endif
+
+namespace wick::cuda {
+
+/// A tile of rows of 128 bytes (64 elements of k), from 1024-byte boundaries on: chunk c of 16 bytes of row r lies at
+/// c ^ (r % 8). `shared` is its address; 16 elements further along k the descriptor is greater by 2.
+__device__ inline std::uint64_t tile_descriptor(std::uint32_t shared) {
+  constexpr std::uint64_t kEightRows = 1024 >> 4;
+  constexpr std::uint64_t kSwizzle128 = 1;
+  return (shared & 0x3ffff) >> 4 | std::uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
+}
+
+#define WICK_8(i)                                                                                             \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
+      "+f"(c[i + 7])
+#define WICK_PRODUCT(type)                                                                                        \
+  asm volatile(                                                                                                   \
+      "{\n"                                                                                                       \
+      "  .reg .pred p;\n"                                                                                         \
+      "  setp.ne.u32 p, %98, 0;\n"                                                                                \
+      "  wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                              \
+      " "                                                                                                         \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                   \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                          \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                          \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                          \
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                          \
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "                         \
+      "%96, %97, p, 1, 1, 0, 0;\n"                                                                                \
+      "}"                                                                                                         \
+      : WICK_8(0), WICK_8(8), WICK_8(16), WICK_8(24), WICK_8(32), WICK_8(40), WICK_8(48), WICK_8(56), WICK_8(64), \
+        WICK_8(72), WICK_8(80), WICK_8(88)                                                                        \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)))
+/// c [64, 192] = a bᵀ over 16 elements of k, plus c where `add`; a of 64 rows, b of 192. Thread i of the group has
+/// columns 8 n + 2 (i % 4) + e of rows 16 (i / 32) + i % 32 / 4 + 8 h in c[4 n + 2 h + e]. It is there, and may be
+/// looked at, after wait_products().
+template <class T>
+__device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[maybe_unused]] std::uint64_t a,
+                                         [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
+#ifdef WICK_WARP_GROUPS
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    WICK_PRODUCT("bf16");
+  } else {
+    static_assert(std::is_same_v<T, __half>);
+    WICK_PRODUCT("f16");
+  }
+#endif
+}
+#undef WICK_PRODUCT
+#undef WICK_8
+
+/// Before the first product, and whenever registers that products use were written by anything else.
+__device__ inline void begin_products() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+/// Closes a batch of products.
+__device__ inline void close_products() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+/// Waits until at most the last kPending batches are under way.
+template <int kPending>
+__device__ inline void wait_products() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#endif
+}
+/// Keeps the compiler from moving what it does with c to the other side.
+template <int kCount>
+__device__ inline void settle(float (&c)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(c[i])::"memory");
+}
+
+/// A group's threads have kCount registers each from here on: fewer than before, or more, once others gave theirs.
+template <int kCount>
+__device__ inline void give_registers() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+template <int kCount>
+__device__ inline void take_registers() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+
+/// What the threads of the block wrote to shared memory before a barrier that follows is there for products.
+__device__ inline void show_to_products() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/// Starts the copy of the box at a row and a column of a matrix (tensor_map.h) to `to`; `arrival` counts its bytes. By
+/// one thread.
+__device__ inline void load_box([[maybe_unused]] std::uint32_t to, [[maybe_unused]] const CUtensorMap& map,
+                                [[maybe_unused]] int column, [[maybe_unused]] int row,
+                                [[maybe_unused]] Arrival* arrival) {
+#ifdef WICK_WARP_GROUPS
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          to),
+      "l"(&map), "r"(column), "r"(row), "r"(shared_address(arrival))
+      : "memory");
+#endif
+}
+
+}  // namespace wick::cuda
