@@ -29,7 +29,7 @@ class Threads {
 };
 
 // `count` texts of 1 to `longest` tokens, with short ones among them for each number of rows up to 20.
-std::vector<std::vector<TokenId>> make_texts(const EmbeddingModel& model, int count, std::int64_t longest) {
+std::vector<std::vector<TokenId>> make_texts(std::int64_t vocab_size, int count, std::int64_t longest) {
   std::vector<std::vector<TokenId>> texts;
   std::uint32_t state = 1;
   const auto next = [&](std::int64_t limit) {
@@ -39,7 +39,7 @@ std::vector<std::vector<TokenId>> make_texts(const EmbeddingModel& model, int co
   for (int i = 0; i < count; ++i) {
     std::vector<TokenId> text(
         static_cast<std::size_t>(std::min<std::int64_t>(i < 20 ? i + 1 : 1 + next(longest), longest)));
-    for (TokenId& id : text) id = static_cast<TokenId>(next(model.encoder().config().vocab_size));
+    for (TokenId& id : text) id = static_cast<TokenId>(next(vocab_size));
     texts.push_back(text);
   }
   return texts;
@@ -60,7 +60,8 @@ struct Ways {
 void check(const fs::path& folder, const Ways& ways) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const EmbeddingModel model = EmbeddingModel::load(folder, {.dtype = dtype});
-    const auto texts = make_texts(model, ways.texts, std::min<std::int64_t>(model.max_tokens(), 100));
+    const auto vocab_size = read_json_file(folder / "config.json").at("vocab_size").get<std::int64_t>();
+    const auto texts = make_texts(vocab_size, ways.texts, std::min<std::int64_t>(model.max_tokens(), 100));
     const Tensor expected = model.embed_tokens(texts);
     for (const int threads : ways.threads) {
       const Threads set(threads);
@@ -84,6 +85,13 @@ TEST(EmbeddingBatchTest, ATinyModelsEmbeddingsDoNotDependOnTheBatch) {
   fs::copy(kData / "encoder", folder, fs::copy_options::recursive);
   fs::copy_file(kData / "tokenizer" / "bert.json", folder / "tokenizer.json");
   check(folder, {300, 60, {1, 2, 3, 7}, {1, 150, 8192}});
+}
+
+TEST(EmbeddingBatchTest, NorDoThoseOfOtherArchitectures) {
+  for (const char* name : {"roberta", "mpnet", "qwen3"}) {
+    SCOPED_TRACE(name);
+    check(kData / "encoder_families" / name, {100, 30, {1, 2}, {1, 150}});
+  }
 }
 
 TEST(EmbeddingBatchTest, TheEmbeddingsOfMiniLmDoNotDependOnTheBatch) {
