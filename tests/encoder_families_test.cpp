@@ -7,6 +7,7 @@
 
 #include "io/json.h"
 #include "io_test_util.h"
+#include "op_matrix.h"
 #include "wick/embedding.h"
 #include "wick/safetensors.h"
 
@@ -14,8 +15,9 @@ namespace wick::test {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::test_device;
 
-class EncoderFamilies : public testing::TestWithParam<const char*> {
+class EncoderFamilies : public ::testing::TestWithParam<const char*> {
  protected:
   // A copy of one of the folders, whole.
   void open(const std::string& name) {
@@ -62,7 +64,9 @@ class EncoderFamilies : public testing::TestWithParam<const char*> {
       EXPECT_GE(cosine, least_cosine) << "text " << i;
     }
   }
-  void expect_unchanged() const { expect_vectors(EmbeddingModel::load(folder_).embed(texts_), 2e-6, 0.99999); }
+  void expect_unchanged() const {
+    expect_vectors(EmbeddingModel::load(folder_, {.device = test_device()}).embed(texts_), 2e-6, 0.99999);
+  }
 
   TempDir dir_;
   fs::path folder_;
@@ -87,7 +91,7 @@ TEST_P(EncoderFamilies, CutsTextsIntoTheSameTokens) {
 
 TEST_P(EncoderFamilies, GivesTheVectorsOfSentenceTransformers) {
   open(GetParam());
-  const EmbeddingModel model = EmbeddingModel::load(folder_);
+  const EmbeddingModel model = EmbeddingModel::load(folder_, {.device = test_device()});
   expect_vectors(model.embed(texts_), 2e-6, 0.99999);
   expect_vectors(model.embed(texts_, 1), 2e-6, 0.99999);  // each text in a batch of its own
 }
@@ -101,9 +105,9 @@ TEST_P(EncoderFamilies, GivesThemOpByOp) {
 
 TEST_P(EncoderFamilies, GivesTheVectorsOfPeft) {
   open(GetParam());
-  EmbeddingModel model = EmbeddingModel::load(folder_);
+  EmbeddingModel model = EmbeddingModel::load(folder_, {.device = test_device()});
   const auto adapter = std::make_shared<const Adapter>(load_adapter(folder_ / "adapter", model.linear_modules()),
-                                                       model.linear_modules());
+                                                       model.linear_modules(), model.device());
   vectors_ = read_json_file(folder_ / "expected.json")["adapted"].get<std::vector<std::vector<float>>>();
   for (const LoraLayout layout : {LoraLayout::separate, LoraLayout::bordered}) {
     model.attach(adapter, layout);
@@ -113,7 +117,8 @@ TEST_P(EncoderFamilies, GivesTheVectorsOfPeft) {
 
 TEST_P(EncoderFamilies, IsNearInBf16) {
   open(GetParam());
-  expect_vectors(EmbeddingModel::load(folder_, {.dtype = DType::bf16}).embed(texts_), 0.05, 0.9995);
+  const EmbeddingModel model = EmbeddingModel::load(folder_, {.dtype = DType::bf16, .device = test_device()});
+  expect_vectors(model.embed(texts_), 0.05, 0.9995);
 }
 
 TEST_P(EncoderFamilies, LeavesThePoolerAndAHeadOut) {
@@ -132,7 +137,7 @@ TEST_P(EncoderFamilies, LeavesThePoolerAndAHeadOut) {
                [&] { (void)EmbeddingModel::load(folder_); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, EncoderFamilies, testing::Values("roberta", "xlm-roberta", "mpnet", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Each, EncoderFamilies, ::testing::Values("roberta", "xlm-roberta", "mpnet", "qwen3"),
                          [](const auto& each) {
                            std::string name = each.param;
                            std::erase(name, '-');
