@@ -99,7 +99,7 @@ void run(const Options& o) {
       tokens.push_back(model.tokenize(query));
       if (tokens.back().empty()) fail(ErrorCode::invalid_argument, "the query \"{}\" has no tokens", query);
     }
-    const auto hits = index.search(model.embed(tokens), o.k, kSimilarities.at(o.similarity));
+    const auto hits = index.search(model.embed(tokens, 65536), o.k, kSimilarities.at(o.similarity));
     for (std::size_t i = 0; i < queries.size(); ++i) {
       print(describe_hits(o, queries[i], hits[i], texts ? &*texts : nullptr));
     }

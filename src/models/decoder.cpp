@@ -226,7 +226,7 @@ Decoder Decoder::load(const std::filesystem::path& folder, const LoadOptions& op
     return name.ends_with("rotary_emb.inv_freq") || (!options.head && name == kHead);
   });
   if (!options.head) {  // no text that is embedded then depends on those beside it
-    for (Layer& layer : impl->layers) layer.each_linear([](AdaptedLinear& linear) { linear.pack(); });
+    for (AdaptedLinear* linear : impl->linears()) linear->pack();
   }
   if (impl->device.type != DeviceType::cpu) backend(impl->device).trim(impl->device);  // what only loading needed
   return Decoder(std::move(impl));
