@@ -164,6 +164,9 @@ TEST_F(EncoderTest, RefusesPositionsThatItDoesNotHave) {
                  [&] { (void)model.forward(TokenBatch::single(std::vector<TokenId>(57, 5))); });
   TokenBatch batch = TokenBatch::single(std::vector<TokenId>{5, 6}, 55);
   expect_refused("token 1 has position 56, the model has 0 to 55", [&] { (void)model.forward(batch); });
+  batch = TokenBatch::single(std::vector<TokenId>{5, 6});
+  batch.offsets.data<std::int32_t>()[1] = 7;
+  expect_refused("query_offsets[1] is 7, expected 0 to 2", [&] { (void)model.forward(batch); });
 }
 
 TEST_F(EncoderTest, RefusesWhatItDoesNotCompute) {

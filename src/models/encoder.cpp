@@ -235,6 +235,8 @@ Tensor Encoder::Impl::positions_of(const TokenBatch& batch) const {
   const std::vector<std::int32_t> ids = batch.ids.to_vector<std::int32_t>();
   const std::vector<std::int32_t> offsets = batch.offsets.to_vector<std::int32_t>();
   std::vector<std::int32_t> rows = batch.positions.to_vector<std::int32_t>();
+  const auto outside = [&](std::int32_t at) { return at < 0 || std::cmp_greater(at, ids.size()); };
+  if (rows.size() != ids.size() || std::ranges::any_of(offsets, outside)) return batch.positions;  // ops refuse these
   const auto last = static_cast<std::int32_t>(config.max_tokens()) - 1;
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
     std::int32_t paddings = 0;
