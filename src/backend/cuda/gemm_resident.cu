@@ -14,8 +14,9 @@ constexpr int kRows = 64;                      // of a tile of a and c
 constexpr int kColumns = 192;                  // of c, rows of the weight that a block keeps
 constexpr int kDepth = 64;                     // elements of k in 128 bytes
 constexpr int kMaxDepths = 6;                  // k is at most 384
-constexpr int kStages = 9;                     // pieces [kRows, kDepth] of a in shared memory
 constexpr int kGroups = 3;                     // of warps, with a tile each
+constexpr int kRing = 3;                       // pieces [kRows, kDepth] of a in shared memory, of each group
+constexpr int kStages = kGroups * kRing;       // of all
 constexpr int kThreads = (kGroups + 1) * 128;  // and a group that fetches, which leaves its registers to the others
 constexpr int kFetchRegisters = 24;
 constexpr int kRegisters = 160;
@@ -118,12 +119,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int group = thread / 128;
   if (group == kGroups) {
     give_registers<kFetchRegisters>();
-    if (thread % 128 != 0) return;
+    // A thread for each group: no group's pieces wait behind another's, and each ring is walked by one reader, which
+    // never waits for a phase before it has seen the one ahead of it.
+    const int served = thread % 128 / 32;
+    if (thread % 32 != 0 || served >= kGroups) return;
     int piece = 0;
-    for (int tile = first_tile; tile < in.tiles; tile += step) {
+    for (int turn = served; first_tile + turn * step < in.tiles; turn += kGroups) {
+      const int tile = first_tile + turn * step;
       for (int depth = 0; depth < in.depths; ++depth, ++piece) {
-        const int stage = piece % kStages;
-        arrival_wait(empty + stage, static_cast<unsigned>(piece / kStages + 1) & 1U);  // at once in the first round
+        const int stage = served * kRing + piece % kRing;
+        arrival_wait(empty + stage, static_cast<unsigned>(piece / kRing + 1) & 1U);  // at once in the first round
         arrival_expect(full + stage, kPiece);
         load_box(shared_address(ring + stage * kPiece), a, depth * kDepth, tile * kRows, full + stage);
       }
@@ -134,12 +139,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   take_registers<kRegisters>();
   float sums[96];
   const std::uint64_t b = tile_descriptor(shared_address(weight));
+  int piece = 0;
+  const auto stage_of = [group](int number) { return group * kRing + number % kRing; };
   for (int turn = group; first_tile + turn * step < in.tiles; turn += kGroups) {
     settle(sums);
-    for (int depth = 0; depth < in.depths; ++depth) {
-      const int piece = turn * in.depths + depth;
-      const int stage = piece % kStages;
-      arrival_wait(full + stage, static_cast<unsigned>(piece / kStages) & 1U);
+    for (int depth = 0; depth < in.depths; ++depth, ++piece) {
+      const int stage = stage_of(piece);
+      arrival_wait(full + stage, static_cast<unsigned>(piece / kRing) & 1U);
       const std::uint64_t from_a = tile_descriptor(shared_address(ring + stage * kPiece));
       const std::uint64_t from_b = b + static_cast<std::uint64_t>(depth) * (kSlab >> 4);
       begin_products();
@@ -150,12 +156,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       close_products();
       if (depth > 0) {
         wait_products<1>();
-        release(empty + (piece - 1) % kStages);
+        release(empty + stage_of(piece - 1));
       }
     }
     wait_products<0>();
     settle(sums);
-    release(empty + (turn * in.depths + in.depths - 1) % kStages);
+    release(empty + stage_of(piece - 1));
     finish<T, kThen>(in, sums, first_tile + turn * step, first_column);
   }
 }
