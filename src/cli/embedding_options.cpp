@@ -23,8 +23,7 @@ PromptedModel::PromptedModel(const EmbeddingOptions& options, const std::optiona
       columns_(options.truncate_dim > 0 ? options.truncate_dim : model_.dimension()) {
   if (!options.adapter.empty()) {
     const std::vector<ModuleInfo>& modules = model_.linear_modules();
-    model_.attach(
-        std::make_shared<const Adapter>(load_adapter(options.adapter, modules), modules, model_.device()));
+    model_.attach(std::make_shared<const Adapter>(load_adapter(options.adapter, modules), modules, model_.device()));
   }
   if (columns_ > model_.dimension()) {
     fail(ErrorCode::invalid_argument, "--truncate-dim is {}, the model has {} columns", columns_, model_.dimension());

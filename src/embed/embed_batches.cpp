@@ -112,9 +112,7 @@ Tensor embed_batches(Texts texts, std::int64_t columns, std::int64_t batch_token
     const std::size_t begin = at == 0 ? 0 : ends[at - 1];
     return Order(order).subspan(begin, ends[at] - begin);
   };
-  const auto make = [&](Order which) {
-    return vectors(batch_of(texts, which)).to(DType::f32).contiguous();
-  };
+  const auto make = [&](Order which) { return vectors(batch_of(texts, which)).to(DType::f32).contiguous(); };
   const std::int64_t batches = std::ssize(ends);
   if (host) {
     const auto embed = [&](std::int64_t index) {

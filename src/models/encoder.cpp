@@ -263,8 +263,8 @@ Tensor Encoder::forward(const TokenBatch& given) const {
   const std::int64_t tokens = batch.tokens();
   const std::int64_t head_dim = c.hidden_size / c.num_attention_heads;
   const auto heads = [&](const Tensor& t) { return reshape(t, {tokens, c.num_attention_heads, head_dim}); };
-  Tensor x = embedding_norm(impl_->words, batch.ids, impl_->positions, positions, impl_->norm.weight,
-                            impl_->norm.bias, c.layer_norm_eps);
+  Tensor x = embedding_norm(impl_->words, batch.ids, impl_->positions, positions, impl_->norm.weight, impl_->norm.bias,
+                            c.layer_norm_eps);
   for (const EncoderLayer& layer : impl_->layers) {
     const std::vector<Tensor> qkv = layer.qkv.each(x);
     const Tensor mixed =
