@@ -36,16 +36,15 @@ def measure(by, backend, heads, kv_heads, d, sequences, length, device):
         with torch.no_grad():
             forward()
 
-    with sdpa_kernel(backend):
+    def make_backward():
         y = forward()
+        return lambda: torch.autograd.grad(y, (q, k, v), dy, retain_graph=True)
 
-        def backward():
-            torch.autograd.grad(y, (q, k, v), dy, retain_graph=True)
-
+    with sdpa_kernel(backend):
         if device == "cpu":
-            only_forward(), backward()
+            only_forward(), make_backward()()
             return
-        functions = {"forward": captured(only_forward), "backward": captured(backward)}
+        functions = {"forward": captured(lambda: only_forward), "backward": captured(make_backward)}
     times = times_in_turn(functions, 5, 20)
     case = {"heads": heads, "kv_heads": kv_heads, "d": d, "sequences": sequences, "length": length, "dtype": "bf16"}
     pairs = heads * sequences * length * (length + 1) / 2

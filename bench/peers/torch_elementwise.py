@@ -30,12 +30,12 @@ def loss_of(x, weight, labels):
 
 
 def time_all(functions, device):
-    """Microseconds (median, least, most) by name; nothing on the CPU, where they only run."""
+    """Microseconds (median, least, most) by name of what each makes; nothing on the CPU, where they only run."""
     if device == "cpu":
-        for fn in functions.values():
-            fn()
+        for make in functions.values():
+            make()()
         return {}
-    return times_in_turn({name: captured(fn) for name, fn in functions.items()}, 11, 1)
+    return times_in_turn({name: captured(make) for name, make in functions.items()}, 11, 1)
 
 
 def measure_swiglu(tokens, n, device):
@@ -62,7 +62,7 @@ def measure_swiglu(tokens, n, device):
         return run
 
     for mode, fn in (("eager", swiglu), ("compiled", torch.compile(swiglu, dynamic=False))):
-        times = time_all({"swiglu": forward(fn), "swiglu backward": backward(fn)}, device)
+        times = time_all({"swiglu": lambda: forward(fn), "swiglu backward": lambda: backward(fn)}, device)
         for (work, us), matrices in zip(times.items(), (3, 5)):
             us = [t / sets for t in us]
             print_record(f"torch {mode}", work, {"shape": f"{tokens} x {n}", "dtype": "bf16"}, us, "us",
@@ -74,7 +74,7 @@ def measure_loss(model, tokens, width, vocabulary, device):
     weight = 0.05 * torch.randn(vocabulary, width, device=device, dtype=torch.bfloat16)
     labels = torch.randint(0, vocabulary, (tokens,), device=device)
     for mode, fn in (("eager", loss_of), ("compiled", torch.compile(loss_of, dynamic=False))):
-        times = time_all({"with dx": lambda: torch.autograd.grad(fn(x, weight, labels), x)}, device)
+        times = time_all({"with dx": lambda: lambda: torch.autograd.grad(fn(x, weight, labels), x)}, device)
         for name, us in times.items():
             print_record(f"torch {mode}", f"linear cross-entropy, {name}", {"model": model}, us, "us",
                          tflops=4 * tokens * width * vocabulary / us[0] / 1e6)

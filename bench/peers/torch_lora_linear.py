@@ -17,17 +17,23 @@ SHAPES = [(896, 896), (896, 4864), (4864, 896), (2048, 2048), (2048, 8192), (819
           (4096, 14336), (14336, 4096)]
 
 
-def captured(fn):
+def captured(make):
+    """The function that make() makes, as a graph. All on one stream: autograd runs a backward on its forward's."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        fn = make()
         for _ in range(3):
             fn()
-    torch.cuda.current_stream().wait_stream(stream)
+    stream.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         fn()
-    return graph.replay
+
+    def replay():
+        graph.replay()
+    replay.uses = fn  # what it reads and runs has to live as long
+    return replay
 
 
 def times_in_turn(functions, repeats, rounds=4):
@@ -98,7 +104,7 @@ def measure(tokens, k, n, rank, repeats):
         return run
 
     compiled = torch.compile(adapted)
-    functions = {"base": captured(base), "bordered": captured(bordered), "base_eager": base,
+    functions = {"base": captured(lambda: base), "bordered": captured(lambda: bordered), "base_eager": base,
                  "autograd_eager": autograd(adapted), "autograd_compiled": autograd(compiled)}
     for fn in functions.values():
         fn()

@@ -13,6 +13,7 @@ import time
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
+from torch_lora_linear import captured as gpu_captured
 from torch_lora_linear import times_in_turn as gpu_times_in_turn
 
 EPS = 1e-5
@@ -58,22 +59,11 @@ def times_in_turn(functions, repeats, rounds, device):
 
 
 def captured(make, device):
-    """The function that make() makes, as a graph. All on one stream: autograd runs a backward on its forward's."""
-    if device != "cuda":
-        fn = make()
-        fn()
-        return fn
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        fn = make()
-        for _ in range(3):
-            fn()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        fn()
-    return graph.replay
+    if device == "cuda":
+        return gpu_captured(make)
+    fn = make()
+    fn()
+    return fn
 
 
 def as_tuple(value):
