@@ -57,9 +57,13 @@ struct Ways {
   std::vector<std::int64_t> batch_tokens;
 };
 
-void check(const fs::path& folder, const Ways& ways) {
+void check(const fs::path& folder, const Ways& ways, const fs::path& adapter = {}) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    const EmbeddingModel model = EmbeddingModel::load(folder, {.dtype = dtype});
+    EmbeddingModel model = EmbeddingModel::load(folder, {.dtype = dtype});
+    if (!adapter.empty()) {
+      const std::vector<ModuleInfo>& modules = model.linear_modules();
+      model.attach(std::make_shared<const Adapter>(load_adapter(adapter, modules), modules));
+    }
     const auto vocab_size = read_json_file(folder / "config.json").at("vocab_size").get<std::int64_t>();
     const auto texts = make_texts(vocab_size, ways.texts, std::min<std::int64_t>(model.max_tokens(), 100));
     const Tensor expected = model.embed_tokens(texts);
@@ -90,7 +94,9 @@ TEST(EmbeddingBatchTest, ATinyModelsEmbeddingsDoNotDependOnTheBatch) {
 TEST(EmbeddingBatchTest, NorDoThoseOfOtherArchitectures) {
   for (const char* name : {"roberta", "mpnet", "qwen3"}) {
     SCOPED_TRACE(name);
-    check(kData / "encoder_families" / name, {100, 30, {1, 2}, {1, 150}});
+    const fs::path folder = kData / "encoder_families" / name;
+    check(folder, {100, 30, {1, 2}, {1, 150}});
+    check(folder, {60, 30, {1, 2}, {1, 150}}, folder / "adapter");
   }
 }
 

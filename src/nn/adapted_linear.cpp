@@ -64,11 +64,16 @@ void AdaptedLinear::pack() {
 }
 
 bool AdaptedLinear::packs(const Tensor& x) const {
-  return packed_ != nullptr && lora_.rank() == 0 && fused_enabled() && !recording({x});
+  return packed_ != nullptr && fused_enabled() && dropout_.p == 0 && !recorded(x);
 }
 
 Tensor AdaptedLinear::packed(const Tensor& x, std::optional<GeluKind> gelu) const {
-  return packed_linear(x, *packed_, bias_, gelu);
+  if (lora_.rank() == 0) return packed_linear(x, *packed_, bias_, gelu);
+  // The factors, which training changes, are packed each time: little beside the product.
+  const Tensor h = packed_linear(x, PackedWeight(lora_.a().detach()), {});
+  const Tensor y =
+      add(packed_linear(x, *packed_, bias_), packed_linear(h, PackedWeight(lora_.scaled_b().detach()), {}));
+  return gelu ? wick::gelu(y, *gelu) : y;
 }
 
 Tensor AdaptedLinear::weight_of(std::string_view name) const {

@@ -44,8 +44,8 @@ class AdaptedLinear {
   /// layer_norm_residual() of it.
   Tensor norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps) const;
 
-  /// Keeps a copy of the weight packed for the CPU, where there is such a thing. What no tape records and no adapter
-  /// changes then runs on it: faster, and each row's bytes depend on that row alone.
+  /// Keeps a copy of the weight packed for the CPU, where there is such a thing. What no tape records then runs on it,
+  /// and adapters on theirs: faster, and each row's bytes depend on that row alone.
   void pack();
 
   /// Spare columns that an input should have.
