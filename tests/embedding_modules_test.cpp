@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include "embedding_test_util.h"
 #include "expect_error.h"
 #include "io/json.h"
 #include "io_test_util.h"
@@ -25,9 +26,7 @@ class EmbeddingModules : public testing::Test {
     fs::copy_file(kData / "tokenizer" / "bert.json", folder_ / "tokenizer.json");
   }
   void edit(const std::string& file, const std::function<void(Json&)>& change) const {
-    Json json = read_json_file(folder_ / file);
-    change(json);
-    write_file(folder_ / file, dump_json(json));
+    edit_json(folder_ / file, change);
   }
   void put(const std::string& file, const Json& json) const {
     fs::create_directories((folder_ / file).parent_path());
@@ -35,17 +34,6 @@ class EmbeddingModules : public testing::Test {
   }
   void expect_load_error(ErrorCode code, std::string_view part) const {
     expect_error(code, part, [&] { (void)EmbeddingModel::load(folder_); });
-  }
-  static void expect_near(const Tensor& found, const Json& expected, double tolerance) {
-    ASSERT_EQ(found.size(0), std::ssize(expected));
-    for (std::int64_t i = 0; i < found.size(0); ++i) {
-      const auto row = expected[static_cast<std::size_t>(i)].get<std::vector<float>>();
-      ASSERT_EQ(found.size(1), std::ssize(row));
-      for (std::int64_t c = 0; c < found.size(1); ++c) {
-        EXPECT_NEAR(found.data<float>()[i * found.size(1) + c], row[static_cast<std::size_t>(c)], tolerance)
-            << "text " << i << ", column " << c;
-      }
-    }
   }
 
   TempDir dir_;
@@ -66,7 +54,7 @@ TEST_F(EmbeddingModules, GiveTheVectorsOfSentenceTransformers) {
     for (const std::string& text : texts) {
       inputs.push_back(each.contains("prompt") ? model.with_prompt(model.prompt(each["prompt"]), text) : text);
     }
-    expect_near(model.embed(inputs), each["vectors"], 4e-6);
+    expect_rows_near(model.embed(inputs), each["vectors"], 4e-6);
   }
 }
 
@@ -81,7 +69,8 @@ TEST_F(EmbeddingModules, TheTransformerMayHaveAFolderOfItsOwn) {
   edit("modules.json", [](Json& j) { j[0]["path"] = "0_Transformer"; });
   const EmbeddingModel model = EmbeddingModel::load(folder_);
   EXPECT_EQ(model.max_tokens(), 40);
-  expect_near(model.embed(expected["texts"].get<std::vector<std::string>>()), expected["cases"][0]["vectors"], 2e-6);
+  expect_rows_near(model.embed(expected["texts"].get<std::vector<std::string>>()), expected["cases"][0]["vectors"],
+                   2e-6);
 }
 
 TEST_F(EmbeddingModules, PromptsByName) {

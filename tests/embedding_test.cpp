@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 
+#include "embedding_test_util.h"
 #include "io/json.h"
 #include "io_test_util.h"
 #include "wick/safetensors.h"
@@ -27,25 +28,12 @@ class EmbeddingTest : public testing::Test {
     cases_ = expected["cases"];
   }
   void edit(const std::string& file, const std::function<void(Json&)>& change) const {
-    Json json = read_json_file(folder_ / file);
-    change(json);
-    write_file(folder_ / file, dump_json(json));
+    edit_json(folder_ / file, change);
   }
   // Each embedding of texts_ beside the first case's.
   void expect_first_case(double tolerance) const {
     const Tensor found = EmbeddingModel::load(folder_).embed(texts_);
-    expect_near(found, cases_[0]["vectors"], tolerance);
-  }
-  static void expect_near(const Tensor& found, const Json& expected, double tolerance) {
-    ASSERT_EQ(found.size(0), std::ssize(expected));
-    for (std::int64_t i = 0; i < found.size(0); ++i) {
-      const auto row = expected[static_cast<std::size_t>(i)].get<std::vector<float>>();
-      ASSERT_EQ(found.size(1), std::ssize(row));
-      for (std::int64_t c = 0; c < found.size(1); ++c) {
-        EXPECT_NEAR(found.data<float>()[i * found.size(1) + c], row[static_cast<std::size_t>(c)], tolerance)
-            << "text " << i << ", column " << c;
-      }
-    }
+    expect_rows_near(found, cases_[0]["vectors"], tolerance);
   }
 
   TempDir dir_;
@@ -60,8 +48,8 @@ TEST_F(EmbeddingTest, GivesTheVectorsOfSentenceTransformers) {
     write_file(folder_ / "1_Pooling" / "config.json", each["pooling"].dump());
     const EmbeddingModel model = EmbeddingModel::load(folder_);
     EXPECT_EQ(model.max_tokens(), 40);
-    expect_near(model.embed(texts_), each["vectors"], 2e-6);
-    expect_near(model.embed(texts_, 1), each["vectors"], 2e-6);  // each text in a batch of its own
+    expect_rows_near(model.embed(texts_), each["vectors"], 2e-6);
+    expect_rows_near(model.embed(texts_, 1), each["vectors"], 2e-6);  // each text in a batch of its own
   }
 }
 

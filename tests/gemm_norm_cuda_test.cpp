@@ -5,11 +5,9 @@
 
 #include <cstring>
 
-#include "backend/backend.h"
-#include "backend/cuda/runtime.h"
 #include "backend/cuda/tensor_map.h"
 #include "core/fail.h"
-#include "core/rng.h"
+#include "hopper_gemm.h"
 #include "op_matrix.h"
 
 namespace wick::testing {
@@ -25,18 +23,8 @@ TEST(FragmentRows, AreEachRowOnce) {
   }
 }
 
-class GemmNorm : public ::testing::Test {
+class GemmNorm : public HopperGemm {
  protected:
-  void SetUp() override {
-    device_.type = DeviceType::cuda;
-    if (const std::string missing = backend(device_).missing(device_); !missing.empty()) GTEST_SKIP() << missing;
-    if (cuda::info().major != 9) GTEST_SKIP() << "its instructions are Hopper's";
-  }
-  Tensor random(const Shape& shape, DType dtype, double bound) {
-    const Tensor t = Tensor::empty(shape, DType::f32, device_);
-    fill_uniform(t, -bound, bound, 5, {RandomPurpose::initialisation, next_++});
-    return t.to(dtype);
-  }
   cuda::NormAfter rest(std::int64_t m, std::int64_t n, DType dtype) {
     return {.bias = random({n}, dtype, 2),
             .residual = random({m, n}, dtype, 3),
@@ -44,16 +32,12 @@ class GemmNorm : public ::testing::Test {
             .shift = random({n}, dtype, 1),
             .eps = 1e-12F};
   }
-  static Tensor wide(const Tensor& t) { return t.defined() ? t.to(Device::cpu()).to(DType::f64) : t; }
   static Tensor expected(const Tensor& a, const Tensor& weight, const cuda::NormAfter& after) {
     const FusedScope composite(false);
     Tensor sums = add(matmul(wide(a), transpose(wide(weight), 0, 1)), wide(after.residual));
     if (after.bias.defined()) sums = add(sums, wide(after.bias));
     return layer_norm(sums, wide(after.weight), wide(after.shift), after.eps);
   }
-
-  Device device_;
-  std::uint32_t next_ = 0;
 };
 
 TEST_F(GemmNorm, IsTheNormOfTheSum) {

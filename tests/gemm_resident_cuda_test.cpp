@@ -5,37 +5,21 @@
 
 #include <cstring>
 
-#include "backend/backend.h"
-#include "backend/cuda/runtime.h"
 #include "core/fail.h"
-#include "core/rng.h"
+#include "hopper_gemm.h"
 #include "op_matrix.h"
 
 namespace wick::testing {
 namespace {
 
-class ResidentGemm : public ::testing::Test {
+class ResidentGemm : public HopperGemm {
  protected:
-  void SetUp() override {
-    device_.type = DeviceType::cuda;
-    if (const std::string missing = backend(device_).missing(device_); !missing.empty()) GTEST_SKIP() << missing;
-    if (cuda::info().major != 9) GTEST_SKIP() << "its instructions are Hopper's";
-  }
-  Tensor random(const Shape& shape, DType dtype, double bound) {
-    const Tensor t = Tensor::empty(shape, DType::f32, device_);
-    fill_uniform(t, -bound, bound, 5, {RandomPurpose::initialisation, next_++});
-    return t.to(dtype);
-  }
-  static Tensor wide(const Tensor& t) { return t.to(Device::cpu()).to(DType::f64); }
   static Tensor expected(const Tensor& a, const Tensor& weight, const Tensor& bias, std::optional<GeluKind> kind) {
     Tensor y = matmul(wide(a), transpose(wide(weight), 0, 1));
     if (bias.defined()) y = add(y, wide(bias));
     const FusedScope composite(false);
     return kind ? gelu(y, *kind) : y;
   }
-
-  Device device_;
-  std::uint32_t next_ = 0;
 };
 
 TEST_F(ResidentGemm, IsTheProduct) {

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <numeric>
 
 #include "core/fail.h"
 #include "core/parallel.h"
