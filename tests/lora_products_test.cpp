@@ -62,6 +62,8 @@ TEST_P(LoraProducts, OfManyTiles) {
       {900, 136, {{264, 16, 2.0}, {136, 16, 1.0}, {136, 16, 1.5}}},
       {200, 72, {{1032, 64, 1.0}}},
       {17, 8, {{8, 1, 1.0}}},
+      {1100, 200, {{264, 16, 2.0}, {72, 16, 1.0}, {136, 16, 1.5}}},
+      {600, 264, {{136, 32, 0.5}}},
   };
   // A result rounded to the dtype, made of results that were.
   const double tolerance = dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 2e-3 : 1.5e-2;

@@ -10,21 +10,31 @@
 
 namespace wick::cuda {
 
-/// In shared memory: counts the bytes that are expected and come. When as many have come as were expected a phase is
-/// over and the next begins; the first is phase 0, and waiting takes the parity of its number.
+/// In shared memory: counts the bytes that are expected and come. When as many have come as were expected, and every
+/// party has arrived, a phase is over and the next begins; the first is phase 0, and waiting takes the parity of its
+/// number.
 using Arrival = std::uint64_t;
 
-/// By one thread. The others, of the cluster too, may use it after the next barrier.
-__device__ inline void arrival_init([[maybe_unused]] Arrival* arrival) {
+/// By one thread. The others, of the cluster too, may use it after the next barrier. A phase also waits for `parties`
+/// calls of arrival_expect() or arrive().
+__device__ inline void arrival_init([[maybe_unused]] Arrival* arrival, [[maybe_unused]] std::uint32_t parties = 1) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
-      "mbarrier.init.shared::cta.b64 [%0], 1;\n"
-      "fence.mbarrier_init.release.cluster;" ::"r"(shared_address(arrival))
+      "mbarrier.init.shared::cta.b64 [%0], %1;\n"
+      "fence.mbarrier_init.release.cluster;" ::"r"(shared_address(arrival)),
+      "r"(parties)
       : "memory");
 #endif
 }
 
-/// By one thread, once in a phase. Some of the bytes may have come before.
+/// By one thread: a party that expects no bytes, and has done what it did before.
+__device__ inline void arrive([[maybe_unused]] Arrival* arrival) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(arrival)) : "memory");
+#endif
+}
+
+/// By one thread, once in a phase: a party that expects bytes. Some of them may have come before.
 __device__ inline void arrival_expect([[maybe_unused]] Arrival* arrival, [[maybe_unused]] std::uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrival)), "r"(bytes)

@@ -54,6 +54,15 @@ __device__ inline void cluster_sync() {
   cluster_wait();
 }
 
+/// All threads of the cluster have come here, with what they read; what they wrote may still be under way. Before a
+/// block ends whose memory others have read.
+__device__ inline void cluster_leave() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+  cluster_wait();
+}
+
 /// The same variable in the shared memory of another block of the cluster.
 template <class T>
 __device__ inline T* in_block(T* shared, [[maybe_unused]] unsigned rank) {

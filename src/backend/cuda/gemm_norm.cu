@@ -43,12 +43,6 @@ struct NormArguments {
   float eps;
 };
 
-__device__ inline void init_empty([[maybe_unused]] Arrival* empty) {
-#ifdef WICK_WARP_GROUPS
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(empty)), "n"(kCluster * kGroups * 4)
-               : "memory");  // the warps of both blocks
-#endif
-}
 // Lets both blocks fetch again.
 __device__ inline void release([[maybe_unused]] Arrival* empty) {
 #ifdef WICK_WARP_GROUPS
@@ -205,7 +199,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int step = static_cast<int>(gridDim.x / kCluster);
   if (thread == 0) {
     for (int s = 0; s < kStages; ++s) {
-      init_empty(empty + s);
+      arrival_init(empty + s, kCluster * kGroups * 4);  // the warps of both blocks
       arrival_init(full + s);
     }
   }

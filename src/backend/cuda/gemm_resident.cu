@@ -39,19 +39,6 @@ struct ResidentArguments {
   int tiles;   // of kRows
 };
 
-__device__ inline void init_empty([[maybe_unused]] Arrival* empty) {
-#ifdef WICK_WARP_GROUPS
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 4;" ::"r"(shared_address(empty)) : "memory");  // a group's warps
-#endif
-}
-__device__ inline void release([[maybe_unused]] Arrival* empty) {
-#ifdef WICK_WARP_GROUPS
-  if (threadIdx.x % 32 == 0) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(empty)) : "memory");
-  }
-#endif
-}
-
 template <Then kThen>
 __device__ inline float then(float x) {
   if constexpr (kThen == Then::gelu) return gelu_near<GeluKind::exact>(x);
@@ -98,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int first_column = slice * kColumns;
   if (thread == 0) {
     for (int s = 0; s < kStages; ++s) {
-      init_empty(empty + s);
+      arrival_init(empty + s, 4);  // a group's warps
       arrival_init(full + s);
     }
   }
@@ -156,12 +143,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       close_products();
       if (depth > 0) {
         wait_products<1>();
-        release(empty + stage_of(piece - 1));
+        if (thread % 32 == 0) arrive(empty + stage_of(piece - 1));
       }
     }
     wait_products<0>();
     settle(sums);
-    release(empty + stage_of(piece - 1));
+    if (thread % 32 == 0) arrive(empty + stage_of(piece - 1));
     finish<T, kThen>(in, sums, first_tile + turn * step, first_column);
   }
 }

@@ -26,7 +26,7 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
 // extents and box by dimension, the columns first; strides, in rows, of the other dimensions.
 template <std::size_t kRank>
 CUtensorMap encode(const Tensor& matrix, const cuuint64_t (&extents)[kRank], const std::int64_t (&strides)[kRank - 1],
-                   const cuuint32_t (&box)[kRank]) {
+                   const cuuint32_t (&box)[kRank], CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   // The stride of a single row is nobody's business, but has to be a valid one.
   const std::int64_t row = matrix.size(0) > 1 ? matrix.stride(0) : matrix.size(1);
   cuuint64_t bytes[kRank - 1];
@@ -38,7 +38,7 @@ CUtensorMap encode(const Tensor& matrix, const cuuint64_t (&extents)[kRank], con
   CUtensorMap map = {};
   const CUresult status = encoder()(
       &map, matrix.dtype() == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, kRank,
-      matrix.raw(), extents, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      matrix.raw(), extents, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     fail(ErrorCode::device, "[cuda] a tensor map of {}: error {}", describe(matrix), static_cast<int>(status));
@@ -51,6 +51,11 @@ CUtensorMap encode(const Tensor& matrix, const cuuint64_t (&extents)[kRank], con
 CUtensorMap boxes_of(const Tensor& matrix, int rows, int columns) {
   return encode<2>(matrix, {static_cast<cuuint64_t>(matrix.size(1)), static_cast<cuuint64_t>(matrix.size(0))}, {1},
                    {static_cast<cuuint32_t>(columns), static_cast<cuuint32_t>(rows)});
+}
+
+CUtensorMap narrow_boxes_of(const Tensor& matrix, int rows) {
+  return encode<2>(matrix, {static_cast<cuuint64_t>(matrix.size(1)), static_cast<cuuint64_t>(matrix.size(0))}, {1},
+                   {16, static_cast<cuuint32_t>(rows)}, CU_TENSOR_MAP_SWIZZLE_32B);
 }
 
 // fragment_row() takes r % 2, r % 8 / 2 and r / 8 apart, which are dimensions here.

@@ -27,6 +27,15 @@ __device__ inline std::uint64_t tile_descriptor(std::uint32_t shared) {
   return (shared & 0x3ffff) >> 4 | std::uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
 }
 
+/// A matrix [k, columns] in boxes of 16 columns one behind the other, each of 64 rows of 32 bytes from a 256-byte
+/// boundary on (narrow_boxes_of() of tensor_map.h). 16 rows further along k the descriptor is greater by 32.
+__device__ inline std::uint64_t narrow_descriptor(std::uint32_t shared) {
+  constexpr std::uint64_t kNextBox = 2048 >> 4;
+  constexpr std::uint64_t kEightRows = 256 >> 4;
+  constexpr std::uint64_t kSwizzle32 = 3;
+  return (shared & 0x3ffff) >> 4 | kNextBox << 16 | kEightRows << 32 | kSwizzle32 << 62;
+}
+
 #define WICK_8(i)                                                                                             \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
       "+f"(c[i + 7])
@@ -64,6 +73,54 @@ __device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[mayb
 #endif
 }
 #undef WICK_PRODUCT
+
+#define WICK_NARROW_16(type)                                        \
+  asm volatile(                                                     \
+      "{\n"                                                         \
+      "  .reg .pred p;\n"                                           \
+      "  setp.ne.u32 p, %10, 0;\n"                                  \
+      "  wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type \
+      " "                                                           \
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, "                          \
+      "%8, %9, p, 1, 1, %11, %12;\n"                                \
+      "}"                                                           \
+      : WICK_8(0)                                                   \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)))
+#define WICK_NARROW_32(type)                                        \
+  asm volatile(                                                     \
+      "{\n"                                                         \
+      "  .reg .pred p;\n"                                           \
+      "  setp.ne.u32 p, %18, 0;\n"                                  \
+      "  wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type \
+      " "                                                           \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, "                           \
+      "%8, %9, %10, %11, %12, %13, %14, %15}, "                     \
+      "%16, %17, p, 1, 1, %19, %20;\n"                              \
+      "}"                                                           \
+      : WICK_8(0), WICK_8(8)                                        \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)))
+
+/// How an operand lies in its tile: a row's (a) or a column's (b) elements of k side by side, or those of one k.
+enum class Along { k = 0, rows = 1 };
+
+/// The same of b with 16 or 32 columns. An operand along k is read through tile_descriptor(), as is
+/// a along its rows, whose descriptor is greater by 128 16 elements further along k; b along its rows through
+/// narrow_descriptor().
+template <class T, int kColumns, Along kA, Along kB>
+__device__ inline void multiply_add_narrow([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,
+                                           [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
+  static_assert(kColumns == 16 || kColumns == 32);
+#ifdef WICK_WARP_GROUPS
+  constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
+  static_assert(kBf16 || std::is_same_v<T, __half>);
+  if constexpr (kColumns == 16 && kBf16) WICK_NARROW_16("bf16");
+  if constexpr (kColumns == 16 && !kBf16) WICK_NARROW_16("f16");
+  if constexpr (kColumns == 32 && kBf16) WICK_NARROW_32("bf16");
+  if constexpr (kColumns == 32 && !kBf16) WICK_NARROW_32("f16");
+#endif
+}
+#undef WICK_NARROW_16
+#undef WICK_NARROW_32
 #undef WICK_8
 
 /// Before the first product, and whenever registers that products use were written by anything else.
@@ -110,6 +167,13 @@ __device__ inline void take_registers() {
 __device__ inline void show_to_products() {
 #ifdef WICK_WARP_GROUPS
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/// Brings a kernel's tensor map to where copies look for it. By one thread.
+__device__ inline void prefetch([[maybe_unused]] const CUtensorMap& map) {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 #endif
 }
 

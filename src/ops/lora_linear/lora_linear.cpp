@@ -5,7 +5,6 @@
 
 namespace wick {
 
-Kernels<LoraProject> lora_project;
 Kernels<LoraFactorGradients> lora_factor_gradients;
 
 namespace {
@@ -56,12 +55,6 @@ template <class Signature, class... Args>
 bool run_skinny(Kernels<Signature>& kernels, const Tensor& x, Args&&... args) {
   return kernels.on(x.device().type) != nullptr && x.size(0) > kFewTokens &&
          run_kernel(kOp, kernels, x.device(), std::forward<Args>(args)...);
-}
-
-// Measured on an H200 (lora_bench, 8,192 tokens): the fused pass over dy pays for one short rank and outputs no
-// narrower than inputs; the library is faster otherwise, and always for h.
-bool fused_gradients_pay(const LoraWeight& weight) {
-  return weight.rank() <= 16 && weight.core().size(1) <= weight.core().size(0);
 }
 
 // The ranks of all siblings, without padding.
@@ -145,7 +138,7 @@ Tensor lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const L
                      std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
   const Tensor border = claim_border(dy, weight);
   const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  if (!fused_gradients_pay(weight) || !run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, da, db, add)) {
+  if (!run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, da, db, add)) {
     factor_gradients(dy, x, h, weight, border.defined(), g, da, db, add);
   }
   if (!needs_x) return {};

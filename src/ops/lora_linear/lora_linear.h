@@ -31,16 +31,13 @@ LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, 
 Tensor lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
                      std::span<const Tensor> da, std::span<const Tensor> db, bool add);
 
-/// h [tokens, rank] = x aᵀ: x [tokens, k], a [rank, k]. Matrices with dense columns.
-using LoraProject = Declined(const Tensor& x, const Tensor& a, const Tensor& h);
 /// g [tokens, rank] = dy sB, and for each block i, where they are defined, dA_i [rank_i, k] = g_iᵀ x and dB_i
 /// [n_i, rank_i] = scale_i dy_iᵀ h_i, both f32, or these added to what they hold. dy [tokens, n], x [tokens, k], h
 /// [tokens, rank]; dense columns.
 using LoraFactorGradients = Declined(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
                                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add);
 
-// No kernels for the CPU: its gemm() is as good at these.
-extern Kernels<LoraProject> lora_project;
+// No kernel for the CPU: its gemm() is as good at these.
 extern Kernels<LoraFactorGradients> lora_factor_gradients;
 
 }  // namespace wick

@@ -1,29 +1,39 @@
 #pragma once
 
-// Products of a tall matrix [tokens, columns] with a rank: the matrix is read once, in tiles of 128 columns that pass
-// through a ring in shared memory; whatever has the rank as an extent stays in registers or shared memory.
+// Products of a tall matrix [tokens, columns] with a rank, on the tensor cores of Hopper. The matrix is read once, in
+// boxes of 64 x 64 that the copy engine brings to a ring in shared memory, where products take them along their rows
+// and along their columns; whatever has the rank as an extent stays in registers or shared memory.
 //
 //   project: out [tokens, R] = x f, f = Aᵀ [columns, R] or sB [columns, R]; and in the same pass partial sums of
-//            outer [columns, R] = xᵀ h (the gradient of B). A cluster of blocks has a range of rows, each of its blocks
-//            some of the columns: out is added up over the cluster, outer over the ranges by whoever comes next.
-//   outer:   outerᵀ [R, columns] = gᵀ x (the gradient of A). A cluster has 128 columns, each of its blocks some of the
-//            rows, so the sum is complete within the cluster.
+//            outer [columns, R] = xᵀ h (the gradient of B). A cluster of blocks has a range of rows, each group of
+//            warps in it every so many columns: out is added up over the cluster, outer over the ranges by whoever
+//            comes next.
+//   outer:   gᵀ x [R, columns], the gradient of A. A cluster has 64 or 128 columns, each of its blocks some
+//   of
+//            the rows, so the sum is complete within the cluster.
 //
 // All sums are made in a fixed order.
 
 #include "backend/cuda/cluster.cuh"
-#include "backend/cuda/mma.cuh"
+#include "backend/cuda/kernels.cuh"
+#include "backend/cuda/warp_group.cuh"
 
 namespace wick::cuda::skinny {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kTile = 16 * kWarps;  // columns of a tile: outer's 16 for each warp
-constexpr int kSlab = 16 * kWarps;  // rows of project's tiles: out's 16 for each warp
-constexpr int kOuterRows = 64;      // rows of outer's tiles
-constexpr int kCluster = kMaxCluster;
-constexpr int kMaxRank = 64;
+constexpr int kBox = 64;  // rows and columns
+constexpr int kBoxBytes = kBox * kBox * 2;
+constexpr int kGroups = 2;                    // of four warps that multiply
+constexpr int kMultiplying = kGroups * 128;   // threads
+constexpr int kThreads = kMultiplying + 128;  // and a group that fetches, which leaves its registers to the others
+constexpr int kFetchRegisters = 40;
+constexpr int kRegisters = 232;
 constexpr int kMaxBlocks = 8;
+constexpr int kSharedLimit = 227 * 1024 - 1024;  // a block's, but for what the alignment may take
+constexpr int kArrivals = 512;                   // bytes of it
+
+/// 64 rows of a matrix with the rank as its width.
+template <int R>
+constexpr int kNarrow = kBox* R * 2;
 
 /// Where the siblings' shares of the factors' gradients go; see LoraWeight::Block.
 struct Siblings {
@@ -40,114 +50,81 @@ struct Siblings {
 
 template <class T>
 struct Project {
-  const T* x;       // [rows, columns]
-  const T* factor;  // A [R, columns], or with the outer product sB [columns, R]
-  T* out;           // [rows, R]
-  std::int64_t x_stride, factor_stride, out_stride;
+  CUtensorMap dy;  // boxes of dy [rows, columns]
+  CUtensorMap b;   // narrow boxes of sB [columns, R]
+  CUtensorMap h;   // narrow boxes of h [rows, R]
+  T* g;            // [rows, R]
+  std::int64_t g_stride;
   int rows, columns;
-  int block_columns;  // of each block of a cluster, a multiple of 16
-  int slabs;          // of each range of rows
-  const T* h;         // [rows, R]
-  std::int64_t h_stride;
+  int boxes;       // of 64 rows, of each range
   float* partial;  // [ranges, columns, R]; only what belongs to a sibling is written
   Siblings siblings;
 };
 
 template <class T>
 struct Outer {
-  const T* x;  // [rows, columns]
-  const T* g;  // [rows, R]
-  std::int64_t x_stride, g_stride;
+  CUtensorMap x;  // boxes of x [rows, columns]
+  CUtensorMap g;  // narrow boxes of g [rows, R]
   int rows, columns;
-  int cluster_columns;  // at most kTile
-  int block_rows;
+  bool halves;           // a block's groups take turns with the rows of 64 columns, instead of 64 columns each
+  int block_rows;        // a multiple of what a stage holds: 64, in halves 128
   const float* partial;  // project's, [ranges, n, R]; null: no gradient of B is wanted
   int ranges, n;
   Siblings siblings;
 };
 
-// Tiles are rows of 16 chunks of 8 elements, permuted so that the same chunk of 8 rows lies in 8 different banks.
-__device__ inline int tile_offset(int row, int chunk) { return (row * (kTile / 8) + (chunk ^ (row & 7))) * 8; }
-// Matrices [rows, R] have rows of an odd number of chunks, to the same end.
 template <int R>
-constexpr int kPitch = R + 8;
-
-/// Starts copying kRows rows and kTile columns of a matrix; zeros beyond `rows` and `columns`.
-template <int kRows, class T>
-__device__ inline void start_tile(T* tile, const T* from, std::int64_t stride, int row, int rows, int column,
-                                  int columns) {
-  constexpr int kStep = kThreads / (kTile / 8);  // rows of one copy by all threads: 16, so all have the same swizzle
-  static_assert(kRows % kStep == 0 && kStep % 8 == 0);
-  const int r = static_cast<int>(threadIdx.x) / (kTile / 8);
-  const int chunk = static_cast<int>(threadIdx.x) % (kTile / 8);
-  T* const to = tile + tile_offset(r, chunk);
-  const T* source = from + (row + r) * stride + column + chunk * 8;
-  const int left = column + chunk * 8 < columns ? rows - row - r : 0;
-#pragma unroll
-  for (int i = 0; i < kRows; i += kStep) {
-    copy_async16(to + i * kTile, source, i < left ? 16 : 0);
-    source += kStep * stride;
-  }
-}
-
-/// Starts copying kRows rows of a matrix [rows, R]; zeros beyond `rows`.
-template <int kRows, int R, class T>
-__device__ inline void start_narrow(T* to, const T* from, std::int64_t stride, int row, int rows) {
-  constexpr int kCopies = kRows * (R / 8);
-#pragma unroll
-  for (int i = 0; i < kCopies; i += kThreads) {
-    const int id = i + static_cast<int>(threadIdx.x);
-    if (kCopies % kThreads != 0 && id >= kCopies) break;
-    const int r = id / (R / 8);
-    const int chunk = id % (R / 8);
-    copy_async16(to + r * kPitch<R> + chunk * 8, from + (row + r) * stride + chunk * 8, row + r < rows ? 16 : 0);
-  }
-}
-
-// Fragments of a product's left side [16, 16] and right side [16, 16] (two of 8 columns).
-
-/// Rows `row` on, columns 16 `step` on of a tile.
-template <class T>
-__device__ inline void left_rows(unsigned (&a)[4], const T* tile, int row, int step, int lane) {
-  load_matrices(a, tile + tile_offset(row + lane % 16, 2 * step + lane / 16));
-}
-/// The transpose of rows 16 `step` on, columns 8 `chunk` on of a tile.
-template <class T>
-__device__ inline void left_columns(unsigned (&a)[4], const T* tile, int chunk, int step, int lane) {
-  load_matrices_transposed(a, tile + tile_offset(16 * step + lane % 8 + lane / 16 * 8, chunk + lane / 8 % 2));
-}
-/// Rows 16 `step` on, columns 16 `pair` on of a matrix [rows, R].
-template <int R, class T>
-__device__ inline void right_narrow(unsigned (&b)[4], const T* matrix, int step, int pair, int lane) {
-  load_matrices_transposed(b, matrix + (16 * step + lane % 16) * kPitch<R> + 16 * pair + lane / 16 * 8);
-}
-/// The transpose of rows 16 `pair` on, columns 16 `step` on of a tile.
-template <class T>
-__device__ inline void right_tile(unsigned (&b)[4], const T* tile, int step, int pair, int lane) {
-  load_matrices(b, tile + tile_offset(16 * pair + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2));
-}
-
-template <int R, bool kOuter>
 struct ProjectShape {
-  // The widest ranges that leave registers for out's sums, and the deepest rings that fit in a block's shared memory.
-  static constexpr int kSlabs = R == 16 ? 6 : R == 32 ? 5 : 4;
-  static constexpr int kStages = kOuter ? (R == 16 ? 4 : 3) : R <= 32 ? 5 : 4;
-  static constexpr int kFactor = kOuter ? kTile * kPitch<R> : R * kTile;  // elements, as is all that follows
-  static constexpr int kH = kOuter ? kSlab * kPitch<R> : 0;               // of a slab
-  static constexpr int kElements = kStages * (kSlab * kTile + kFactor) + kSlabs * kH;
-  static constexpr bool kKeepFactor = R <= 32;  // a tile's factor in registers, for all slabs
-  static_assert(kElements * 2 >= kSlabs * kSlab * R * 4, "the exchange takes the place of all this");
-  static_assert(kElements * 2 <= 227 * 1024);
+  static constexpr int kMaxRowBoxes = 9;  // the registers hold the sums of a range
+  static constexpr int kFactors = 4;      // places for the factor's rows of 64 columns, of each group
+  static constexpr int kH = kMaxRowBoxes * kNarrow<R>;
+  static constexpr int kStages =
+      (kSharedLimit - kArrivals - kH - kGroups * kFactors * kNarrow<R>) / (kGroups * kBoxBytes);  // of each group
+  static constexpr int kRing = kGroups * kStages * kBoxBytes;
+  static constexpr int kBytes = 1024 + kRing + kGroups * kFactors * kNarrow<R> + kH + kArrivals;
+  static_assert(kBytes - 1024 - kArrivals >= kGroups * kMaxRowBoxes * kBox * R * 4,
+                "the exchange takes the place of all this");
+  static_assert((2 * kGroups * kStages + 1) * sizeof(Arrival) <= kArrivals);
 };
 
-/// The part of `outer` that one tile of columns and one range of rows give, from the warp's 16 columns.
 template <int R>
-__device__ inline void store_partial(const float (&outer)[R / 8][4], float* partial, int column, int end, int lane,
+struct OuterShape {
+  static constexpr int kStage = kGroups * (kBoxBytes + kNarrow<R>);
+  static constexpr int kStages = (kSharedLimit - kArrivals) / kStage;
+  static constexpr int kBytes = 1024 + kStages * kStage + kArrivals;
+  static constexpr int kPitch = kBox + 4;  // floats: 8 columns of 4 pairs of ranks lie in 32 banks
+  static_assert(kStages * kStage >= kGroups * R * kPitch * 4, "the exchange takes the ring's place");
+};
+
+/// The block's shared memory from a boundary that swizzled boxes want.
+__device__ inline unsigned char* aligned_shared() {
+  extern __shared__ __align__(1024) unsigned char swizzled[];
+  return swizzled + ((1024 - (shared_address(swizzled) & 1023)) & 1023);
+}
+
+/// The boxes of 64 rows of a narrow matrix.
+template <int R>
+__device__ inline void load_narrow(unsigned char* to, const CUtensorMap& map, int row, Arrival* arrival) {
+#pragma unroll
+  for (int j = 0; j < R / 16; ++j) load_box(shared_address(to + j * kNarrow<16>), map, 16 * j, row, arrival);
+}
+
+/// What both kernels know of a thread.
+struct Place {
+  int lane = static_cast<int>(threadIdx.x % 32);
+  int warp = static_cast<int>(threadIdx.x / 32 % 4);  // of its group
+  int group = static_cast<int>(threadIdx.x / 128);    // kGroups: those that fetch
+};
+
+/// The part of `outer` that one tile of columns and one range of rows give, from the warp's 16 columns, whose first is
+/// `column`.
+template <int R>
+__device__ inline void store_partial(const float (&outer)[R / 2], float* partial, int column, int columns, int lane,
                                      const Siblings& siblings) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int n = column + lane / 4 + 8 * half;
-    if (n >= end) continue;
+    if (n >= columns) continue;
     int from = 0;
     int to = 0;
     for (int i = 0; i < siblings.count; ++i) {
@@ -160,282 +137,295 @@ __device__ inline void store_partial(const float (&outer)[R / 8][4], float* part
     for (int j = 0; j < R / 8; ++j) {
       const int r = 8 * j + 2 * (lane % 4);
       if (r + 1 < from || r >= to) continue;
-      const float2 pair = {outer[j][2 * half], outer[j][2 * half + 1]};
+      const float2 pair = {outer[4 * j + 2 * half], outer[4 * j + 2 * half + 1]};
       *reinterpret_cast<float2*>(partial + static_cast<std::int64_t>(n) * R + r) = pair;
     }
   }
 }
 
-/// Adds up the partial sums of the gradients of B, over the whole grid.
+/// Adds up the partial sums of the gradients of B, by the first kMultiplying threads of all blocks.
 template <int R>
 __device__ inline void add_partials(const float* partial, int ranges, int n, const Siblings& siblings) {
   const std::int64_t count = static_cast<std::int64_t>(n) * R;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t id = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; id < count; id += step) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kMultiplying * 4;
+  for (std::int64_t id = (static_cast<std::int64_t>(blockIdx.x) * kMultiplying + threadIdx.x) * 4; id < count;
+       id += step) {
     const int row = static_cast<int>(id / R);
-    const int r = static_cast<int>(id % R);
+    const int first = static_cast<int>(id % R);
     for (int i = 0; i < siblings.count; ++i) {
       const Siblings::Block& block = siblings.blocks[i];
       if (row < block.out_begin || row >= block.out_end || block.db == nullptr) continue;
-      if (r < block.rank_begin || r >= block.rank_end) continue;
-      float sum = 0;
-#pragma unroll 8
-      for (int range = 0; range < ranges; ++range) sum += partial[range * count + id];
-      float& db = block.db[(row - block.out_begin) * block.db_stride + r - block.rank_begin];
-      db = (siblings.add ? db : 0.0F) + block.scale * sum;
+      if (first + 4 <= block.rank_begin || first >= block.rank_end) continue;
+      float sum[4] = {};
+#pragma unroll 15
+      for (int range = 0; range < ranges; ++range) {
+        const float4 part = *reinterpret_cast<const float4*>(partial + range * count + id);
+        sum[0] += part.x;
+        sum[1] += part.y;
+        sum[2] += part.z;
+        sum[3] += part.w;
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int r = first + e;
+        if (r < block.rank_begin || r >= block.rank_end) continue;
+        float& db = block.db[(row - block.out_begin) * block.db_stride + r - block.rank_begin];
+        db = (siblings.add ? db : 0.0F) + block.scale * sum[e];
+      }
     }
   }
 }
 
-template <class T, int R, bool kOuter>
+template <class T, int R>
 __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_constant__ Project<T> p) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  using Shape = ProjectShape<R, kOuter>;
-  constexpr int kSteps = kTile / 16;
-  constexpr int kPairs = R / 16;
-  T* const ring = reinterpret_cast<T*>(dynamic_shared());
-  T* const factors = ring + Shape::kStages * kSlab * kTile;
-  T* const h = factors + Shape::kStages * Shape::kFactor;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int warp = static_cast<int>(threadIdx.x / 32);
+#ifdef WICK_WARP_GROUPS
+  using Shape = ProjectShape<R>;
+  unsigned char* const ring = aligned_shared();
+  unsigned char* const factors = ring + Shape::kRing;
+  unsigned char* const h = factors + kGroups * Shape::kFactors * kNarrow<R>;
+  auto* const full = reinterpret_cast<Arrival*>(h + Shape::kH);
+  Arrival* const empty = full + kGroups * Shape::kStages;
+  Arrival* const h_came = empty + kGroups * Shape::kStages;
+  const Place place;
 
   const int rank = static_cast<int>(cluster_rank());
   const int blocks = static_cast<int>(cluster_blocks());
   const int range = static_cast<int>(blockIdx.x) / blocks;
-  const int first_row = range * p.slabs * kSlab;
-  const int slabs = min(p.slabs, (p.rows - first_row + kSlab - 1) / kSlab);
-  const int begin = min(rank * p.block_columns, p.columns);
-  const int end = min(begin + p.block_columns, p.columns);
-  const int tiles = (end - begin + kTile - 1) / kTile;
+  const int first_row = range * p.boxes * kBox;
+  const int boxes = min(p.boxes, (p.rows - first_row + kBox - 1) / kBox);
+  const int slabs = (p.columns + kBox - 1) / kBox;
+  // A slab's place for the factor is fetched to again once all of its boxes are known to be free.
+  const int stages = min(Shape::kStages, (Shape::kFactors - 1) * boxes + 1);
 
-  // The ring takes the tiles of all slabs of the first 128 columns, then those of the next.
-  int next_tile = 0;
-  int next_slab = 0;
-  int next_slot = 0;
-  const auto start_next = [&] {
-    if (next_tile < tiles) {
-      const int column = begin + next_tile * kTile;
-      start_tile<kSlab>(ring + next_slot * (kSlab * kTile), p.x, p.x_stride, first_row + next_slab * kSlab, p.rows,
-                        column, end);
-      if (next_slab == 0) {
-        T* const factor = factors + next_tile % Shape::kStages * Shape::kFactor;
-        if constexpr (kOuter) {
-          start_narrow<kTile, R>(factor, p.factor, p.factor_stride, column, end);
-        } else {
-          start_tile<R>(factor, p.factor, p.factor_stride, 0, R, column, end);
-        }
-      }
-      if (++next_slab == slabs) {
-        next_slab = 0;
-        ++next_tile;
-      }
-      if (++next_slot == Shape::kStages) next_slot = 0;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kGroups * Shape::kStages; ++s) {
+      arrival_init(full + s);
+      arrival_init(empty + s, 4);  // a group's warps
     }
-    close_copies();
-  };
-
+    arrival_init(h_came);
+    for (const CUtensorMap* map : {&p.dy, &p.b, &p.h}) prefetch(*map);
+  }
+  show_to_products();
+  __syncthreads();
   wait_for_previous();
   allow_next();
-  if constexpr (kOuter) {
-    for (int s = 0; s < slabs; ++s) {
-      start_narrow<kSlab, R>(h + s * Shape::kH, p.h, p.h_stride, first_row + s * kSlab, p.rows);
-    }
-  }
-  for (int i = 0; i < Shape::kStages - 1; ++i) start_next();
 
-  float sums[Shape::kSlabs][R / 8][4] = {};
-  int slot = 0;
-  for (int tile = 0; tile < tiles; ++tile) {
-    const T* const factor = factors + tile % Shape::kStages * Shape::kFactor;
-    unsigned kept[Shape::kKeepFactor ? kSteps : 1][kPairs][4];
-    float outer[R / 8][4] = {};
-#pragma unroll
-    for (int s = 0; s < Shape::kSlabs; ++s) {
-      if (s >= slabs) break;
-      wait_copies<Shape::kStages - 2>();
-      __syncthreads();
-      start_next();  // into the slot that every warp has left
-      const T* const x = ring + slot * (kSlab * kTile);
-      if (++slot == Shape::kStages) slot = 0;
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        unsigned a[4];
-        left_rows(a, x, 16 * warp, step, lane);
-#pragma unroll
-        for (int pair = 0; pair < kPairs; ++pair) {
-          unsigned(&b)[4] = kept[Shape::kKeepFactor ? step : 0][pair];
-          if (!Shape::kKeepFactor || s == 0) {
-            if constexpr (kOuter) {
-              right_narrow<R>(b, factor, step, pair, lane);
-            } else {
-              right_tile(b, factor, step, pair, lane);
-            }
-          }
-          multiply_add<T>(sums[s][2 * pair], a, b[0], b[1]);
-          multiply_add<T>(sums[s][2 * pair + 1], a, b[2], b[3]);
-        }
-      }
-      if constexpr (kOuter) {
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-          unsigned a[4];
-          left_columns(a, x, 2 * warp, step, lane);
-#pragma unroll
-          for (int pair = 0; pair < kPairs; ++pair) {
-            unsigned b[4];
-            right_narrow<R>(b, h + s * Shape::kH, step, pair, lane);
-            multiply_add<T>(outer[2 * pair], a, b[0], b[1]);
-            multiply_add<T>(outer[2 * pair + 1], a, b[2], b[3]);
-          }
-        }
+  if (place.group == kGroups) {
+    give_registers<kFetchRegisters>();
+    // A warp for each group, whose first thread fetches.
+    const int served = place.warp;
+    if (place.lane > 0 || served >= kGroups) return;
+    if (served == 0) {
+      arrival_expect(h_came, static_cast<unsigned>(boxes * kNarrow<R>));
+      for (int s = 0; s < boxes; ++s) load_narrow<R>(h + s * kNarrow<R>, p.h, first_row + s * kBox, h_came);
+    }
+    int piece = 0;
+    int turn = 0;
+    for (int slab = rank * kGroups + served; slab < slabs; slab += blocks * kGroups, ++turn) {
+      for (int s = 0; s < boxes; ++s, ++piece) {
+        const int stage = served * Shape::kStages + piece % stages;
+        arrival_wait(empty + stage, static_cast<unsigned>(piece / stages + 1) & 1U);  // at once in the first round
+        arrival_expect(full + stage, s == 0 ? kBoxBytes + kNarrow<R> : kBoxBytes);
+        load_box(shared_address(ring + stage * kBoxBytes), p.dy, slab * kBox, first_row + s * kBox, full + stage);
+        if (s > 0) continue;
+        unsigned char* const factor = factors + (served * Shape::kFactors + turn % Shape::kFactors) * kNarrow<R>;
+        load_narrow<R>(factor, p.b, slab * kBox, full + stage);
       }
     }
-    if constexpr (kOuter) {
-      store_partial<R>(outer, p.partial + static_cast<std::int64_t>(range) * p.columns * R,
-                       begin + tile * kTile + 16 * warp, end, lane, p.siblings);
-    }
+    return;
   }
 
-  // Each block adds up a share of the rows from all blocks of its cluster.
-  wait_copies<0>();
+  take_registers<kRegisters>();
+  float sums[Shape::kMaxRowBoxes][R / 2] = {};
+  arrival_wait(h_came, 0);
+  int piece = 0;
+  int turn = 0;
+  for (int slab = rank * kGroups + place.group; slab < slabs; slab += blocks * kGroups, ++turn) {
+    const std::uint32_t factor =
+        shared_address(factors + (place.group * Shape::kFactors + turn % Shape::kFactors) * kNarrow<R>);
+    float outer[R / 2];
+#pragma unroll
+    for (int s = 0; s < Shape::kMaxRowBoxes; ++s) {
+      if (s >= boxes) break;
+      const int stage = place.group * Shape::kStages + piece % stages;
+      arrival_wait(full + stage, static_cast<unsigned>(piece / stages) & 1U);
+      const std::uint64_t dy = tile_descriptor(shared_address(ring + stage * kBoxBytes));
+      settle(sums[s]);
+      settle(outer);
+      begin_products();
+#pragma unroll
+      for (int k = 0; k < kBox / 16; ++k) {
+        multiply_add_narrow<T, R, Along::k, Along::rows>(sums[s], dy + 2 * k, narrow_descriptor(factor) + 32 * k, true);
+        multiply_add_narrow<T, R, Along::rows, Along::rows>(
+            outer, dy + 128 * k, narrow_descriptor(shared_address(h + s * kNarrow<R>)) + 32 * k, s > 0 || k > 0);
+      }
+      close_products();
+      wait_products<0>();
+      settle(sums[s]);
+      settle(outer);
+      if (place.lane == 0) arrive(empty + stage);
+      ++piece;
+    }
+    store_partial<R>(outer, p.partial + static_cast<std::int64_t>(range) * p.columns * R, slab * kBox + 16 * place.warp,
+                     p.columns, place.lane, p.siblings);
+  }
+
+  // Each block adds up a share of the rows from all groups of its cluster.
   __syncthreads();
-  float* const exchange = reinterpret_cast<float*>(ring);  // [slabs * kSlab, R]
+  float* const exchange = reinterpret_cast<float*>(ring);  // [kGroups, boxes * kBox, R]
+  const int group_size = boxes * kBox * R;
 #pragma unroll
-  for (int s = 0; s < Shape::kSlabs; ++s) {
-    if (s >= slabs) break;
+  for (int s = 0; s < Shape::kMaxRowBoxes; ++s) {
+    if (s >= boxes) break;
+    float* const to =
+        exchange + place.group * group_size + (s * kBox + 16 * place.warp + place.lane / 4) * R + 2 * (place.lane % 4);
 #pragma unroll
     for (int j = 0; j < R / 8; ++j) {
-      float* const to = exchange + (s * kSlab + 16 * warp + lane / 4) * R + 8 * j + 2 * (lane % 4);
-      *reinterpret_cast<float2*>(to) = {sums[s][j][0], sums[s][j][1]};
-      *reinterpret_cast<float2*>(to + 8 * R) = {sums[s][j][2], sums[s][j][3]};
+      *reinterpret_cast<float2*>(to + 8 * j) = {sums[s][4 * j], sums[s][4 * j + 1]};
+      *reinterpret_cast<float2*>(to + 8 * j + 8 * R) = {sums[s][4 * j + 2], sums[s][4 * j + 3]};
     }
   }
   cluster_sync();
-  const int rows = min(slabs * kSlab, p.rows - first_row);
+  const int rows = min(boxes * kBox, p.rows - first_row);
   const int share = (rows + blocks - 1) / blocks;
   const int from = min(rank * share, rows);
   const int mine = min(share, rows - from);
-  for (int id = static_cast<int>(threadIdx.x); id < mine * (R / 4); id += kThreads) {
+  for (int id = static_cast<int>(threadIdx.x); id < mine * (R / 4); id += kMultiplying) {
     const int row = from + id / (R / 4);
     const int r = id % (R / 4) * 4;
-    const float4* const here = reinterpret_cast<const float4*>(exchange + row * R + r);
+    const float* const here = exchange + row * R + r;
     float4 sum = {};
 #pragma unroll
-    for (int q = 0; q < kCluster; ++q) {
-      if (q >= blocks) break;
-      const float4 part = *in_block(here, static_cast<unsigned>(q));
-      sum.x += part.x;
-      sum.y += part.y;
-      sum.z += part.z;
-      sum.w += part.w;
+    for (unsigned q = 0; q < kMaxCluster; ++q) {
+      if (q >= static_cast<unsigned>(blocks)) break;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const float4 part = *reinterpret_cast<const float4*>(in_block(here + group * group_size, q));
+        sum.x += part.x;
+        sum.y += part.y;
+        sum.z += part.z;
+        sum.w += part.w;
+      }
     }
     Pack<T, 4> pack;
     pack[0] = from_float<T>(sum.x);
     pack[1] = from_float<T>(sum.y);
     pack[2] = from_float<T>(sum.z);
     pack[3] = from_float<T>(sum.w);
-    store_pack(p.out + (first_row + row) * p.out_stride + r, pack);
+    store_pack(p.g + (first_row + row) * p.g_stride + r, pack);
   }
-  cluster_sync();  // nobody leaves while its shared memory is read
+  cluster_leave();
 #endif
 }
 
-template <int R>
-struct OuterShape {
-  static constexpr int kStages = R <= 32 ? 5 : 4;
-  static constexpr int kG = kOuterRows * kPitch<R>;  // elements of a stage
-  static constexpr int kElements = kStages * (kOuterRows * kTile + kG);
-  static constexpr int kSumPitch = kTile + 4;  // floats: 8 columns of 4 pairs of ranks lie in 32 banks
-  static_assert(kElements * 2 >= R * kSumPitch * 4, "the exchange takes the place of all this");
-  static_assert(2 * (kElements * 2 + 1024) <= 228 * 1024, "two blocks on a multiprocessor");
-};
-
 template <class T, int R>
-__global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constant__ Outer<T> p) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constant__ Outer<T> p) {
+#ifdef WICK_WARP_GROUPS
   using Shape = OuterShape<R>;
-  constexpr int kTileElements = kOuterRows * kTile;
-  T* const ring = reinterpret_cast<T*>(dynamic_shared());
-  T* const gs = ring + Shape::kStages * kTileElements;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int warp = static_cast<int>(threadIdx.x / 32);
+  unsigned char* const ring = aligned_shared();
+  auto* const full = reinterpret_cast<Arrival*>(ring + Shape::kStages * Shape::kStage);
+  Arrival* const empty = full + Shape::kStages;
+  const Place place;
 
   const int rank = static_cast<int>(cluster_rank());
   const int blocks = static_cast<int>(cluster_blocks());
-  const int begin = static_cast<int>(blockIdx.x) / blocks * p.cluster_columns;
-  const int end = min(begin + p.cluster_columns, p.columns);
+  const int width = p.halves ? kBox : kGroups * kBox;
+  const int begin = static_cast<int>(blockIdx.x) / blocks * width;
   const int first_row = min(rank * p.block_rows, p.rows);
-  const int last_row = min(first_row + p.block_rows, p.rows);
-  const int stages = (last_row - first_row + kOuterRows - 1) / kOuterRows;
+  const int stage_rows = p.halves ? kGroups * kBox : kBox;
+  const int pieces = (min(p.block_rows, p.rows - first_row) + stage_rows - 1) / stage_rows;
 
-  const auto start_x = [&](int stage) {
-    start_tile<kOuterRows>(ring + stage % Shape::kStages * kTileElements, p.x, p.x_stride,
-                           first_row + stage * kOuterRows, last_row, begin, end);
-  };
-  const auto start_g = [&](int stage) {
-    start_narrow<kOuterRows, R>(gs + stage % Shape::kStages * Shape::kG, p.g, p.g_stride,
-                                first_row + stage * kOuterRows, last_row);
-  };
-  // x is older than the kernel before this one, which has itself waited for those before it.
-  for (int i = 0; i < min(Shape::kStages - 1, stages); ++i) start_x(i);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Shape::kStages; ++s) {
+      arrival_init(full + s);
+      arrival_init(empty + s, kMultiplying / 32);
+    }
+    for (const CUtensorMap* map : {&p.x, &p.g}) prefetch(*map);
+  }
+  show_to_products();
+  __syncthreads();
+
+  if (place.group == kGroups) {
+    if (place.warp > 0 || place.lane > 0) return;
+    const auto load_x = [&](int piece) {
+      Arrival* const arrival = full + piece % Shape::kStages;
+      unsigned char* const to = ring + piece % Shape::kStages * Shape::kStage;
+      const int row = first_row + piece * stage_rows;
+      arrival_expect(arrival, kGroups * kBoxBytes + (p.halves ? kGroups : 1) * kNarrow<R>);
+      for (int i = 0; i < kGroups; ++i) {
+        load_box(shared_address(to + i * kBoxBytes), p.x, p.halves ? begin : begin + i * kBox,
+                 p.halves ? row + i * kBox : row, arrival);
+      }
+    };
+    const auto load_g = [&](int piece) {
+      unsigned char* const to = ring + piece % Shape::kStages * Shape::kStage + kGroups * kBoxBytes;
+      for (int i = 0; i < (p.halves ? kGroups : 1); ++i) {
+        load_narrow<R>(to + i * kNarrow<R>, p.g, first_row + piece * stage_rows + i * kBox,
+                       full + piece % Shape::kStages);
+      }
+    };
+    // x is older than the kernel before this one, which has itself waited for those before it.
+    for (int i = 0; i < min(Shape::kStages, pieces); ++i) load_x(i);
+    wait_for_previous();
+    for (int i = 0; i < min(Shape::kStages, pieces); ++i) load_g(i);
+    for (int piece = Shape::kStages; piece < pieces; ++piece) {
+      arrival_wait(empty + piece % Shape::kStages, static_cast<unsigned>(piece / Shape::kStages + 1) & 1U);
+      load_x(piece);
+      load_g(piece);
+    }
+    return;
+  }
+
   wait_for_previous();
   allow_next();
-  for (int i = 0; i < Shape::kStages - 1; ++i) {
-    if (i < stages) start_g(i);
-    close_copies();
-  }
   if (p.partial != nullptr) add_partials<R>(p.partial, p.ranges, p.n, p.siblings);
-
-  float sums[R / 8][4] = {};
-  for (int stage = 0; stage < stages; ++stage) {
-    wait_copies<Shape::kStages - 2>();
-    __syncthreads();
-    if (const int next = stage + Shape::kStages - 1; next < stages) {
-      start_x(next);
-      start_g(next);
-    }
-    close_copies();
-    if (begin + 16 * warp >= end) continue;
-    const T* const x = ring + stage % Shape::kStages * kTileElements;
-    const T* const g = gs + stage % Shape::kStages * Shape::kG;
+  float sums[R / 2] = {};
+  for (int piece = 0; piece < pieces; ++piece) {
+    const int stage = piece % Shape::kStages;
+    arrival_wait(full + stage, static_cast<unsigned>(piece / Shape::kStages) & 1U);
+    unsigned char* const boxes = ring + stage * Shape::kStage;
+    const std::uint64_t x = tile_descriptor(shared_address(boxes + place.group * kBoxBytes));
+    const std::uint64_t g =
+        narrow_descriptor(shared_address(boxes + kGroups * kBoxBytes + (p.halves ? place.group : 0) * kNarrow<R>));
+    settle(sums);
+    begin_products();
 #pragma unroll
-    for (int step = 0; step < kOuterRows / 16; ++step) {
-      unsigned a[4];
-      left_columns(a, x, 2 * warp, step, lane);
-#pragma unroll
-      for (int pair = 0; pair < R / 16; ++pair) {
-        unsigned b[4];
-        right_narrow<R>(b, g, step, pair, lane);
-        multiply_add<T>(sums[2 * pair], a, b[0], b[1]);
-        multiply_add<T>(sums[2 * pair + 1], a, b[2], b[3]);
-      }
+    for (int k = 0; k < kBox / 16; ++k) {
+      multiply_add_narrow<T, R, Along::rows, Along::rows>(sums, x + 128 * k, g + 32 * k, true);
     }
+    close_products();
+    wait_products<0>();
+    settle(sums);
+    if (place.lane == 0) arrive(empty + stage);
   }
 
-  // Each block adds up a share of the columns from all blocks of its cluster.
-  wait_copies<0>();
+  // Each block adds up a share of the columns from all groups of its cluster.
   __syncthreads();
-  float* const exchange = reinterpret_cast<float*>(ring);  // [R, kSumPitch]
+  float* const exchange = reinterpret_cast<float*>(ring);  // [kGroups, R, kPitch]
+  float* const to =
+      exchange + (place.group * R + 2 * (place.lane % 4)) * Shape::kPitch + 16 * place.warp + place.lane / 4;
 #pragma unroll
   for (int j = 0; j < R / 8; ++j) {
-    float* const to = exchange + (8 * j + 2 * (lane % 4)) * Shape::kSumPitch + 16 * warp + lane / 4;
-    to[0] = sums[j][0];
-    to[Shape::kSumPitch] = sums[j][1];
-    to[8] = sums[j][2];
-    to[Shape::kSumPitch + 8] = sums[j][3];
+    to[8 * j * Shape::kPitch] = sums[4 * j];
+    to[(8 * j + 1) * Shape::kPitch] = sums[4 * j + 1];
+    to[8 * j * Shape::kPitch + 8] = sums[4 * j + 2];
+    to[(8 * j + 1) * Shape::kPitch + 8] = sums[4 * j + 3];
   }
   cluster_sync();
-  const int share = (end - begin + blocks - 1) / blocks;
-  const int from = min(rank * share, end - begin);
-  const int mine = min(share, end - begin - from);
-  for (int id = static_cast<int>(threadIdx.x); id < mine * R; id += kThreads) {
+  const int extent = min(width, p.columns - begin);
+  const int share = (extent + blocks - 1) / blocks;
+  const int from = min(rank * share, extent);
+  const int mine = min(share, extent - from);
+  for (int id = static_cast<int>(threadIdx.x); id < mine * R; id += kMultiplying) {
     const int r = id / mine;
     const int column = from + id % mine;
+    const float* const here = exchange + (column / kBox * R + r) * Shape::kPitch + column % kBox;
     float sum = 0;
 #pragma unroll
-    for (int q = 0; q < kCluster; ++q) {
-      if (q >= blocks) break;
-      sum += *in_block(exchange + r * Shape::kSumPitch + column, static_cast<unsigned>(q));
+    for (unsigned q = 0; q < kMaxCluster; ++q) {
+      if (q >= static_cast<unsigned>(blocks)) break;
+      sum += *in_block(here, q);
+      if (p.halves) sum += *in_block(here + R * Shape::kPitch, q);
     }
     for (int i = 0; i < p.siblings.count; ++i) {
       const Siblings::Block& block = p.siblings.blocks[i];
@@ -444,14 +434,14 @@ __global__ __launch_bounds__(kThreads, 2) void outer_kernel(const __grid_constan
       da = (p.siblings.add ? da : 0.0F) + sum;
     }
   }
-  cluster_sync();  // nobody leaves while its shared memory is read
+  cluster_leave();
 #endif
 }
 
 /// add_partials() by itself, where no gradient of A is wanted.
 template <int R>
-__global__ __launch_bounds__(kThreads) void add_partials_kernel(const float* partial, int ranges, int n,
-                                                                const __grid_constant__ Siblings siblings) {
+__global__ __launch_bounds__(kMultiplying) void add_partials_kernel(const float* partial, int ranges, int n,
+                                                                    const __grid_constant__ Siblings siblings) {
   wait_for_previous();
   allow_next();
   add_partials<R>(partial, ranges, n, siblings);
