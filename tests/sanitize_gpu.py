@@ -50,11 +50,11 @@ ROWS = ":".join(f"*/{size}" for size in (
     "400_8192_gaps", "5_16392_gaps", "1_24576_gaps", "1_151936_dense", "3_50257_dense", "2_262144_dense"))
 
 SUITES = {
-    # All ops, in every dtype and layout, fused and as composites of primitives.
-    "ops": Suite("op_matrix_test", "*MatchesTheF64Composite*", 8),
+    # All ops, in every dtype and layout, fused and as composites of primitives. The loss of vocabularies that are no multiple of
+    # four reads a last pack of logits that reaches behind them, and drops what is there.
+    "ops": Suite("op_matrix_test", "*MatchesTheF64Composite*", 8, {"initcheck": "*linear_cross_entropy*"}),
     "rows": Suite("rows_cuda_test", ROWS, 4),
-    # By blocks in a cluster: 1, 2, 8, 8 with more in each thread, a block in passes. That one and 50257 words read a last pack
-    # of four that reaches behind the vocabulary, and drop what is there.
+    # By blocks in a cluster: 1, 2, 8, 8 with more in each thread, a block in passes. 300007 is no multiple of four.
     "cross_entropy": Suite("cross_entropy_cuda_test", "*MatchesSumsInDouble/1000_*:*MatchesSumsInDouble/32000_*:"
                            "*MatchesSumsInDouble/151936_*:*MatchesSumsInDouble/262144_*:*MatchesSumsInDouble/300007_*", 5,
                            {"initcheck": "*300007_*"}),
