@@ -12,8 +12,8 @@ What is looked at:
 - memcheck and racecheck look at our kernels only (namespace wick::cuda). A library's kernels are their makers' matter, and
   launching them unobserved takes a fraction of the time.
 - initcheck has to see all kernels, or what a library writes would count as never written. Only reports on our kernels
-  are errors here; those on other kernels and on copies are counted as "elsewhere". It is known to miss what is written by the
-  bulk stores of Hopper, so that a kernel of ours that reads a library's result may be reported without reason: see who wrote it.
+  are errors here; those on other kernels and on copies are counted as "elsewhere". Where a kernel of ours is reported that reads
+  a library's result, look first whether the tool saw it written: it may not know every way in which Hopper stores.
 - racecheck's errors count as errors, its warnings are counted and shown.
 """
 
