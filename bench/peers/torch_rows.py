@@ -6,6 +6,7 @@ runs, nothing else: there are no graphs there.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -13,6 +14,7 @@ import time
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
+from record import each_cell
 from torch_lora_linear import captured as gpu_captured
 from torch_lora_linear import times_in_turn as gpu_times_in_turn
 
@@ -41,8 +43,9 @@ def softmax(x, weight, bias, residual):
 
 
 # Matrices read or written forward and backward, vectors likewise, float32 numbers of a row that row_bench counts.
-OPS = [(rms_norm, (2, 3), (1, 1), 1), (rms_norm_residual, (4, 4), (1, 1), 1), (layer_norm, (2, 3), (2, 1), 2),
-       (softmax, (2, 3), (0, 0), 0)]
+OPS = {f.__name__: (f, *counts) for f, *counts in (
+    (rms_norm, (2, 3), (1, 1), 1), (rms_norm_residual, (4, 4), (1, 1), 1), (layer_norm, (2, 3), (2, 1), 2),
+    (softmax, (2, 3), (0, 0), 0))}
 
 
 def times_in_turn(functions, repeats, rounds, device):
@@ -96,54 +99,53 @@ def backward_of(fn, sets, weight, bias, launches):
     return run
 
 
-def copy_rate(options):
-    x = torch.randn(2**30 if options.device == "cuda" else 2**20, device=options.device, dtype=torch.bfloat16)
+@functools.cache
+def copy_rate(device, repeats):
+    x = torch.randn(2**30 if device == "cuda" else 2**20, device=device, dtype=torch.bfloat16)
     y = torch.empty_like(x)
-    us = times_in_turn({"copy": lambda: y.copy_(x)}, options.repeats, 3, options.device)["copy"][0]
+    us = times_in_turn({"copy": lambda: y.copy_(x)}, repeats, 3, device)["copy"][0]
     return 2e-3 * x.numel() * x.element_size() / us
 
 
-def measure(rows, columns, dtype_name, options, copy):
+def measure(op, direction, rows, columns, dtype_name, options):
     dtype = DTYPES[dtype_name]
+    copy = copy_rate(options.device, options.repeats)
 
     def random(*shape):
         return torch.randn(*shape, device=options.device, dtype=dtype)
 
+    torch.manual_seed(0)
+    torch._dynamo.reset()  # no shape counts as another's recompilation
     cache = torch.cuda.get_device_properties(0).L2_cache_size if options.device == "cuda" else 2**20
     matrix = rows * columns * dtype.itemsize
     count = min(MOST_SETS, max(1, -(-4 * cache // (2 * matrix))))
     sets = [tuple(random(rows, columns) for _ in range(4)) for _ in range(count)]
     weight, bias = random(columns), random(columns)
-    for fn, matrices, vectors, numbers in OPS:
-        if options.op and fn.__name__ not in options.op:
+    fn, matrices, vectors, numbers = OPS[op]
+    back = direction == "backward"
+    make = backward_of if back else forward_of
+    functions = {}
+    for mode, f in (("eager", fn), ("compiled", torch.compile(fn, dynamic=False))):
+        for source in ("memory", "cache"):
+            if source == "cache" and count == 1:
+                continue
+            used = sets if source == "memory" else sets[:1]
+            launches = max(count, LEAST_LAUNCHES) if source == "memory" else LAUNCHES_IN_CACHE
+            functions[mode, source, launches] = captured(
+                lambda: make(f, used, weight, bias, launches), options.device)
+    times = times_in_turn(functions, options.repeats, 3, options.device)
+    size = (matrices[back] * rows + vectors[back]) * columns * dtype.itemsize + numbers * rows * 4
+    for (mode, source, launches), spread in times.items():
+        us = [t / launches for t in spread]
+        rate = size / us[0] / 1e3
+        if options.json:
+            print(json.dumps({"by": f"torch {mode}", "op": op, "direction": direction, "rows": rows, "columns": columns,
+                              "dtype": dtype_name, "from": source, "us": us[0], "us_low": us[1], "us_high": us[2],
+                              "gbps": rate, "share": rate / copy}), flush=True)
             continue
-        for direction, make in (("forward", forward_of), ("backward", backward_of)):
-            back = direction == "backward"
-            torch._dynamo.reset()
-            functions = {}
-            for mode, f in (("eager", fn), ("compiled", torch.compile(fn, dynamic=False))):
-                for source in ("memory", "cache"):
-                    if source == "cache" and count == 1:
-                        continue
-                    used = sets if source == "memory" else sets[:1]
-                    launches = max(count, LEAST_LAUNCHES) if source == "memory" else LAUNCHES_IN_CACHE
-                    functions[mode, source, launches] = captured(
-                        lambda: make(f, used, weight, bias, launches), options.device)
-            times = times_in_turn(functions, options.repeats, 3, options.device)
-            size = (matrices[back] * rows + vectors[back]) * columns * dtype.itemsize + numbers * rows * 4
-            for (mode, source, launches), spread in times.items():
-                us = [t / launches for t in spread]
-                rate = size / us[0] / 1e3
-                if options.json:
-                    print(json.dumps({"by": f"torch {mode}", "op": fn.__name__, "direction": direction, "rows": rows,
-                                      "columns": columns, "dtype": dtype_name, "from": source, "us": us[0],
-                                      "us_low": us[1], "us_high": us[2], "gbps": rate, "share": rate / copy}),
-                          flush=True)
-                    continue
-                shape = f"{rows}x{columns}"
-                print(f"{fn.__name__:18} {direction:8} {shape:>15} {dtype_name:4} {source:6} {mode:8} {us[0]:9.2f} "
-                      f"[{us[1]:9.2f}, {us[2]:9.2f}] {rate:7.0f} {100 * rate / copy:6.1f}%", flush=True)
-            del functions
+        shape = f"{rows}x{columns}"
+        print(f"{op:18} {direction:8} {shape:>15} {dtype_name:4} {source:6} {mode:8} {us[0]:9.2f} "
+              f"[{us[1]:9.2f}, {us[2]:9.2f}] {rate:7.0f} {100 * rate / copy:6.1f}%", flush=True)
 
 
 def main():
@@ -152,21 +154,22 @@ def main():
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--elements", type=int, default=2**27)
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--op", action="append")
+    parser.add_argument("--op", action="append", choices=OPS)
     parser.add_argument("--shape", action="append", help="ROWSxCOLUMNS:DTYPE")
     options = parser.parse_args()
     shapes = options.shape or (["1024x1024:f32", "64x1024:f32", "1x4096:bf16"] +
                                [f"{max(1, options.elements >> k)}x{1 << k}:bf16" for k in range(10, 18)])
-    torch.manual_seed(0)
     torch._functorch.config.donated_buffer = False  # a compiled backward is run more than once
-    copy = copy_rate(options)
-    if not options.json:
-        name = torch.cuda.get_device_name() if options.device == "cuda" else options.device
-        print(f"{name}, torch {torch.__version__}, copy {copy:.0f} GB/s")
-    for shape in shapes:
-        extents, dtype = shape.split(":")
-        rows, columns = map(int, extents.split("x"))
-        measure(rows, columns, dtype, options, copy)
+
+    def measure_cell(*cell):
+        measure(*cell, options)
+
+    def extents(shape):
+        size, dtype = shape.split(":")
+        return *map(int, size.split("x")), dtype
+
+    each_cell([(op, direction, *extents(shape)) for shape in shapes for op in options.op or OPS
+               for direction in ("forward", "backward")], measure_cell)
 
 
 if __name__ == "__main__":

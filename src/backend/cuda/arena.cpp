@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
 
 #include "backend/cuda/runtime.h"
@@ -22,6 +24,22 @@ double gib(std::size_t bytes) { return static_cast<double>(bytes) / static_cast<
 
 thread_local Arena* scoped_arena = nullptr;
 
+// Never destroyed: tensors in static storage may outlive any order of destruction.
+std::array<Arena*, 64>& device_arenas() {
+  static std::array<Arena*, 64> arenas{};
+  return arenas;
+}
+
+// WICK_ARENA=off: each block is an allocation of the driver's own, so that compute-sanitizer knows where it ends and
+// what of it has been written.
+bool switched_off() {
+  static const bool off = [] {
+    const char* const value = std::getenv("WICK_ARENA");
+    return value != nullptr && std::string_view(value) == "off";
+  }();
+  return off;
+}
+
 }  // namespace
 
 bool Arena::Order::operator()(const Block* a, const Block* b) const noexcept {
@@ -30,7 +48,7 @@ bool Arena::Order::operator()(const Block* a, const Block* b) const noexcept {
 
 Arena::Arena(int device)
     : Arena(
-          device, [device] { return device_address_space(device); },
+          device, switched_off() ? MakeSpace() : [device] { return device_address_space(device); },
           [device] { (void)cudaStreamSynchronize(stream(device)); }) {}
 
 Arena::Arena(int device, MakeSpace make_space, std::function<void()> wait)
@@ -90,6 +108,12 @@ bool Arena::back(const Block& block) {
 }
 
 Arena::Block* Arena::allocate(std::size_t bytes) {
+  if (make_space_ == nullptr) {
+    auto block = std::make_unique<Block>(Block{.arena = this});
+    (void)stream(device_);  // the device is current
+    check(cudaMalloc(reinterpret_cast<void**>(&block->data), std::max<std::size_t>(bytes, 1)), "an allocation");
+    return block.release();
+  }
   const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), kGrain);
   Block* block = nullptr;
   std::size_t allocated = 0;
@@ -115,6 +139,10 @@ Arena::Block* Arena::allocate(std::size_t bytes) {
 void Arena::release(Block* block) noexcept {
   Arena& arena = *block->arena;
   const std::scoped_lock lock(arena.mutex_);
+  if (arena.make_space_ == nullptr) {
+    arena.free_separate(block);
+    return;
+  }
   std::set<Block*, Order>& free = arena.space_of(block).free;
   arena.stats_.allocated -= block->bytes;
   block->used = false;
@@ -134,6 +162,16 @@ void Arena::release(Block* block) noexcept {
     block = previous;
   }
   free.insert(block);
+}
+
+// The replays of a graph go on using what was released in its arena, and a capture cannot wait.
+void Arena::free_separate(Block* block) noexcept {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  (void)cudaStreamIsCapturing(stream(device_), &capture);
+  if (this != device_arenas()[static_cast<std::size_t>(device_)] || capture != cudaStreamCaptureStatusNone) return;
+  wait_();
+  (void)cudaFree(block->data);
+  delete block;
 }
 
 void Arena::trim_locked() {
@@ -171,12 +209,10 @@ void Arena::reset_peak() {
 }
 
 Arena& current_arena(int device) {
-  // Never destroyed: tensors in static storage may outlive any order of destruction.
-  static std::array<Arena*, 64> arenas{};
   static std::mutex mutex;
   if (scoped_arena != nullptr) return *scoped_arena;
   const std::scoped_lock lock(mutex);
-  Arena*& found = arenas.at(static_cast<std::size_t>(device));
+  Arena*& found = device_arenas().at(static_cast<std::size_t>(device));
   if (found == nullptr) found = new Arena(device);
   return *found;
 }

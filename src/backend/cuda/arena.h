@@ -14,7 +14,8 @@ namespace wick::cuda {
 /// Device memory for work on one stream: a freed block may be handed out again at once, because whoever gets it runs
 /// later in the same order. Blocks are cut from one stretch of addresses, and neighbours merge again when they are
 /// freed; memory is brought to those addresses chunk by chunk as blocks reach them, and stays until it is trimmed. So
-/// what is reserved follows what is used, however sizes come and go.
+/// what is reserved follows what is used, however sizes come and go. With WICK_ARENA=off in the environment each block
+/// is an allocation of the driver's instead, for compute-sanitizer, which does not see blocks within one.
 class Arena {
  public:
   /// Blocks lie one after another in their space.
@@ -64,10 +65,11 @@ class Arena {
   Space& space_of(const Block* block) { return spaces_[block->small ? 1 : 0]; }
   Block* take(std::size_t bytes);
   bool back(const Block& block);
+  void free_separate(Block* block) noexcept;
   void trim_locked();
 
   int device_;
-  MakeSpace make_space_;
+  MakeSpace make_space_;  // null: blocks are the driver's own (WICK_ARENA=off)
   std::function<void()> wait_;
   mutable std::mutex mutex_;
   Space spaces_[2];  // of large and of small blocks

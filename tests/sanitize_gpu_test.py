@@ -1,0 +1,145 @@
+"""sanitize_gpu.py with a tool and test programs that are scripts. Given the folder of the real ones, also that each pattern of
+its suites is the name of a case."""
+import contextlib
+import io
+import pathlib
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+import sanitize_gpu
+
+# Passes its program's output and exit code on, as the real one does.
+TOOL = """#!/bin/bash
+[ "$1" = --help ] && { echo "--kernel-name --port"; exit; }
+while [[ $1 == --* ]]; do [ "$1" = --tool ] && tool=$2; shift 2; done
+echo "========= COMPUTE-SANITIZER"
+"$@"
+rc=$?
+case $tool in
+  racecheck) echo "========= RACECHECK SUMMARY: ${RACES:-0 hazards displayed (0 errors, 0 warnings)}" ;;
+  *) echo "========= ERROR SUMMARY: ${ERRORS:-0} errors" ;;
+esac
+exit $rc
+"""
+# Runs, or skips, the cases Kernels.Small and Kernels.Large.
+PROGRAM = """#!/bin/bash
+[ "$1" = --gtest_list_tests ] && { printf 'Kernels.\\n  Small\\n  Large  # GetParam() = 4\\n'; exit; }
+[ "$WICK_TEST_DEVICE$WICK_ARENA" = cudaoff ] || exit 3
+echo "[==========] Running 2 tests from 1 test suite."
+for name in Small Large; do
+  echo "[ RUN      ] Kernels.$name"
+  printf "$SAYS"
+  sleep ${SLEEPS:-0}
+  echo "[${RESULT:-       OK }] Kernels.$name (3 ms)"
+done
+echo "[  PASSED  ] 2 tests."
+"""
+SUITES = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large")}
+
+
+class SanitizeGpu(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        for name, text in {"tool": TOOL, "kernels_test": PROGRAM}.items():
+            (self.folder / name).write_text(text)
+            (self.folder / name).chmod(0o755)
+
+    def run_it(self, *arguments, suites=None, **environment):
+        """(exit code, what it prints)"""
+        said = io.StringIO()
+        argv = ["sanitize_gpu.py", "--sanitizer", str(self.folder / "tool"), "--bin", str(self.folder), "--logs",
+                str(self.folder / "logs"), *arguments]
+        with mock.patch.object(sys, "argv", argv), mock.patch.dict(sanitize_gpu.SUITES, suites or SUITES, clear=True), \
+                mock.patch.dict("os.environ", environment), contextlib.redirect_stdout(said), \
+                contextlib.redirect_stderr(said):
+            return sanitize_gpu.main(), said.getvalue()
+
+    def test_clean_cases_are_counted(self):
+        code, said = self.run_it()
+        self.assertEqual(code, 0, said)
+        for tool in sanitize_gpu.TOOLS:
+            self.assertRegex(said, rf"{tool} +kernels +2/2 +0 ")
+
+    def test_a_skipped_case_did_not_run(self):
+        code, said = self.run_it("--tool", "memcheck", RESULT="  SKIPPED ")
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"0/2 .* 2 skipped: did not run")
+
+    def test_a_failed_case_counts(self):
+        code, said = self.run_it("--tool", "memcheck", RESULT="  FAILED  ")
+        self.assertEqual(code, 1)
+        self.assertIn("2 failed", said)
+
+    def test_what_does_not_end_did_not_run(self):
+        code, said = self.run_it("--tool", "memcheck", "--limit", "1", SLEEPS="30")
+        self.assertEqual(code, 1)
+        self.assertIn("0/2", said)
+        self.assertIn("not done after 1 s", said)
+
+    def test_errors_of_memcheck(self):
+        code, said = self.run_it(
+            "--tool", "memcheck", ERRORS="2",
+            SAYS="========= Invalid __global__ read of size 4 bytes\n=========     at void wick::cuda::k<float>(int)+0x1a0\n")
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"2/2 +2 ")
+        self.assertIn("2 x Invalid __global__ read in void wick::cuda::k<float>(int)", said)
+
+    def test_races_are_errors_and_warnings_are_told(self):
+        says = "========= Warning: Race reported between Write access at wick::cuda::k(int)+0x70\n=========     and Read access"
+        code, said = self.run_it("--tool", "racecheck", RACES="3 hazards displayed (1 error, 2 warnings)", SAYS=says + "\n")
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"2/2 +1 .* 2 warnings")
+        code, said = self.run_it("--tool", "racecheck", RACES="2 hazards displayed (0 errors, 2 warnings)")
+        self.assertEqual(code, 0)
+
+    def test_initcheck_tells_ours_from_a_librarys(self):
+        says = "========= Uninitialized __global__ memory read of size 4 bytes\n=========     at {}+0x10\n"
+        code, said = self.run_it("--tool", "initcheck", ERRORS="2", SAYS=says.format("cublas::kernel(int)"))
+        self.assertEqual(code, 0, said)
+        self.assertIn("2 elsewhere", said)
+        code, said = self.run_it("--tool", "initcheck", ERRORS="2", SAYS=says.format("wick::cuda::kernel(int)"))
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"2/2 +2 ")
+
+    def test_a_tool_that_cannot_work_is_no_success(self):
+        (self.folder / "tool").write_text("#!/bin/bash\necho '========= Error: Device not supported.'\nexit 1\n")
+        code, said = self.run_it("--tool", "memcheck")
+        self.assertEqual(code, 1)
+        self.assertIn("no summary: Error: Device not supported", said)
+
+    def test_a_pattern_without_cases_is_told(self):
+        code, said = self.run_it("--tool", "memcheck",
+                                 suites={"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large:*Gone")})
+        self.assertEqual(code, 1)
+        self.assertIn("no case is called *Gone", said)
+
+    def test_nothing_runs_without_the_tool_or_the_programs(self):
+        for arguments in (["--sanitizer", "/nowhere/tool"], ["--bin", "/nowhere"]):
+            with mock.patch("shutil.which", lambda name: None if name.startswith("/") and "nowhere" in name else name
+                            if "tool" in name else None):
+                code, said = self.run_it(*arguments)
+            self.assertEqual(code, 2)
+            self.assertIn("nothing was checked", said)
+
+    def test_patterns_are_names_of_cases(self):
+        if PROGRAMS is None:
+            self.skipTest("no folder of test programs was given")
+        for name, suite in sanitize_gpu.SUITES.items():
+            if not (PROGRAMS / suite.program).exists():  # built without CUDA
+                continue
+            for tool in sanitize_gpu.TOOLS:
+                if suite.leave_out.get(tool) != "*":
+                    cases, idle = sanitize_gpu.cases_of(PROGRAMS / suite.program, suite, tool)
+                    self.assertEqual(idle, [], f"{name} {tool}")
+                    self.assertGreaterEqual(len(cases), suite.shards - (tool in suite.leave_out), name)
+
+
+PROGRAMS = None
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        PROGRAMS = pathlib.Path(sys.argv.pop())
+    unittest.main()
