@@ -421,6 +421,40 @@ TEST(JointGradients, OfPiecesOfPieces) {
   EXPECT_EQ(made.storage(), whole.storage());
 }
 
+// SwiGLU's dy is written where dup will be, and both of its gradients into one buffer.
+TEST(JointGradients, OfSwiglu) {
+  const std::int64_t halves[] = {2, 2};
+  const Floats values = {1, -2, 3, 4, 0.5, 6, -7, 8};
+  const auto gradients = [&](bool in_place, Tensor* whole, Tensor* dy) {
+    const Parameter p("p", Tensor::from(values, {2, 4}));
+    Tape tape;
+    const std::vector<Tensor> parts = split(probed(p.value(), whole), 1, halves);
+    const Tensor y = swiglu(parts[0], parts[1]);
+    tape.backward(sum(in_place ? scaled_in_place(y, 3, dy) : mul(y, 3.0)));
+    return floats(p.grad());
+  };
+  Tensor whole, dy;
+  const Floats found = gradients(true, &whole, &dy);
+  EXPECT_EQ(dy.storage(), whole.storage());
+  EXPECT_EQ(dy.raw(), whole.slice(1, 2, 2).raw());
+  Tensor other;
+  EXPECT_EQ(found, gradients(false, &other, nullptr));
+}
+
+TEST(JointGradients, OfSwigluReadTwice) {
+  const std::int64_t halves[] = {2, 2};
+  const Parameter p("p", Tensor::from(Floats{1, -2, 3, 4, 0.5, 6, -7, 8}, {2, 4}));
+  const auto gradients = [&](const std::function<Tensor(const Tensor&)>& loss) {
+    p.zero_grad();
+    Tape tape;
+    const std::vector<Tensor> parts = split(mul(p.value(), 1.0), 1, halves);
+    tape.backward(loss(swiglu(parts[0], parts[1])));
+    return floats(p.grad());
+  };
+  EXPECT_EQ(gradients([](const Tensor& y) { return add(sum(scaled_in_place(y, 1)), sum(scaled_in_place(y, 2))); }),
+            gradients([](const Tensor& y) { return sum(mul(y, 3.0)); }));
+}
+
 TEST(Parameter, RefusesWhatCannotGather) {
   const Tensor value = Tensor::zeros({2, 3}, DType::f32);
   const auto make = [](const Tensor& v, const Tensor& grad = {}) { (void)Parameter("p", v, grad); };

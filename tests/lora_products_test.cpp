@@ -95,7 +95,8 @@ TEST_P(LoraProducts, OfManyTiles) {
     const Tensor dy_there = bordered(dy, c.bordered_dy ? weight.rank() : 0, device);
     const LoraForward forward = lora_forward(x_there, weight, {});
     const std::vector<bool> all(branches.size(), true);
-    const LoraGradients gradients = lora_backward(dy_there, x_there, forward.h, weight, true, all, all);
+    const GradPlace place(x_there);
+    const LoraGradients gradients = lora_backward(dy_there, x_there, forward.h, weight, &place, all, all);
 
     const Tensor y = product(x, w.transpose(0, 1));
     const Tensor dx = product(dy, w);
@@ -135,7 +136,7 @@ TEST_P(LoraProducts, AreTheSameBytesEachTime) {
     const Tensor x = bordered(random({700, 136}, GetParam(), 1, 4), weight.rank(), device);
     const Tensor dy = bordered(random({700, 264}, GetParam(), 1, 5), weight.rank(), device);
     const LoraForward forward = lora_forward(x, weight, {});
-    const LoraGradients gradients = lora_backward(dy, x, forward.h, weight, false, {true}, {true});
+    const LoraGradients gradients = lora_backward(dy, x, forward.h, weight, nullptr, {true}, {true});
     std::vector<float> all = gradients.da[0].to_vector<float>();
     const std::vector<float> db = gradients.db[0].to_vector<float>();
     all.insert(all.end(), db.begin(), db.end());

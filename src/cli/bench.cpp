@@ -28,6 +28,7 @@ struct Options {
   // train
   std::int64_t sequences = 4;
   std::int64_t length = 2048;
+  std::int64_t accumulation = 1;
   std::int64_t rank = 8;
   std::string target_modules = "all-linear";
   std::string lora_layout = "auto";
@@ -132,7 +133,7 @@ void train(const Options& o) {
   model.attach(adapter, lora_layout(o.lora_layout, device));
   model.set_recompute(o.memory.choose(c, targets, plan, usable_bytes(device)));
   std::vector<Example> examples;
-  for (std::int64_t i = 0; i < o.sequences; ++i) {
+  for (std::int64_t i = 0; i < o.sequences * o.accumulation; ++i) {
     Example example;
     example.ids = random_ids(o.length, c.vocab_size, o.seed, static_cast<std::uint32_t>(i));
     example.labels = example.ids;
@@ -151,23 +152,29 @@ void train(const Options& o) {
   double loss = 0;
   Profiled profiled(o);
   for (std::int64_t i = 0; i < kWarmUp + o.steps; ++i) {
-    const Batch batch = task->next();
+    std::vector<Batch> batches;
+    std::int64_t terms = 0;
+    for (std::int64_t k = 0; k < o.accumulation; ++k) {
+      batches.push_back(task->next());
+      terms += batches.back().trained_tokens;
+    }
     if (i == kWarmUp) profiled.start(device);
     synchronize(device);
     const Clock::time_point start = Clock::now();
-    step->begin(batch.trained_tokens);
-    step->accumulate(batch, static_cast<std::uint32_t>(i));
-    loss = step->update(1e-4, i + 1).loss / static_cast<double>(batch.trained_tokens);
+    step->begin(terms);
+    for (const Batch& batch : batches) step->accumulate(batch, static_cast<std::uint32_t>(i));
+    loss = step->update(1e-4, i + 1).loss / static_cast<double>(terms);
     if (i >= kWarmUp) times.push_back(seconds_since(start));
     if (!std::isfinite(loss)) fail(ErrorCode::diverged, "step {}: loss {}", i + 1, loss);
   }
   const Spread s = spread(times);
-  const auto tokens = static_cast<double>(o.sequences * o.length);
+  const auto tokens = static_cast<double>(o.sequences * o.length * o.accumulation);
   const double gib = static_cast<double>(peak_bytes(device)) / (1 << 30);
   report(o,
          {{"work", "train"},
           {"sequences", o.sequences},
           {"length", o.length},
+          {"batches", o.accumulation},
           {"rank", o.rank},
           {"tokens_per_second", tokens / s.median},
           {"step_ms", s.median * 1e3},
@@ -337,6 +344,9 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
   t->add_option("--length", o->length, "tokens in each")->check(CLI::Range(2, 1 << 20))->capture_default_str();
+  t->add_option("--grad-accumulation-steps", o->accumulation, "batches in an optimizer step")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   t->add_option("--rank", o->rank, "rank of the adapter")->check(CLI::Range(1, 65536))->capture_default_str();
   t->add_option("--target-modules", o->target_modules, "a regular expression, or all-linear")->capture_default_str();
   t->add_option("--lora-layout", o->lora_layout, "how adapted weights are stored")

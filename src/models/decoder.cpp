@@ -176,10 +176,11 @@ struct Decoder::Impl {
   AdaptedLinear::Again norm_again(std::size_t i, const Tensor& hidden, const Tensor& weight, std::int64_t border) const;
   AdaptedLinear::Again input_again(std::size_t i, const Tensor& hidden) const;
   Between enter(const Tensor& ids) const;
-  Between run_layer(std::size_t i, const Between& in, const TokenBatch& batch, const RopeTable& table,
+  // Activations are taken by value and let go after their last reader, so that not a whole layer's are there at once.
+  Between run_layer(std::size_t i, Between in, const TokenBatch& batch, const RopeTable& table,
                     const Tensor& key_offsets, KvCache* cache) const;
-  Tensor feed_forward(const Layer& layer, Recompute level, const Tensor& x, const AdaptedLinear::Again& again) const;
-  Tensor attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
+  Tensor feed_forward(const Layer& layer, Recompute level, Tensor x, const AdaptedLinear::Again& again) const;
+  Tensor attend(const Layer& layer, std::size_t index, Tensor x, const AdaptedLinear::Again& again,
                 const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const;
   Tensor attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
                        const RopeTable& table, const Tensor& key_offsets, const KvCache& cache, bool at_rest) const;
@@ -255,11 +256,13 @@ RopeTable Decoder::Impl::rope_table(std::int64_t positions) {
   return ropes.back();
 }
 
-Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor& x, const AdaptedLinear::Again& again,
+Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, Tensor x, const AdaptedLinear::Again& again,
                              const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
                              KvCache* cache) const {
+  const Tensor projected = layer.qkv(x, again);
+  x = {};
   if (cache != nullptr) {
-    return layer.output(attend_cached(layer, index, layer.qkv(x, again), batch, table, key_offsets, *cache, false));
+    return layer.output(attend_cached(layer, index, projected, batch, table, key_offsets, *cache, false));
   }
   const std::int64_t tokens = batch.tokens();
   const std::int64_t heads = config.num_attention_heads;
@@ -268,7 +271,7 @@ Tensor Decoder::Impl::attend(const Layer& layer, std::size_t index, const Tensor
   const std::int64_t turned[] = {heads, kv_heads};
   const auto turn = [&](const Tensor& t) { return rope_(t, table.cos, table.sin, batch.positions); };
   // The projections side by side; queries and keys are turned where they lie, together where nothing stands between.
-  const Tensor qkv = reshape(layer.qkv(x, again), {tokens, heads + 2 * kv_heads, config.head_dim});
+  const Tensor qkv = reshape(projected, {tokens, heads + 2 * kv_heads, config.head_dim});
   std::vector<Tensor> parts = split(qkv, 1, all);
   std::vector<Tensor> qk = split(layer.q_norm.defined() ? parts[0] : turn(parts[0]), 1, turned);
   if (layer.q_norm.defined()) {
@@ -355,7 +358,7 @@ Between Decoder::Impl::enter(const Tensor& ids) const {
   return {hidden, x, input_again(0, hidden)};
 }
 
-Tensor Decoder::Impl::feed_forward(const Layer& layer, Recompute level, const Tensor& x,
+Tensor Decoder::Impl::feed_forward(const Layer& layer, Recompute level, Tensor x,
                                    const AdaptedLinear::Again& again) const {
   const std::int64_t border = layer.down.border();
   if (level == Recompute::gate_up) {
@@ -368,20 +371,22 @@ Tensor Decoder::Impl::feed_forward(const Layer& layer, Recompute level, const Te
                                                   : AdaptedLinear::Again());
   }
   const std::vector<Tensor> parts = layer.gate_up.each(x, again);
+  x = {};
   const auto activate = [gate = parts[0].detach(), up = parts[1].detach(), border] { return swiglu(gate, up, border); };
   return layer.down(swiglu(parts[0], parts[1], border),
                     level == Recompute::nothing ? AdaptedLinear::Again() : AdaptedLinear::Again(activate));
 }
 
-Between Decoder::Impl::run_layer(std::size_t i, const Between& in, const TokenBatch& batch, const RopeTable& table,
+Between Decoder::Impl::run_layer(std::size_t i, Between in, const TokenBatch& batch, const RopeTable& table,
                                  const Tensor& key_offsets, KvCache* cache) const {
   const Layer& layer = layers[i];
   const double eps = config.rms_norm_eps;
-  const Tensor attended = attend(layer, i, in.x, in.again, batch, table, key_offsets, cache);
+  Tensor branch = attend(layer, i, std::move(in.x), in.again, batch, table, key_offsets, cache);
   const std::int64_t border = layer.gate_up.border();
-  const auto [middle, y] = rms_norm_residual(attended, in.hidden, layer.post_attention_norm, eps, border);
+  auto [middle, y] = rms_norm_residual(branch, in.hidden, layer.post_attention_norm, eps, border);
+  branch = {};
   const AdaptedLinear::Again again = norm_again(i, middle, layer.post_attention_norm, border);
-  const Tensor branch = feed_forward(layer, recompute[i], y, again);
+  branch = feed_forward(layer, recompute[i], std::move(y), again);
   const auto [hidden, x] = rms_norm_residual(branch, middle, norm_before(i + 1), eps, border_before(i + 1));
   return {hidden, x, input_again(i + 1, hidden)};
 }
@@ -407,11 +412,11 @@ Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
 
   Between at = impl_->enter(batch.ids);
   for (std::size_t i = 0; i < impl_->layers.size(); ++i) {
-    const auto run = [impl = impl_.get(), i, batch, table, key_offsets, cache](const Between& in) {
-      return impl->run_layer(i, in, batch, table, key_offsets, cache);
+    const auto run = [impl = impl_.get(), i, batch, table, key_offsets, cache](Between in) {
+      return impl->run_layer(i, std::move(in), batch, table, key_offsets, cache);
     };
     if (impl_->recompute[i] != Recompute::layer || cache != nullptr) {
-      at = run(at);
+      at = run(std::move(at));
       continue;
     }
     const Tensor inputs[] = {at.hidden, at.x};

@@ -1,7 +1,6 @@
 #include "train/memory_plan.h"
 
 #include <algorithm>
-#include <bit>
 #include <numeric>
 #include <string>
 #include <unordered_map>
@@ -9,6 +8,7 @@
 
 #include "core/fail.h"
 #include "ops/attention/attention.h"
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 namespace wick {
 namespace {
@@ -159,25 +159,24 @@ class Walk {
   Block loss(Block x) {
     const std::int64_t vocab = c_.vocab_size;
     Block dx = ledger_.hold(rows(c_.hidden_size));
+    const std::int64_t chunk = logit_rows(s_.device, s_.tokens, vocab);
+    std::int64_t beside = 0;  // gradients of the logits, and rows of x and dx
     if (s_.device == DeviceType::cpu) {
-      const std::int64_t affordable = (std::int64_t{64} << 20) / (vocab * kFloat);
-      const std::int64_t chunk = std::min(s_.tokens, std::clamp<std::int64_t>(affordable, 128, 256));
-      const std::int64_t slopes = s_.dtype == DType::f32 ? 0 : chunk * vocab * e_;
-      ledger_.touch(chunk * vocab * kFloat + slopes + 2 * chunk * c_.hidden_size * e_);
-    } else {
-      const auto fitting = std::bit_floor((std::uint64_t{640} << 20) / static_cast<std::uint64_t>(vocab * kFloat));
-      const std::int64_t most = std::max<std::int64_t>(static_cast<std::int64_t>(fitting), 128);
-      ledger_.touch(std::min(s_.tokens, most) * vocab * kFloat);
+      beside = (s_.dtype == DType::f32 ? 0 : chunk * vocab * e_) + 2 * chunk * c_.hidden_size * e_;
     }
+    ledger_.touch(chunk * vocab * kFloat + beside);
     x.free();
     return dx;
   }
 
-  // The gradient of a linear layer's x; those of its factors are added where they are gathered.
-  Block linear_gradients(const Linear& linear, Block& dy, bool needs_x = true) {
+  // Memory of `dx_bytes` for the gradient of a linear layer's x, which is let go before if it was made again; those of
+  // its factors are added where they are gathered.
+  Block linear_gradients(const Linear& linear, Block& dy, Block& x, bool again, std::int64_t dx_bytes) {
     const Block g = ledger_.hold(linear.border > 0 ? 0 : rows(linear.rank));
-    Block dx = needs_x ? ledger_.hold(rows(linear.in)) : Block();
+    if (again) x.free();
+    Block dx = ledger_.hold(dx_bytes);
     dy.free();
+    x.free();
     return dx;
   }
 
@@ -199,21 +198,23 @@ class Walk {
     } else if (again && m.down.rank > 0) {
       k.z = ledger_.hold(rows(c_.intermediate_size + m.down.border));
     }
-    Block dz = linear_gradients(m.down, none);
-    k.z.free();
-    Block dgate_up = ledger_.hold(rows(m.gate_up.out + m.gate_up.border));
+    // Adapters write dz where dup will be; not into a part that is made again, nor do plain layers.
+    const std::int64_t dgate_up_bytes = rows(m.gate_up.out + m.gate_up.border);
+    const bool there = m.down.rank > 0 && s_.recompute[i] != Recompute::gate_up;
+    Block dz = linear_gradients(m.down, none, k.z, again && s_.recompute[i] != Recompute::gate_up,
+                                there ? dgate_up_bytes : rows(m.down.in));
+    Block dgate_up = there ? std::move(dz) : ledger_.hold(dgate_up_bytes);
     k.gate_up.free();
     dz.free();
     if (again && s_.recompute[i] != Recompute::gate_up && m.gate_up.rank > 0) {
       k.y = ledger_.hold(rows(c_.hidden_size + m.gate_up.border));
     }
-    Block dy = linear_gradients(m.gate_up, dgate_up);
-    k.y.free();
+    Block dy = linear_gradients(m.gate_up, dgate_up, k.y, again, rows(m.gate_up.in));
     dhidden = ledger_.hold(rows(c_.hidden_size + m.output.border));
     dy.free();
     dmiddle.free();
     k.middle.free();
-    Block dattended = linear_gradients(m.output, none);
+    Block dattended = linear_gradients(m.output, none, none, false, rows(m.output.in));
     Block dqkv = ledger_.hold(rows(m.qkv.out + m.qkv.border));
     Block dnormed = ledger_.hold(c_.qk_norm ? rows(q + kv) : 0);
     if (s_.device == DeviceType::cpu) {
@@ -233,8 +234,7 @@ class Walk {
     dnormed.free();
     k.qkv.free();
     if (again && m.qkv.rank > 0) k.x = ledger_.hold(rows(c_.hidden_size + m.qkv.border));
-    dx = linear_gradients(m.qkv, dqkv, i > 0);
-    k.x.free();
+    dx = linear_gradients(m.qkv, dqkv, k.x, again, i > 0 ? rows(m.qkv.in) : 0);
     k.small.free();
   }
 

@@ -1,7 +1,6 @@
 // Linear cross-entropy on CUDA: logits of a chunk of tokens by the GEMM library, then one pass of ours over each row
 // that leaves the gradient in their place.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <type_traits>
 
@@ -339,20 +338,6 @@ __global__ void map_labels(const I* labels, std::int64_t count, std::int64_t voc
   targets[i] = label == ignore ? -1 : label < 0 || label >= vocab ? -2 : static_cast<std::int32_t>(label);
 }
 
-// Tokens a chunk: the largest power of two whose float32 logits stay within kBudget, and fewer where that cuts the
-// tokens into pieces of one size. A power of two keeps the tiles (128 x 256) of dx = dlogits W [chunk, k] even: of
-// 1,024 tokens, 1,024 at 128,256 and 151,936 words (501 and 594 MiB), there are 64 at k = 2048, 128 at 4096, so one or
-// two parts of the vocabulary fill 128 multiprocessors of 132; at k = 896 they are 28, and the library must cut it into
-// more parts.
-std::int64_t chunk_for(std::int64_t tokens, std::int64_t row_bytes) {
-  constexpr std::uint64_t kBudget = std::uint64_t{640} << 20;
-  const auto fitting = static_cast<std::int64_t>(std::bit_floor(kBudget / static_cast<std::uint64_t>(row_bytes)));
-  const std::int64_t most = std::max<std::int64_t>(fitting, 128);
-  const std::int64_t pieces = (tokens + most - 1) / most;
-  const std::int64_t each = (tokens + pieces - 1) / pieces;
-  return std::min(tokens, (each + 127) / 128 * 128);
-}
-
 // Logits are float32 whatever the model's type: beside the GEMMs the wider rows cost little, and the loss keeps the
 // digits that the accumulators had. Their gradient, of the model's type, takes their place. Rows that are not trained
 // on go through the GEMMs too, so that the work does not depend on labels, which only the device knows.
@@ -374,7 +359,7 @@ Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const 
   const Tensor inputs = x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : x.contiguous();
   const bool gradient = dx.defined() || dweight.defined();
   const std::int64_t stride = (vocab + 63) / 64 * 64;  // every row on a line of its own
-  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : chunk_for(tokens, stride * 4));
+  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : logit_rows(DeviceType::cuda, tokens, vocab));
   const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
   const Tensor buffer = Tensor::empty({limit, stride}, DType::f32, x.device());
   const Tensor slopes = Tensor::view_of(buffer.storage(), 0, {limit, stride * 4 / element}, x.dtype());

@@ -134,17 +134,18 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
   return {y, h};
 }
 
-Tensor lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
+Tensor lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeight& weight, const GradPlace* place,
                      std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
   const Tensor border = claim_border(dy, weight);
   const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
   if (!run_skinny(lora_factor_gradients, x, dy, x, h, weight, g, da, db, add)) {
     factor_gradients(dy, x, h, weight, border.defined(), g, da, db, add);
   }
-  if (!needs_x) return {};
-  const Tensor dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+  x = {};  // perhaps made again for this alone
+  if (place == nullptr) return {};
+  const Tensor dx = place->empty();
   if (border.defined()) {
-    gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, x.size(1)), dx);
+    gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, dx.size(1)), dx);
   } else {
     gemm(dy, weight.core(), dx);
     const std::int64_t rank = ranks_of(weight);
@@ -153,8 +154,9 @@ Tensor lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const L
   return dx;
 }
 
-LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
-                            const std::vector<bool>& needs_a, const std::vector<bool>& needs_b) {
+LoraGradients lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeight& weight,
+                            const GradPlace* place, const std::vector<bool>& needs_a,
+                            const std::vector<bool>& needs_b) {
   LoraGradients result;
   const DType sums = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
   const Tensor all = Tensor::empty({ranks_of(weight), x.size(1)}, sums, x.device());
@@ -165,7 +167,7 @@ LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, 
     result.db.push_back(adapted && needs_b[i] ? Tensor::empty({block.out_size, block.rank_size}, sums, x.device())
                                               : Tensor());
   }
-  result.dx = lora_backward(dy, x, h, weight, needs_x, result.da, result.db, false);
+  result.dx = lora_backward(dy, std::move(x), h, weight, place, result.da, result.db, false);
   return result;
 }
 
@@ -195,9 +197,10 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
   const bool kept = !again || !recording(inputs);
   const Tensor saved_h = kept ? h : h.clone();  // it may stand in x's border
   record(kOp, inputs, outputs,
-         [saved = kept ? rows : Tensor(), again, h = saved_h, weight, factors, parameters](
+         [saved = kept ? rows : Tensor(), again, h = saved_h, weight, factors, parameters, dx_place = GradPlace(x)](
              std::span<const Tensor> grad, const std::vector<bool>& needs) {
-           const Tensor rows = saved.defined() ? saved : as_rows(again());
+           Tensor rows = saved.defined() ? saved : as_rows(again());
+           const GradPlace* const place = needs[0] ? &dx_place : nullptr;
            const Tensor dy = as_rows(grad[0]);
            std::vector<Tensor> result(needs.size());
            if (parameters) {
@@ -206,7 +209,7 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
                sums[i % 2].push_back(factors[i] == nullptr ? Tensor() : factors[i]->grad);
                if (factors[i] != nullptr) factors[i]->received = true;
              }
-             result[0] = lora_backward(dy, rows, h, weight, needs[0], sums[0], sums[1], true);
+             result[0] = lora_backward(dy, std::move(rows), h, weight, place, sums[0], sums[1], true);
              return result;
            }
            std::vector<bool> needs_a;
@@ -215,7 +218,7 @@ Tensor lora_linear(const Tensor& x, const LoraWeight& weight, const Tensor& bias
              needs_a.push_back(needs[i]);
              needs_b.push_back(needs[i + 1]);
            }
-           LoraGradients grads = lora_backward(dy, rows, h, weight, needs[0], needs_a, needs_b);
+           LoraGradients grads = lora_backward(dy, std::move(rows), h, weight, place, needs_a, needs_b);
            result[0] = grads.dx;
            for (std::size_t i = 0; i < grads.da.size(); ++i) {
              result[2 * i + 1] = grads.da[i];

@@ -3,6 +3,7 @@
 #include <span>
 
 #include "ops/kernel_table.h"
+#include "wick/autograd.h"
 
 namespace wick {
 
@@ -25,10 +26,12 @@ struct LoraGradients {
   std::vector<Tensor> da;
   std::vector<Tensor> db;
 };
-LoraGradients lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
-                            const std::vector<bool>& needs_a, const std::vector<bool>& needs_b);
+/// dx goes where `place` says; null: it is not needed. x is let go before dx is made: moved in, only one of them
+/// exists.
+LoraGradients lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeight& weight,
+                            const GradPlace* place, const std::vector<bool>& needs_a, const std::vector<bool>& needs_b);
 /// The same into memory that is there: what is not needed is undefined. With `add` to what da and db hold. Returns dx.
-Tensor lora_backward(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool needs_x,
+Tensor lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeight& weight, const GradPlace* place,
                      std::span<const Tensor> da, std::span<const Tensor> db, bool add);
 
 /// g [tokens, rank] = dy sB, and for each block i, where they are defined, dA_i [rank_i, k] = g_iᵀ x and dB_i

@@ -1,4 +1,7 @@
 #include "ops/swiglu/swiglu.h"
+
+#include <memory>
+
 #include "ops/op.h"
 
 namespace wick {
@@ -14,10 +17,12 @@ Tensor composite(const Tensor& gate, const Tensor& up) {
   return cast(mul(mul(z, sigmoid(z)), cast(up, wide)), gate.dtype());
 }
 
+// `dup`: where that goes; undefined: nobody has asked yet. dy may lie there.
 std::vector<Tensor> gradient(const Tensor& gate, const Tensor& up, const Tensor& dy, const GradPlace& gate_place,
-                             const GradPlace& up_place, const std::vector<bool>& needs) {
+                             const GradPlace& up_place, Tensor dup, const std::vector<bool>& needs) {
   const Tensor dgate = needs[0] ? gate_place.empty() : Tensor();
-  const Tensor dup = needs[1] ? up_place.empty() : Tensor();
+  if (!needs[1]) dup = {};
+  if (needs[1] && !dup.defined()) dup = up_place.empty();
   const OutputRows gate_rows(dgate);
   const OutputRows up_rows(dup);
   if (run_kernel("swiglu", swiglu_backward, gate.device(), as_rows(dy), as_rows(gate), as_rows(up), gate_rows.rows(),
@@ -42,11 +47,14 @@ Tensor swiglu(const Tensor& gate, const Tensor& up, std::int64_t border) {
   if (!run_kernel("swiglu", swiglu_forward, gate.device(), as_rows(gate.detach()), as_rows(up.detach()), as_rows(y))) {
     return composite(gate, up);
   }
+  const auto lent = std::make_shared<Tensor>();
   record("swiglu", {gate, up}, {&y},
-         [gate = gate.detach(), up = up.detach(), gate_place = GradPlace(gate), up_place = GradPlace(up)](
+         [gate = gate.detach(), up = up.detach(), gate_place = GradPlace(gate), up_place = GradPlace(up), lent](
              std::span<const Tensor> dy, const std::vector<bool>& needs) {
-           return gradient(gate, up, dy[0], gate_place, up_place, needs);
+           return gradient(gate, up, dy[0], gate_place, up_place, *lent, needs);
          });
+  // dy needs no memory of its own: element by element, dup takes its place.
+  if (up.needs_grad()) place_gradient(y, [lent, place = GradPlace(up)] { return *lent = place.empty(); });
   return y;
 }
 
