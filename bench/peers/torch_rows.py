@@ -6,13 +6,13 @@ runs, nothing else: there are no graphs there.
 """
 
 import argparse
-import json
 import statistics
 import time
 
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
+from record import print_record
 from torch_lora_linear import captured as gpu_captured
 from torch_lora_linear import times_in_turn as gpu_times_in_turn
 
@@ -135,10 +135,9 @@ def measure(rows, columns, dtype_name, options, copy):
                 us = [t / launches for t in spread]
                 rate = size / us[0] / 1e3
                 if options.json:
-                    print(json.dumps({"by": f"torch {mode}", "op": fn.__name__, "direction": direction, "rows": rows,
-                                      "columns": columns, "dtype": dtype_name, "from": source, "us": us[0],
-                                      "us_low": us[1], "us_high": us[2], "gbps": rate, "share": rate / copy}),
-                          flush=True)
+                    print_record(f"torch {mode}", f"{fn.__name__} {direction}".replace("_", " "),
+                                 {"rows": rows, "columns": columns, "dtype": dtype_name, "from": source}, us, "us",
+                                 gb_s=rate, share=rate / copy)
                     continue
                 shape = f"{rows}x{columns}"
                 print(f"{fn.__name__:18} {direction:8} {shape:>15} {dtype_name:4} {source:6} {mode:8} {us[0]:9.2f} "
