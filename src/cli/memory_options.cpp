@@ -26,7 +26,7 @@ void MemoryOptions::add_to(CLI::App& verb, const std::string& group) {
       ->type_name("WHAT")
       ->group(group);
   verb.add_option("--max-memory", max_gib, "GiB that the plan may take, for --grad-checkpoint auto")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->type_name("GIB")
       ->group(group);
   verb.add_flag("--dry-run", dry_run, "print the memory that training would take, and end")->group(group);
