@@ -85,6 +85,10 @@ TEST(CliHelp, EveryVerbNamesItsOptions) {
     EXPECT_NE(help.out.find("wick " + verb), std::string::npos) << help.out;
     for (const std::string& option : options) EXPECT_NE(help.out.find(option), std::string::npos) << option;
   }
+  const std::string train = expect_success({"train", "--help"});
+  EXPECT_NE(train.find("--grad-checkpoint WHAT  "), std::string::npos)
+      << train;  // the value of the bare option is no default
+  EXPECT_NE(train.find("Default: auto"), std::string::npos) << train;
   EXPECT_EQ(expect_success({"--version"}), std::string("wick ") + kVersion + "\n");
 }
 
