@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "io_test_util.h"
 #include "wick/error.h"
 
 namespace wick {
@@ -80,18 +81,11 @@ TEST(ChatTemplate, RendersTheTalesModel) {
 
 class Folder : public testing::Test {
  protected:
-  void SetUp() override {
-    path_ = std::filesystem::path(testing::TempDir()) /
-            (std::string("chat_template_") + testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  void TearDown() override { std::filesystem::remove_all(path_); }
-  void write(const char* name, const std::string& text) { std::ofstream(path_ / name, std::ios::binary) << text; }
-  std::optional<ChatTemplate> load() const { return ChatTemplate::from_folder(path_); }
+  void write(const char* name, const std::string& text) const { test::write_file(folder_ / name, text); }
+  std::optional<ChatTemplate> load() const { return ChatTemplate::from_folder(folder_.path()); }
   std::string render() const { return load().value().render(std::vector<ChatMessage>{{"user", "hi"}}); }
 
-  std::filesystem::path path_;
+  test::TempDir folder_;
 };
 
 using ChatTemplateFolder = Folder;

@@ -85,6 +85,10 @@ TEST(CliHelp, EveryVerbNamesItsOptions) {
     EXPECT_NE(help.out.find("wick " + verb), std::string::npos) << help.out;
     for (const std::string& option : options) EXPECT_NE(help.out.find(option), std::string::npos) << option;
   }
+  const std::string train = expect_success({"train", "--help"});
+  EXPECT_NE(train.find("--grad-checkpoint WHAT  "), std::string::npos)
+      << train;  // the value of the bare option is no default
+  EXPECT_NE(train.find("Default: auto"), std::string::npos) << train;
   EXPECT_EQ(expect_success({"--version"}), std::string("wick ") + kVersion + "\n");
 }
 
@@ -107,6 +111,21 @@ TEST(CliUsage, MistakesAreNamedInOneLine) {
       {{"score", "--model", model, "--ids", "[1]", "--text", "x"}, {"--ids", "--text"}},
       {{"score", "--model", model, "--ids", "[1]", "--nope"}, {"score", "unknown option --nope"}},
       {{"score", "--nope"}, {"unknown option --nope"}},
+      {{"trian"}, {"unknown verb trian, did you mean train?"}},
+      {{"train", "--modle", "x"}, {"unknown option --modle, did you mean --model?"}},
+      {{"generate", "--model", model, "--promt=a"}, {"unknown option --promt=a, did you mean --prompt?"}},
+      {{"bench"}, {"bench: a verb is required"}},
+      {{"bench", "trian"}, {"bench: unknown verb trian, did you mean train?"}},
+      {{"bench", "train"}, {"bench train: --shape is required", "wick bench train --help"}},
+      {{"search", "--model", model, "--index", "x", "-k", "0"}, {"--top", "\"0\" is no number above 0 (see"}},
+      {{"train", "--model", model, "--data", "x", "--adapter-path", "y", "--max-memory", "nan"},
+       {"--max-memory", "nan"}},
+      {{"train", "--model", model, "--data", "x", "--adapter-path", "y", "--seed", "-1"}, {"--seed", "-1"}},
+      {{"train", "--model", model, "--data", "x", "--adapter-path", "y", "--batch-tokens", "9000000000000000000"},
+       {"--batch-tokens", "not in range"}},
+      {{"generate", "--model", model, "--ids", "[1]", "--stop-token", "-5"}, {"--stop-token: id 0 is -5"}},
+      {{"generate", "--model", "", "--ids", "[1]"}, {"--model: is empty"}},
+      {{"info", ""}, {"path: is empty"}},
       {{"score", "--model", model, "--ids", "[1, 2"}, {"--ids"}},
       {{"score", "--model", model, "--ids", "[1, \"a\"]"}, {"--ids"}},
       {{"score", "--model", model, "--ids", ""}, {"--ids"}},

@@ -10,6 +10,7 @@
 #include "core/fail.h"
 #include "expect_error.h"
 #include "io/json.h"
+#include "io_test_util.h"
 #include "op_matrix.h"
 #include "wick/adapter.h"
 #include "wick/data.h"
@@ -223,7 +224,8 @@ TEST(Fuse, GivesTheAdaptersLogits) {
   for (const char* name : {"mistral-window", "llama-bias"}) {
     pairs.push_back({folder(name) / "model", folder(name) / "lora" / "adapter", folder(name) / "logits.safetensors"});
   }
-  const fs::path out = fs::path(::testing::TempDir()) / "wick-families-fuse";
+  const test::TempDir temporary;
+  const fs::path out = temporary / "fused";
   for (const Pair& pair : pairs) {
     SCOPED_TRACE(pair.adapter.string());
     fs::remove_all(out);
@@ -240,7 +242,6 @@ TEST(Fuse, GivesTheAdaptersLogits) {
     EXPECT_GT(largest_difference(adapted, base), 1e-3) << "the adapter changes nothing";
     EXPECT_LE(largest_difference(logits_of(merged, ids), adapted), 2e-4);
   }
-  fs::remove_all(out);
 }
 
 TEST(Attach, RefusesAnAdapterMadeForOtherShapes) {

@@ -8,6 +8,7 @@
 
 #include "core/fail.h"
 #include "io/json.h"
+#include "io_test_util.h"
 #include "wick/model.h"
 #include "wick/safetensors.h"
 
@@ -34,14 +35,6 @@ Json valid(const std::string& architecture = "LlamaForCausalLM") {
 
 class ModelFolder : public ::testing::Test {
  protected:
-  ModelFolder() {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~ModelFolder() override { fs::remove_all(folder_); }
-  ModelFolder(const ModelFolder&) = delete;
-  ModelFolder& operator=(const ModelFolder&) = delete;
-
   void write(const Json& config, const char* name = "config.json") const {
     std::ofstream(folder_ / name) << config.dump();
   }
@@ -63,8 +56,8 @@ class ModelFolder : public ::testing::Test {
     }
   }
 
-  fs::path folder_ = fs::path(::testing::TempDir()) / (std::string("wick-model-config-") +
-                                                       ::testing::UnitTest::GetInstance()->current_test_info()->name());
+  test::TempDir temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(ModelFolder, TheValidConfig) {

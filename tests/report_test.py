@@ -59,6 +59,13 @@ class Figures(unittest.TestCase):
         self.assertAlmostEqual(share["lora linear over base"], 1 / 1.35)
         self.assertEqual([f.share for f in results.all() if f.case.get("dtype") == "f32"], [None])
 
+    def test_a_line_of_another_form_is_not_passed_over(self):
+        with tempfile.TemporaryDirectory() as folder:
+            results = pathlib.Path(folder, "r.jsonl")
+            results.write_text('{"machine": {}}\n{"part": "x", "record": {"work": "swiglu", "us": 1}}\n')
+            with self.assertRaisesRegex(SystemExit, r"r\.jsonl:2: neither"):
+                figures.Results(results)
+
     def test_runs_of_the_same_are_one_figure(self):
         step = next(f for f in figures.Results(DATA / "results.jsonl").all() if (f.by, f.work) == ("wick", "train"))
         self.assertAlmostEqual(step.value, 8192e3 / 59)
@@ -82,7 +89,7 @@ class Run(unittest.TestCase):
             {"name": "good", "command": python(f"print('text'); print({json.dumps(json.dumps(record))})"), "limit": 60},
             {"name": "bad.exit", "command": python("import sys; print('{\"work\": \"cut'); sys.exit('no memory')"), "limit": 60},
             {"name": "bad.absent", "command": ["{bin}/absent"], "limit": 60},
-            {"name": "bad.slow", "command": ["sh", "-c", "echo '{\"work\": \"x\", \"us\": 1}'; sleep 600"], "limit": 5},
+            {"name": "bad.slow", "command": ["sh", "-c", f"echo '{json.dumps(record | {'work': 'x', 'value': 1})}'; sleep 600"], "limit": 5},
             {"name": "counted", "command": python(f"open({str(counter)!r}, 'a').write('x')"), "limit": 60},
         ]
 

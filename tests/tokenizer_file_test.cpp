@@ -1,39 +1,19 @@
 // What tokenizer.json files can get wrong, and what they can ask for that is not there: each is one wick::Error.
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string>
+#include <vector>
 
+#include "broken_tokenizer.h"
+#include "io_test_util.h"
 #include "small_tokenizer.h"
 #include "wick/error.h"
 
 namespace wick {
 namespace {
 
-void expect_error(ErrorCode code, const std::string& json, const std::string& part) {
-  try {
-    Tokenizer::from_json(json, "broken.json");
-    ADD_FAILURE() << "accepted, expected an error with \"" << part << "\"";
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(error.code(), code) << message;
-    EXPECT_NE(message.find(part), std::string::npos) << message;
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    EXPECT_TRUE(message.starts_with("broken.json: ")) << message;
-  }
-}
-
-struct Broken {
-  const char* name;
-  std::string SmallTokenizer::*part;
-  const char* value;
-  ErrorCode code;
-  const char* message;
-};
-
-std::ostream& operator<<(std::ostream& out, const Broken& broken) { return out << broken.name; }
+using test::expect_broken;
+using Broken = test::BrokenTokenizer<SmallTokenizer>;
 
 constexpr auto kFormat = ErrorCode::format;
 constexpr auto kUnsupported = ErrorCode::unsupported;
@@ -134,11 +114,7 @@ const Broken kBroken[] = {
 
 class BrokenTokenizer : public testing::TestWithParam<Broken> {};
 
-TEST_P(BrokenTokenizer, IsRefused) {
-  SmallTokenizer small;
-  small.*GetParam().part = GetParam().value;
-  expect_error(GetParam().code, small.json(), GetParam().message);
-}
+TEST_P(BrokenTokenizer, IsRefused) { expect_broken(GetParam().code, GetParam().file().json(), GetParam().message); }
 
 INSTANTIATE_TEST_SUITE_P(TokenizerFile, BrokenTokenizer, testing::ValuesIn(kBroken),
                          [](const auto& info) { return std::string(info.param.name); });
@@ -148,59 +124,34 @@ TEST(TokenizerFile, IsAcceptedWhenItIsWhole) { EXPECT_EQ(SmallTokenizer{}.tokeni
 TEST(TokenizerFile, IsRefusedWhenItIsNotTheRightJson) {
   for (const char* json : {"", " ", "{", "[", "nul", "{\"model\"", "\xEF\xBB\xBF", "{\"a\":1}}", "{\"a\":\"\xff\"}",
                            "{\"a\":\"\\ud800\"}", "{'a':1}"}) {
-    expect_error(kFormat, json, "not JSON");
+    expect_broken(kFormat, json, "not JSON");
   }
-  expect_error(kFormat, "[]", "expected an object");
-  expect_error(kFormat, "3", "expected an object");
-  expect_error(kFormat, "{}", "has no \"model\"");
-  expect_error(kFormat, R"({"model":{}})", "has no \"type\"");
-  expect_error(kUnsupported, R"({"model":{"type":"WordLevel"}})", "WordLevel");
-  expect_error(kUnsupported, R"({"version":"2.0","model":{}})", "2.0");
-  expect_error(kFormat, std::string(100000, '['), "not JSON");
+  expect_broken(kFormat, "[]", "expected an object");
+  expect_broken(kFormat, "3", "expected an object");
+  expect_broken(kFormat, "{}", "has no \"model\"");
+  expect_broken(kFormat, R"({"model":{}})", "has no \"type\"");
+  expect_broken(kUnsupported, R"({"model":{"type":"WordLevel"}})", "WordLevel");
+  expect_broken(kUnsupported, R"({"version":"2.0","model":{}})", "2.0");
+  expect_broken(kFormat, std::string(100000, '['), "not JSON");
   std::string deep;
   for (int i = 0; i < 600; ++i) deep += R"({"type":"Sequence","normalizers":[)";
-  expect_error(kFormat, R"({"normalizer":)" + deep, "not JSON");
+  expect_broken(kFormat, R"({"normalizer":)" + deep, "not JSON");
 }
 
-TEST(TokenizerFile, IsRefusedWhereverItIsCutOff) {
-  const std::string json = SmallTokenizer{}.json();
-  for (std::size_t length = 0; length < json.size(); ++length) {
-    EXPECT_THROW(Tokenizer::from_json(json.substr(0, length), "cut.json"), Error) << length;
-  }
-}
+TEST(TokenizerFile, IsRefusedWhereverItIsCutOff) { test::expect_broken_wherever_cut(SmallTokenizer{}.json()); }
 
 TEST(TokenizerFile, SurvivesEveryChangedByte) {
-  const std::string json = SmallTokenizer{}.json();
-  for (std::size_t at = 0; at < json.size(); ++at) {
-    for (const char byte : {'"', '0', '}', ',', '\xff', '\\'}) {
-      std::string changed = json;
-      changed[at] = byte;
-      try {
-        const Tokenizer tokenizer = Tokenizer::from_json(changed, "changed.json");
-        tokenizer.decode(tokenizer.encode("aaaa <e> \u00e9").ids);
-      } catch (const Error& error) {
-        EXPECT_TRUE(error.code() == kFormat || error.code() == kUnsupported) << error.what();
-      }
-    }
-  }
+  test::expect_survives_changed_bytes(SmallTokenizer{}.json(), "\"0},\xff\\", "aaaa <e> \u00e9");
 }
 
 TEST(TokenizerFile, IsReadFromDisk) {
-  const auto folder = std::filesystem::temp_directory_path() / "wick_tokenizer_file_test";
-  std::filesystem::create_directories(folder);
-  for (const auto& path : {folder / "missing.json", folder}) {
-    try {
-      Tokenizer::from_file(path);
-      ADD_FAILURE() << path;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::io);
-      EXPECT_NE(std::string(error.what()).find(path.string()), std::string::npos);
-    }
+  const test::TempDir folder;
+  for (const auto& path : {folder / "missing.json", folder.path()}) {
+    test::expect_error(ErrorCode::io, path.string(), [&] { Tokenizer::from_file(path); });
   }
   const auto path = folder / "tokenizer.json";
-  std::ofstream(path) << SmallTokenizer{}.json();
+  test::write_file(path, SmallTokenizer{}.json());
   EXPECT_EQ(Tokenizer::from_file(path).encode_ids("aaaa<e>"), (std::vector<TokenId>{257, 258}));
-  std::filesystem::remove_all(folder);
 }
 
 TEST(TokenizerFile, WithAPatternThatExplodesIsAnErrorNotAHang) {

@@ -4,13 +4,12 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <fstream>
 #include <random>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "broken_tokenizer.h"
 #include "text/token_trie.h"
 #include "wick/error.h"
 #include "wick/tokenizer.h"
@@ -80,25 +79,8 @@ std::string charsmap_of(const std::vector<std::uint32_t>& units, std::string_vie
 
 constexpr std::string_view kReplacements{"x\0b\0", 4};
 
-void expect_error(ErrorCode code, const SmallUnigram& file, const std::string& part) {
-  try {
-    file.tokenizer();
-    ADD_FAILURE() << "accepted, expected an error with \"" << part << "\"";
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(error.code(), code) << message;
-    EXPECT_NE(message.find(part), std::string::npos) << message;
-    EXPECT_TRUE(message.starts_with("unigram.json: ")) << message;
-  }
-}
-
-struct Broken {
-  const char* name;
-  std::string SmallUnigram::*part;
-  const char* value;
-  ErrorCode code;
-  const char* message;
-};
+using test::expect_broken;
+using Broken = test::BrokenTokenizer<SmallUnigram>;
 
 const Broken kBroken[] = {
     {"VocabEmpty", &SmallUnigram::vocab, "[]", kFormat, "model.vocab is empty"},
@@ -148,11 +130,7 @@ const Broken kBroken[] = {
 
 class BrokenUnigram : public testing::TestWithParam<Broken> {};
 
-TEST_P(BrokenUnigram, IsRefused) {
-  SmallUnigram file;
-  file.*GetParam().part = GetParam().value;
-  expect_error(GetParam().code, file, GetParam().message);
-}
+TEST_P(BrokenUnigram, IsRefused) { expect_broken(GetParam().code, GetParam().file().json(), GetParam().message); }
 
 INSTANTIATE_TEST_SUITE_P(TokenizerUnigram, BrokenUnigram, testing::ValuesIn(kBroken),
                          [](const auto& info) { return std::string(info.param.name); });
@@ -161,7 +139,7 @@ TEST(TokenizerUnigram, RefusesABrokenCharacterMap) {
   const auto expect = [](const std::string& charsmap, const std::string& part) {
     SmallUnigram file;
     file.normalizer = precompiled(charsmap);
-    expect_error(kFormat, file, part);
+    expect_broken(kFormat, file.json(), part);
   };
   for (const char* text : {"A", "AAA", "AAAAA", "AA*A", "A===", "====", "AB==", "AAB=", "AA==AAAA", "AAA ", "AA-_"}) {
     expect(text, "base64");
@@ -231,19 +209,7 @@ TEST(TokenizerUnigram, SurvivesEveryChangedByte) {
   file.normalizer =
       R"({"type":"Sequence","normalizers":[{"type":"Strip","strip_left":true,"strip_right":true},)"
       R"({"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "},{"type":"Prepend","prepend":"b"}]})";
-  const std::string json = file.json();
-  for (std::size_t at = 0; at < json.size(); ++at) {
-    for (const char byte : {'"', '0', '}', ',', '\xff', '\\', '-'}) {
-      std::string changed = json;
-      changed[at] = byte;
-      try {
-        const Tokenizer tokenizer = Tokenizer::from_json(changed, "changed.json");
-        tokenizer.decode(tokenizer.encode("  aaaa  b\u00e9 ").ids);
-      } catch (const Error& error) {
-        EXPECT_TRUE(error.code() == kFormat || error.code() == kUnsupported) << error.what();
-      }
-    }
-  }
+  test::expect_survives_changed_bytes(file.json(), "\"0},\xff\\-", "  aaaa  b\u00e9 ");
 }
 
 TEST(TokenizerUnigram, BreaksTiesAndFusesTheUnknown) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "broken_tokenizer.h"
 #include "small_word_piece.h"
 #include "wick/error.h"
 
@@ -140,15 +141,7 @@ TEST(WordPiece, MayHaveNoTypeInAnOldFile) {
   EXPECT_EQ(small.tokenizer().encode_ids("una", false), (Ids{4, 8}));
 }
 
-struct Broken {
-  const char* name;
-  std::string SmallWordPiece::*part;
-  const char* value;
-  ErrorCode code;
-  const char* message;
-};
-
-std::ostream& operator<<(std::ostream& out, const Broken& broken) { return out << broken.name; }
+using Broken = test::BrokenTokenizer<SmallWordPiece>;
 
 constexpr auto kFormat = ErrorCode::format;
 constexpr auto kUnsupported = ErrorCode::unsupported;
@@ -198,43 +191,16 @@ const Broken kBroken[] = {
 class BrokenWordPiece : public testing::TestWithParam<Broken> {};
 
 TEST_P(BrokenWordPiece, IsRefused) {
-  SmallWordPiece small;
-  small.*GetParam().part = GetParam().value;
-  try {
-    small.tokenizer();
-    ADD_FAILURE() << "accepted, expected an error with \"" << GetParam().message << "\"";
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(error.code(), GetParam().code) << message;
-    EXPECT_NE(message.find(GetParam().message), std::string::npos) << message;
-    EXPECT_TRUE(message.starts_with("small.json: ")) << message;
-  }
+  test::expect_broken(GetParam().code, GetParam().file().json(), GetParam().message);
 }
 
 INSTANTIATE_TEST_SUITE_P(WordPiece, BrokenWordPiece, testing::ValuesIn(kBroken),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST(WordPieceFile, IsRefusedWhereverItIsCutOff) {
-  const std::string json = SmallWordPiece{}.json();
-  for (std::size_t length = 0; length < json.size(); ++length) {
-    EXPECT_THROW(Tokenizer::from_json(json.substr(0, length), "cut.json"), Error) << length;
-  }
-}
+TEST(WordPieceFile, IsRefusedWhereverItIsCutOff) { test::expect_broken_wherever_cut(SmallWordPiece{}.json()); }
 
 TEST(WordPieceFile, SurvivesEveryChangedByte) {
-  const std::string json = SmallWordPiece{}.json();
-  for (std::size_t at = 0; at < json.size(); ++at) {
-    for (const char byte : {'"', '0', '}', ',', '\xff', '\\', '#'}) {
-      std::string changed = json;
-      changed[at] = byte;
-      try {
-        const Tokenizer tokenizer = Tokenizer::from_json(changed, "changed.json");
-        tokenizer.decode(tokenizer.encode("Un\u00e4ffable [CLS]\u4e00 ##a.").ids);
-      } catch (const Error& error) {
-        EXPECT_TRUE(error.code() == kFormat || error.code() == kUnsupported) << error.what();
-      }
-    }
-  }
+  test::expect_survives_changed_bytes(SmallWordPiece{}.json(), "\"0},\xff\\#", "Un\u00e4ffable [CLS]\u4e00 ##a.");
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "gpu/report.h"
+#include "gpu/record.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "wick/profile.h"
 
@@ -65,11 +65,14 @@ void measure(const Report& report, const Model& model, const std::vector<std::in
           again = gradient && !again;
         }
       }
-      const std::string at = std::string(name) + (chunk == 0 ? ", its choice" : ", chunk " + std::to_string(chunk));
-      report.row(at + (gradient ? ", with dx" : ", loss alone"), whole, 0, gradient ? 2 * product : product);
-      report.row("  logits = x W", spread(std::move(forward)), 0, product);
-      report.row("  cross-entropy", spread(std::move(kernel)), logits * (gradient ? 6 : 4));
-      if (gradient) report.row("  dx = dlogits W", spread(std::move(backward)), 0, product);
+      const std::string made = gradient ? "with dx" : "loss alone";
+      Json parameters = {{"model", name}};
+      if (chunk != 0) parameters["chunk"] = chunk;
+      report.row("linear cross-entropy, " + made, parameters, whole, 0, gradient ? 2 * product : product);
+      parameters["part of"] = made;
+      report.row("logits = x W", parameters, spread(std::move(forward)), 0, product);
+      report.row("cross-entropy", parameters, spread(std::move(kernel)), logits * (gradient ? 6 : 4));
+      if (gradient) report.row("dx = dlogits W", parameters, spread(std::move(backward)), 0, product);
     }
   }
 }

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "generate/device_sampler.h"
-#include "gpu/report.h"
+#include "gpu/record.h"
 #include "ops/adamw/adamw.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gelu/gelu.h"
@@ -47,8 +47,8 @@ int sets_for(double bytes) {
   return wanted < 2 ? 2 : wanted > 64 ? 64 : static_cast<int>(wanted) + 1;
 }
 
-std::string shape_name(const char* op, const Shape& shape, DType dtype) {
-  return std::string(op) + " " + to_string(shape) + " " + std::string(to_string(dtype));
+Json case_of(const Shape& shape, DType dtype) {
+  return {{"shape", extents(shape)}, {"dtype", std::string(to_string(dtype))}};
 }
 
 // gate and up are the halves of the rows of one buffer, as the projection writes them.
@@ -65,12 +65,12 @@ void swiglu_rows(const Report& report, std::int64_t tokens, std::int64_t n, DTyp
   const auto half = [n](const Tensor& t, int which) { return t.slice(1, which * n, n); };
   const auto& forward = swiglu_forward.on(DeviceType::cuda);
   const auto& backward = swiglu_backward.on(DeviceType::cuda);
-  report.row(shape_name("swiglu", {tokens, n}, dtype),
+  report.row("swiglu", case_of({tokens, n}, dtype),
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) { require(forward(half(both[s], 0), half(both[s], 1), y[s])); }),
              3 * matrix);
   report.row(
-      shape_name("swiglu backward", {tokens, n}, dtype),
+      "swiglu backward", case_of({tokens, n}, dtype),
       time_sets(sets, report.repeats(),
                 [&](std::size_t s) {
                   require(backward(dy[s], half(both[s], 0), half(both[s], 1), half(dboth[s], 0), half(dboth[s], 1)));
@@ -89,11 +89,11 @@ void gelu_rows(const Report& report, std::int64_t tokens, std::int64_t n, DType 
   }
   for (const GeluKind kind : {GeluKind::exact, GeluKind::tanh}) {
     const std::string name = kind == GeluKind::exact ? "gelu exact" : "gelu tanh";
-    report.row(shape_name(name.c_str(), {tokens, n}, dtype),
+    report.row(name, case_of({tokens, n}, dtype),
                time_sets(sets, report.repeats(),
                          [&](std::size_t s) { require(gelu_forward.on(DeviceType::cuda)(x[s], kind, y[s])); }),
                2 * matrix);
-    report.row(shape_name((name + " backward").c_str(), {tokens, n}, dtype),
+    report.row(name + " backward", case_of({tokens, n}, dtype),
                time_sets(sets, report.repeats(),
                          [&](std::size_t s) { require(gelu_backward.on(DeviceType::cuda)(dy[s], x[s], kind, y[s])); }),
                3 * matrix);
@@ -111,7 +111,7 @@ void rope_rows(const Report& report, std::int64_t tokens, std::int64_t heads, st
     x.push_back(random({tokens, heads, d}, dtype, kDevice));
     y.push_back(Tensor::empty({tokens, heads, d}, dtype, kDevice));
   }
-  report.row(shape_name("rope", {tokens, heads, d}, dtype),
+  report.row("rope", case_of({tokens, heads, d}, dtype),
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) {
                          require(rope_rotate.on(DeviceType::cuda)(x[s], cos, sin, positions, false, y[s]));
@@ -129,11 +129,13 @@ void embedding_rows(const Report& report, std::int64_t vocab, std::int64_t d, st
     ids.push_back(random_ids(tokens, vocab, kDevice));
     y.push_back(random({tokens, d}, dtype, kDevice));
   }
-  report.row(shape_name("embedding backward", {tokens, d}, dtype) + " of " + std::to_string(vocab),
+  Json parameters = case_of({tokens, d}, dtype);
+  parameters["vocabulary"] = vocab;
+  report.row("embedding backward", parameters,
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) { require(embedding_backward.on(DeviceType::cuda)(y[s], ids[s], dtable)); }),
              2 * matrix);
-  report.row(shape_name("embedding", {tokens, d}, dtype) + " of " + std::to_string(vocab),
+  report.row("embedding", parameters,
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) { require(embedding_forward.on(DeviceType::cuda)(table, ids[s], y[s])); }),
              2 * matrix);
@@ -152,19 +154,19 @@ void adamw_rows(const Report& report, std::int64_t count) {
   }
   const Tensor norm = Tensor::zeros({1}, DType::f64, kDevice);
   const Tensor schedule = Tensor::from(std::vector<double>{1e-4, 0.4, 0.1}, {3}).to(kDevice);
-  const std::string size = " of " + std::to_string(count) + " f32";
-  report.row("gradient norm" + size,
+  const Json parameters = case_of({count}, DType::f32);
+  report.row("gradient norm", parameters,
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) { require(gradient_norm_kernels.on(DeviceType::cuda)(all[s].g, norm)); }),
              buffer);
-  report.row("adamw" + size,
+  report.row("adamw", parameters,
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) {
                          const Set& set = all[s];
                          require(adamw_step_kernels.on(DeviceType::cuda)(set.p, set.g, set.m, set.v, {}, 10, 1.0));
                        }),
              7 * buffer);
-  report.row("clipped adamw" + size,
+  report.row("clipped adamw", parameters,
              time_sets(sets, report.repeats(),
                        [&](std::size_t s) {
                          const Set& set = all[s];
@@ -179,7 +181,7 @@ void sampling_rows(const Report& report, std::int64_t vocab) {
   const Tensor id = Tensor::empty({1}, DType::i32, kDevice);
   const auto row = [&](const char* name, const SamplingOptions& options) {
     DeviceSampler sampler(options, 1, vocab, std::vector<std::int32_t>{1, 2, 3}, kDevice);
-    report.row("sampling " + std::string(name) + ", " + std::to_string(vocab) + " words",
+    report.row("sampling " + std::string(name), {{"vocabulary", vocab}},
                time_sets(16, report.repeats(), [&](std::size_t) { sampler.next(logits, id); }), 0);
   };
   row("greedy", {});

@@ -9,10 +9,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "backend/gemm.h"
+#include "gpu/record.h"
 #include "gpu/timing.h"
-#include "io/json.h"
 #include "wick/model.h"
 
 namespace wick::bench {
@@ -96,26 +97,28 @@ void report(const Options& o, const std::string& shape, const Layer& layer, Devi
     const double flops =
         2.0 * static_cast<double>(p.a.size(0)) * static_cast<double>(p.b.size(1)) * static_cast<double>(p.a.size(1));
     const auto sets_count = static_cast<double>(sets.size());
-    const auto us = [&](std::size_t at) { return times[at].median / sets_count; };
-    const double proposed = us(2 * i);
-    const double tuned = us(2 * i + 1);
+    const auto us = [&](std::size_t at) {
+      return Spread{times[at].median / sets_count, times[at].low / sets_count, times[at].high / sets_count};
+    };
+    const Spread proposed = us(2 * i);
+    const Spread tuned = us(2 * i + 1);
+    const auto rate = [&](const Spread& time) { return flops / time.median / 1e6; };
     if (o.json) {
-      std::puts(dump_json_line({{"shape", shape},
-                                {"product", p.name},
-                                {"m", p.a.size(0)},
-                                {"n", p.b.size(1)},
-                                {"k", p.a.size(1)},
-                                {"rank", o.rank},
-                                {"proposed_us", proposed},
-                                {"tuned_us", tuned},
-                                {"proposed_tflops", flops / proposed / 1e6},
-                                {"tuned_tflops", flops / tuned / 1e6}})
-                    .c_str());
+      const Json parameters = {{"model", std::filesystem::path(shape).stem().string()},
+                               {"product", p.name},
+                               {"m", p.a.size(0)},
+                               {"n", p.b.size(1)},
+                               {"k", p.a.size(1)},
+                               {"rank", o.rank},
+                               {"dtype", "bf16"}};
+      print_record("gemm", parameters, tuned, "us", {{"tflops", rate(tuned)}});
+      print_record("gemm", parameters, proposed, "us",
+                   {{"by", "cuBLASLt's first proposal"}, {"tflops", rate(proposed)}});
     } else {
       std::printf("%-28s %-12s %6lld x %6lld x %6lld  proposed %8.1f us %6.1f TFLOP/s  tuned %8.1f us %6.1f  %.3fx\n",
                   shape.c_str(), p.name.c_str(), static_cast<long long>(p.a.size(0)),
-                  static_cast<long long>(p.b.size(1)), static_cast<long long>(p.a.size(1)), proposed,
-                  flops / proposed / 1e6, tuned, flops / tuned / 1e6, proposed / tuned);
+                  static_cast<long long>(p.b.size(1)), static_cast<long long>(p.a.size(1)), proposed.median,
+                  rate(proposed), tuned.median, rate(tuned), proposed.median / tuned.median);
     }
   }
   std::fflush(stdout);

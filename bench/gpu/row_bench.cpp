@@ -6,14 +6,14 @@
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
 // on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once. --json
-// prints a JSON object a line, as bench/peers/torch_rows.py does, instead of a table.
+// prints records instead of a table.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <string>
 
+#include "gpu/record.h"
 #include "gpu/timing.h"
-#include "io/json.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/softmax/softmax.h"
@@ -39,10 +39,6 @@ constexpr int kRounds = 3;
 constexpr std::int64_t kLaunchesInCache = 64;
 constexpr std::size_t kLeastLaunches = 8;  // a graph has a start of its own
 constexpr std::int64_t kMostSets = 512;
-
-void expect_run(Declined reason) {
-  if (reason != nullptr) fail(ErrorCode::unsupported, "a kernel declined: {}", reason);
-}
 
 // What the ops of one shape read and write, in as many sets as are needed.
 class Case {
@@ -75,37 +71,37 @@ class Case {
         {"rms_norm", "forward", 2, 1, 1,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
-           expect_run(rms_norm_forward.on(cuda)(s.x, Tensor(), weight_, kEps, Tensor(), s.y, rstd(s)));
+           require(rms_norm_forward.on(cuda)(s.x, Tensor(), weight_, kEps, Tensor(), s.y, rstd(s)));
          }},
         {"rms_norm", "backward", 3, 1, 1,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
-           expect_run(rms_norm_backward.on(cuda)(s.dy, Tensor(), s.x, weight_, rstd(s), s.dx, Tensor()));
+           require(rms_norm_backward.on(cuda)(s.dy, Tensor(), s.x, weight_, rstd(s), s.dx, Tensor()));
          }},
         {"rms_norm_residual", "forward", 4, 1, 1,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
-           expect_run(rms_norm_forward.on(cuda)(s.x, s.residual, weight_, kEps, s.sum, s.y, rstd(s)));
+           require(rms_norm_forward.on(cuda)(s.x, s.residual, weight_, kEps, s.sum, s.y, rstd(s)));
          }},
         {"rms_norm_residual", "backward", 4, 1, 1,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
-           expect_run(rms_norm_backward.on(cuda)(s.dy, s.dsum, s.x, weight_, rstd(s), s.dx, Tensor()));
+           require(rms_norm_backward.on(cuda)(s.dy, s.dsum, s.x, weight_, rstd(s), s.dx, Tensor()));
          }},
         {"layer_norm", "forward", 2, 2, 2,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
-           expect_run(layer_norm_forward.on(cuda)(s.x, Tensor(), weight_, bias_, kEps, Tensor(), s.y, s.statistics));
+           require(layer_norm_forward.on(cuda)(s.x, Tensor(), weight_, bias_, kEps, Tensor(), s.y, s.statistics));
          }},
         {"layer_norm", "backward", 3, 1, 2,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
-           expect_run(layer_norm_backward.on(cuda)(s.dy, s.x, weight_, s.statistics, s.dx, Tensor()));
+           require(layer_norm_backward.on(cuda)(s.dy, s.x, weight_, s.statistics, s.dx, Tensor()));
          }},
         {"softmax", "forward", 2, 0, 0,
-         [=, this](std::size_t i) { expect_run(softmax_forward.on(cuda)(sets_[i].x, sets_[i].y)); }},
+         [=, this](std::size_t i) { require(softmax_forward.on(cuda)(sets_[i].x, sets_[i].y)); }},
         {"softmax", "backward", 3, 0, 0,
-         [=, this](std::size_t i) { expect_run(softmax_backward.on(cuda)(sets_[i].dy, sets_[i].x, sets_[i].dx)); }},
+         [=, this](std::size_t i) { require(softmax_backward.on(cuda)(sets_[i].dy, sets_[i].x, sets_[i].dx)); }},
     };
   }
 
@@ -163,19 +159,11 @@ void measure(const Options& options, const RowShape& shape, Device device, doubl
     const char* from = cell.cached ? "cache" : "memory";
     const std::string dtype(to_string(shape.dtype));
     if (options.json) {
-      const Json line = {{"by", "wick"},
-                         {"op", cell.kernel.op},
-                         {"direction", cell.kernel.direction},
-                         {"rows", shape.rows},
-                         {"columns", shape.columns},
-                         {"dtype", dtype},
-                         {"from", from},
-                         {"us", us.median},
-                         {"us_low", us.low},
-                         {"us_high", us.high},
-                         {"gbps", rate},
-                         {"share", rate / copy}};
-      std::puts(dump_json_line(line).c_str());
+      std::string op = cell.kernel.op;
+      std::replace(op.begin(), op.end(), '_', ' ');
+      print_record(op + " " + cell.kernel.direction,
+                   {{"rows", shape.rows}, {"columns", shape.columns}, {"dtype", dtype}, {"from", from}}, us, "us",
+                   {{"gb_s", rate}, {"share", rate / copy}});
     } else {
       std::printf("%-18s %-8s %7lldx%-7lld %-4s %-6s %9.2f  [%9.2f, %9.2f] %7.0f %6.1f%%\n", cell.kernel.op,
                   cell.kernel.direction, static_cast<long long>(shape.rows), static_cast<long long>(shape.columns),

@@ -76,6 +76,22 @@ inline Tensor random(const Shape& shape, DType dtype, Device device, double devi
   return t;
 }
 
+/// i32 ids in [0, limit).
+inline Tensor random_ids(std::int64_t count, std::int64_t limit, Device device) {
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
+  std::uint64_t state = 1;
+  for (std::int32_t& id : ids) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    id = static_cast<std::int32_t>((state >> 33) % static_cast<std::uint64_t>(limit));
+  }
+  return Tensor::from(ids, {count}).to(device);
+}
+
+/// A kernel that is timed must have run: null, or why it declined.
+inline void require(const char* declined) {
+  if (declined != nullptr) fail(ErrorCode::unsupported, "a kernel declined: {}", declined);
+}
+
 /// GB/s of the driver's copy of 2 GiB from device memory to device memory, bytes read and bytes written: what other
 /// bandwidths are a share of.
 inline Spread copy_rate(Device device, int repeats) {

@@ -7,14 +7,13 @@ runs, nothing else: there are no graphs there.
 
 import argparse
 import functools
-import json
 import statistics
 import time
 
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
-from record import each_cell
+from record import each_cell, print_record
 from torch_lora_linear import captured as gpu_captured
 from torch_lora_linear import times_in_turn as gpu_times_in_turn
 
@@ -139,9 +138,9 @@ def measure(op, direction, rows, columns, dtype_name, options):
         us = [t / launches for t in spread]
         rate = size / us[0] / 1e3
         if options.json:
-            print(json.dumps({"by": f"torch {mode}", "op": op, "direction": direction, "rows": rows, "columns": columns,
-                              "dtype": dtype_name, "from": source, "us": us[0], "us_low": us[1], "us_high": us[2],
-                              "gbps": rate, "share": rate / copy}), flush=True)
+            print_record(f"torch {mode}", f"{op} {direction}".replace("_", " "),
+                         {"rows": rows, "columns": columns, "dtype": dtype_name, "from": source}, us, "us",
+                         gb_s=rate, share=rate / copy)
             continue
         shape = f"{rows}x{columns}"
         print(f"{op:18} {direction:8} {shape:>15} {dtype_name:4} {source:6} {mode:8} {us[0]:9.2f} "

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import re
 import statistics
 
 SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes"
@@ -59,60 +58,15 @@ def of_wick_bench(record):
     yield figure(record, record["work"], case, record[name], "ms", record[name + "_low"], record[name + "_high"])
 
 
-def of_gemm_bench(record):
-    """A product with the algorithm that tuning chose, and with the library's first proposal."""
-    case = {name: record[name] for name in ("product", "m", "n", "k", "rank")}
-    case |= {"model": pathlib.Path(record["shape"]).stem, "dtype": "bf16"}
-    for by, name in (("wick", "tuned"), ("cuBLASLt's first proposal", "proposed")):
-        rates = {"by": by, "tflops": record[name + "_tflops"]}
-        yield figure(rates, "gemm", case, record[name + "_us"], "us")
-
-
-# Members of a flat record that say how long it took; all others but the rates say what was done.
-TIMES = {"us", "us_low", "us_high", "fastest_us", "slowest_us"}
-RATES = {"gbps", "tflops", "share"}
-NAMES = {"by", "op", "direction", "work", "device"}
-
-
-def of_flat_record(record, parent):
-    """A kernel's line in one object: op and direction or work, what it worked on, microseconds, rates."""
-    work = record.get("work") or f"{record['op']} {record.get('direction', '')}".replace("_", " ").strip()
-    case = {name: value for name, value in record.items()
-            if name not in TIMES | RATES | NAMES and isinstance(value, (str, int))}
-    if work.startswith("  "):  # a part of the work of the line before
-        case["part of"] = parent
-    loss = re.fullmatch(r"(\S+), its choice, (.*)", work)
-    if loss:
-        return rates_of(record), f"linear cross-entropy, {loss[2]}", {"model": loss[1]}
-    shape = re.fullmatch(r"(.*?) \[?([\d, x]+)\]? (bf16|f16|f32)(.*)", work.strip())
-    if shape:
-        work = shape[1].removesuffix(" of") + shape[4]
-        case |= {"shape": " x ".join(re.findall(r"\d+", shape[2])), "dtype": shape[3]}
-    return rates_of(record), work.strip(), case
-
-
-def rates_of(record):
-    return {"by": record.get("by", "wick"), "gb_s": record.get("gbps"), "tflops": record.get("tflops"),
-            "share": record.get("share")}
-
-
-def figures_of(record, parent=""):
-    """The figures of one line that a benchmark printed. All knowledge of their forms is here."""
+def figures_of(record):
+    """The figures of one line that a benchmark printed."""
     if "case" in record:  # the form that bench/README.md describes
         yield figure(record, record["work"], record["case"], record["value"], record["unit"], record.get("low"),
                      record.get("high"))
-    elif "shape" in record and record.get("work") in ("train", "decode", "prefill", "embed"):
+    elif "shape" in record:
         yield from of_wick_bench(record)
-    elif "tuned_us" in record:
-        yield from of_gemm_bench(record)
-    elif "op" in record or "work" in record:
-        rates, work, case = of_flat_record(record, parent)
-        if "us" in record:
-            us = record["us"]
-            yield figure(rates, work, case, us, "us", record.get("us_low", record.get("fastest_us", us)),
-                         record.get("us_high", record.get("slowest_us", us)))
-        elif rates["gb_s"] is not None:
-            yield figure(rates, work, case, rates["gb_s"], "GB/s")
+    else:
+        raise ValueError("neither a record of a benchmark nor one of wick bench")
 
 
 def merged(figures):
@@ -152,10 +106,12 @@ class Results:
     """A results file: machine, figures by work and case, and the runs that did not end well."""
 
     def __init__(self, path):
-        self.machine, self.failures, all_figures, parent = {}, {}, {}, ""
+        self.machine, self.failures, all_figures = {}, {}, {}
         for number, text in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
             try:
                 line = json.loads(text)
+                for f in figures_of(line["record"]) if "record" in line else ():
+                    all_figures.setdefault((f.key, f.by), []).append(f)
             except ValueError as error:
                 raise SystemExit(f"{path}:{number}: {error}") from None
             if "machine" in line:
@@ -164,12 +120,6 @@ class Results:
                 self.failures.pop(line["ran"], None)
                 if line["rc"] != 0:
                     self.failures[line["ran"]] = line
-            else:
-                record = line["record"]
-                for f in figures_of(record, parent):
-                    all_figures.setdefault((f.key, f.by), []).append(f)
-                if not str(record.get("work", "  ")).startswith("  "):
-                    parent = record["work"]
         self.cases = {}  # key: {by: figure}
         for (key, by), same in all_figures.items():
             self.cases.setdefault(key, {})[by] = merged(same)

@@ -322,6 +322,8 @@ void add_bench(CLI::App& app) {
   CLI::App* verb = app.add_subcommand(
       "bench", "measure training, decoding, reading a prompt or sentence embeddings, for a model of any shape");
   verb->require_subcommand(1);
+  verb->footer(
+      help_footer("Example: wick bench train --shape bench/shapes/qwen2.5-0.5b.json --sequences 4 --length 2048"));
   const auto o = std::make_shared<Options>();
   const auto work = [&](const char* name, const char* help, void (*run)(const Options&)) {
     CLI::App* sub = verb->add_subcommand(name, help);
@@ -333,7 +335,7 @@ void add_bench(CLI::App& app) {
     sub->add_option("--dtype", o->dtype, "dtype of the computation")
         ->check(CLI::IsMember({"f32", "bf16"}))
         ->capture_default_str();
-    sub->add_option("--seed", o->seed, "of weights and tokens")->capture_default_str();
+    sub->add_option("--seed", o->seed, "of weights and tokens")->check(unsigned_number())->capture_default_str();
     add_profile_option(*sub, o->profile, "what is measured, training launch by launch on a GPU");
     sub->add_flag("--json", o->json, "print one JSON object");
     sub->callback([o, run] { run(*o); });

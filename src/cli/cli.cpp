@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -47,8 +48,36 @@ void print_note(const std::string& text) {
   std::fputc('\n', stderr);
 }
 
+CLI::Validator positive() {
+  const auto check = [](const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool good = end != text.c_str() && *end == 0 && std::isfinite(value) && value > 0;
+    return good ? std::string() : "\"" + text + "\" is no number above 0";
+  };
+  return {check, "POSITIVE"};
+}
+
+CLI::Validator unsigned_number() {
+  const auto check = [](const std::string& text) {
+    const bool good = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+    return good ? std::string() : "\"" + text + "\" is no whole number of 0 or more";
+  };
+  return {check, ""};
+}
+
+CLI::Validator not_empty() {
+  return {[](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, ""};
+}
+
+std::string help_footer(const std::string& text) {
+  return text + (text.empty() ? "" : "\n\n") +
+         "`wick VERB --help` shows the options of a verb. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input,\n"
+         "4 out of memory, 5 diverged, 130 interrupted.";
+}
+
 void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
-  verb.add_option("--model", model, "Hugging Face model folder")->required()->type_name("DIR");
+  verb.add_option("--model", model, "Hugging Face model folder")->required()->check(not_empty())->type_name("DIR");
   if (with_adapter)
     verb.add_option("--adapter-path", adapter_path, "adapter in PEFT format to apply")->type_name("DIR");
   verb.add_option("--dtype", dtype, "dtype of the computation")

@@ -40,6 +40,15 @@ void add_info(CLI::App& app);
 void add_devices(CLI::App& app);
 void add_bench(CLI::App& app);
 
+/// Checks of options: a number above 0 (NaN and infinity are none), a whole number without a sign, a path that is not
+/// empty (as an unset variable of a shell is).
+CLI::Validator positive();
+CLI::Validator unsigned_number();
+CLI::Validator not_empty();
+
+/// What stands below a verb's options: `text`, then what holds for all verbs.
+std::string help_footer(const std::string& text);
+
 /// Options that several verbs share.
 struct ModelOptions {
   std::string model;

@@ -64,6 +64,7 @@ void add_devices(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("devices", "what this program can compute on, here");
   const auto json = std::make_shared<bool>(false);
   verb->add_flag("--json", *json, "print one JSON object");
+  verb->footer(help_footer("Example: wick devices --json"));
   verb->callback([json] { run(*json); });
 }
 

@@ -125,21 +125,23 @@ void add_embed(CLI::App& app) {
   verb->add_option("--input", o->texts.input, "a text on each line; default: standard input")->type_name("FILE");
   o->texts.add_format_to(*verb);
   verb->add_option("--format", o->format,
-                   "jsonl ({\"embedding\": [...]} on a line for each text), f32 (rows of 32-bit floats, little-endian, "
-                   "one after another), npy (for numpy.load) or safetensors (a tensor \"embeddings\")")
+                   "jsonl ({\"embedding\": [...]} on a line for each text), f32 (rows of 32-bit floats,\n"
+                   "little-endian, one after another), npy (for numpy.load) or safetensors (a tensor\n"
+                   "\"embeddings\")")
       ->check(CLI::IsMember(kFormats))
       ->capture_default_str();
   verb->add_option("--output", o->output,
-                   "the file to write, which appears when all is done; default: standard output (jsonl and f32)")
+                   "the file to write, which appears when all is done; default: standard output\n"
+                   "(jsonl and f32)")
       ->type_name("FILE");
   verb->add_option("--batch-tokens", o->batch_tokens, "tokens that are computed at once")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
       ->capture_default_str();
   verb->add_flag("--skip-bad", o->skip_bad, "skip lines that are not what they should be, and count them");
-  verb->footer(
-      "Rows are in the order of the texts. Without --prompt and --prompt-name the model's default prompt is used, "
-      "which "
-      "most have none of.");
+  verb->footer(help_footer(
+      "Example: wick embed --model DIR --input lines.txt --format npy --output lines.npy\n\n"
+      "Rows are in the order of the texts. Without --prompt and --prompt-name the model's default prompt is used,\n"
+      "which most have none of."));
   verb->callback([o] { run(*o); });
 }
 

@@ -14,7 +14,7 @@ void EmbeddingOptions::add_to(CLI::App& verb) {
       ->type_name("NAME")
       ->excludes(text);
   verb.add_option("--truncate-dim", truncate_dim, "keep the first columns only, and make their length 1")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
 }
 
 PromptedModel::PromptedModel(const EmbeddingOptions& options, const std::optional<std::string>& preferred)

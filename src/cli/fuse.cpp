@@ -64,6 +64,7 @@ void add_fuse(CLI::App& app) {
   verb->add_option("--output,--save-path", o->output, "folder to write")->required()->type_name("DIR");
   verb->add_flag("--verify", o->verify, "report the largest logit difference from the unmerged model on a sample");
   verb->add_flag("--json", o->json, "print one JSON object");
+  verb->footer(help_footer("Example: wick fuse --model DIR --adapter-path OUT --output MERGED --verify"));
   verb->callback([o] { run(*o); });
 }
 

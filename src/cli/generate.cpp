@@ -42,6 +42,9 @@ void run(const Options& o) {
   o.generate.validate();
   const std::string prompt_text = o.chat ? chat_prompt(o) : o.prompt;
   const LoadedModel loaded = load_model(o.model);
+  if (!o.generate.stop_tokens.empty()) {
+    check_ids(o.generate.stop_tokens, loaded.decoder.config(), "--stop-token", ErrorCode::invalid_argument);
+  }
   const std::optional<Tokenizer> tokenizer = load_tokenizer(o.model.model);
   std::vector<TokenId> prompt;
   if (o.ids) {
@@ -111,14 +114,19 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   verb->add_option("--min-p", g.sampling.min_p, "drop tokens less probable than this share of the best")
       ->capture_default_str();
-  verb->add_option("--repetition-penalty", g.sampling.repetition_penalty, "1: none")->capture_default_str();
-  verb->add_option("--seed", g.seed, "of the sampling")->capture_default_str();
+  verb->add_option("--repetition-penalty", g.sampling.repetition_penalty,
+                   "divides the logits of tokens that were there; 1: none")
+      ->capture_default_str();
+  verb->add_option("--seed", g.seed, "of the sampling")->check(unsigned_number())->capture_default_str();
   verb->add_flag("--ignore-eos", g.ignore_eos, "go on after an end-of-sequence token");
   verb->add_option("--stop", g.stop_strings, "end where this text appears; may be given several times");
   verb->add_option("--stop-token", g.stop_tokens, "end at this token id; may be given several times");
   add_profile_option(*verb, o->profile, "prompt and new tokens");
   verb->add_flag("--quiet", o->quiet, "do not repeat the prompt");
   verb->add_flag("--json", o->json, "print one JSON object with the new ids and the text");
+  verb->footer(
+      help_footer("Example: wick generate --model DIR --adapter-path OUT --prompt \"Once upon a time\" "
+                  "--temperature 0.7"));
   verb->callback([o] { run(*o); });
 }
 

@@ -135,9 +135,12 @@ void run(const Options& options) {
 void add_info(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("info", "what is in a model folder, an adapter folder or a safetensors file");
   const auto options = std::make_shared<Options>();
-  verb->add_option("path", options->path, "model folder, adapter folder or .safetensors file")->required();
+  verb->add_option("path", options->path, "model folder, adapter folder or .safetensors file")
+      ->required()
+      ->check(not_empty());
   verb->add_flag("--tensors", options->tensors, "list every tensor");
   verb->add_flag("--json", options->json, "print one JSON object");
+  verb->footer(help_footer("Example: wick info DIR --tensors"));
   verb->callback([options] { run(*options); });
 }
 

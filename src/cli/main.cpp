@@ -1,7 +1,12 @@
+#include <algorithm>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <new>
+#include <numeric>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cli/cli.h"
@@ -32,20 +37,74 @@ int exit_code(wick::ErrorCode code) {
   return wick::cli::failure;
 }
 
+std::vector<const CLI::App*> verbs_of(const CLI::App& app) {
+  return app.get_subcommands([](const CLI::App* verb) { return !verb->get_name().empty(); });  // the others are groups
+}
+
+// How many letters to change, leave out or put in, to make one word of the other.
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i + 1);
+    for (std::size_t k = 0; k < b.size(); ++k) {
+      const std::size_t change = diagonal + (a[i] == b[k] ? 0 : 1);
+      diagonal = row[k + 1];
+      row[k + 1] = std::min({change, row[k] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+// ", did you mean --model?" where one of the names is near.
+std::string suggestion(std::string_view word, const std::vector<std::string>& names) {
+  const auto nearest =
+      std::ranges::min_element(names, {}, [&](const std::string& name) { return distance(word, name); });
+  const bool near = nearest != names.end() && distance(word, *nearest) <= (word.size() < 8 ? 2 : 3);
+  return near ? ", did you mean " + *nearest + "?" : "";
+}
+
+std::string unknown_word(const std::string& word, const CLI::App& at) {
+  std::vector<std::string> names;
+  if (word.starts_with('-')) {
+    const std::function<void(const CLI::App*)> collect = [&](const CLI::App* app) {
+      for (const CLI::Option* option : app->get_options()) {
+        for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+      }
+      for (const CLI::App* group : app->get_subcommands([](const CLI::App* sub) { return sub->get_name().empty(); })) {
+        collect(group);
+      }
+    };
+    collect(&at);
+    return "unknown option " + word + suggestion(word.substr(0, word.find('=')), names);
+  }
+  for (const CLI::App* verb : verbs_of(at)) names.push_back(verb->get_name());
+  return (names.empty() ? "unknown argument " : "unknown verb ") + word + suggestion(word, names);
+}
+
 // What is wrong with the command line, and which help shows it right.
 std::string describe(const CLI::ParseError& error, const CLI::App& app) {
-  const std::vector<const CLI::App*> verbs = app.get_subcommands([](const CLI::App* verb) { return verb->parsed(); });
-  const std::string verb = verbs.empty() ? "" : verbs.front()->get_name();
+  const CLI::App* at = &app;
+  std::string path;  // of the verb, and of the verb within: "bench train"
+  for (bool deeper = true; deeper;) {
+    deeper = false;
+    for (const CLI::App* verb : verbs_of(*at)) {
+      if (!verb->parsed()) continue;
+      at = verb;
+      path += (path.empty() ? "" : " ") + verb->get_name();
+      deeper = true;
+      break;
+    }
+  }
   // What is unknown comes before what is missing: it is often the same thing, misspelt.
   const std::vector<std::string> unknown = app.remaining(true);
   std::string message = error.what();
   if (!unknown.empty()) {
-    const bool option = unknown.front().starts_with('-');
-    message = std::string("unknown ") + (option ? "option " : verb.empty() ? "verb " : "argument ") + unknown.front();
-  } else if (verb.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    message = unknown_word(unknown.front(), *at);
+  } else if (!verbs_of(*at).empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
     message = "a verb is required";
   }
-  return (verb.empty() ? message + " (see wick --help)" : verb + ": " + message + " (see wick " + verb + " --help)");
+  return path.empty() ? message + " (see wick --help)" : path + ": " + message + " (see wick " + path + " --help)";
 }
 
 int fail_with(const std::string& message, int code) {
@@ -62,9 +121,7 @@ int main(int argc, char** argv) {
   app.fallthrough();
   app.add_flag_callback(
       "--no-fused", [] { wick::set_fused(false); }, "run every op as its composite (as WICK_FUSED=0)");
-  app.footer(
-      "`wick VERB --help` shows the options of a verb. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input,\n"
-      "4 out of memory, 5 diverged, 130 interrupted.");
+  app.footer(wick::cli::help_footer(""));
   wick::cli::add_train(app);
   wick::cli::add_generate(app);
   wick::cli::add_score(app);

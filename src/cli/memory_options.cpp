@@ -20,13 +20,12 @@ void MemoryOptions::add_to(CLI::App& verb, const std::string& group) {
           "--grad-checkpoint", grad_checkpoint,
           "what backward makes again to save memory: none (norms and activations on a GPU, nothing on a CPU),\n"
           "mlp (also the product of gate and up), all (whole layers), that many whole layers, or auto: the least\n"
-          "that fits the GPU, or --max-memory. The result is the same. Without a value: all")
+          "that fits the GPU, or --max-memory. The result is the same. Default: auto; without a value: all")
       ->expected(0, 1)
-      ->default_str("all")
       ->type_name("WHAT")
       ->group(group);
   verb.add_option("--max-memory", max_gib, "GiB that the plan may take, for --grad-checkpoint auto")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->type_name("GIB")
       ->group(group);
   verb.add_flag("--dry-run", dry_run, "print the memory that training would take, and end")->group(group);
@@ -44,8 +43,12 @@ std::vector<Recompute> MemoryOptions::choose(const ModelConfig& config, std::spa
     }
     return budget == 0 ? layers : choose_recompute(config, targets, settings, budget);
   }
-  if (grad_checkpoint == "mlp" || grad_checkpoint == "all") {
-    layers.assign(layers.size(), grad_checkpoint == "all" ? Recompute::layer : Recompute::gate_up);
+  if (grad_checkpoint == "mlp") {
+    layers.assign(layers.size(), Recompute::gate_up);
+    return layers;
+  }
+  if (grad_checkpoint == "all" || grad_checkpoint.empty()) {
+    layers.assign(layers.size(), Recompute::layer);
     return layers;
   }
   std::size_t count = 0;

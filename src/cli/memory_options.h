@@ -12,8 +12,8 @@ namespace wick::cli {
 
 /// --grad-checkpoint, --max-memory and --dry-run, for the verbs that train.
 struct MemoryOptions {
-  std::string grad_checkpoint = "auto";
-  double max_gib = 0;  ///< 0: no limit but the device's
+  std::string grad_checkpoint = "auto";  ///< empty: the option without a value, which is "all"
+  double max_gib = 0;                    ///< 0: no limit but the device's
   bool dry_run = false;
 
   void add_to(CLI::App& verb, const std::string& group);

@@ -115,6 +115,7 @@ void add_score(CLI::App& app) {
                    "write logits.0, logits.1, ... (f32 [tokens, vocab]) to this safetensors file")
       ->type_name("FILE");
   verb->add_flag("--json", options->json, "print one JSON object");
+  verb->footer(help_footer("Example: wick score --model DIR --adapter-path OUT --text \"Once upon a time\" --json"));
   verb->callback([options] { run(*options); });
 }
 

@@ -135,7 +135,7 @@ void add_search(CLI::App& app) {
                    "what to search for; may be given several times; default: lines of standard input")
       ->type_name("TEXT")
       ->allow_extra_args(false);
-  verb->add_option("-k,--top", o->k, "hits for each query")->check(CLI::PositiveNumber)->capture_default_str();
+  verb->add_option("-k,--top", o->k, "hits for each query")->check(positive())->capture_default_str();
   verb->add_option("--similarity", o->similarity, "cosine, whatever the lengths of the vectors, or dot: their product")
       ->check(CLI::IsMember(kSimilarities))
       ->capture_default_str();
@@ -143,13 +143,14 @@ void add_search(CLI::App& app) {
       ->type_name("FILE");
   o->texts.add_format_to(*verb);
   verb->add_option("--format", o->format,
-                   "text (a line for the query, then score, row and text of each hit), or jsonl (an object for each "
-                   "query)")
+                   "text (a line for the query, then score, row and text of each hit),\n"
+                   "or jsonl (an object for each query)")
       ->check(CLI::IsMember({"text", "jsonl"}))
       ->capture_default_str();
-  verb->footer(
+  verb->footer(help_footer(
+      "Example: wick search --model DIR --index lines.npy --input lines.txt --query \"trains to the coast\" -k 5\n\n"
       "Every row is compared, so the hits are exact. Rows count from 0; of equal scores the first row comes first. "
-      "Without\n--prompt and --prompt-name the model's prompt \"query\" is used where it has one, else its default.");
+      "Without\n--prompt and --prompt-name the model's prompt \"query\" is used where it has one, else its default."));
   verb->callback([o] { run(*o); });
 }
 

@@ -52,6 +52,7 @@ void add_tokenize(CLI::App& app) {
   verb->add_flag("--no-special-tokens", options->no_special_tokens, "do not add the template's special tokens");
   verb->add_flag("--skip-special-tokens", options->skip_special_tokens, "leave special tokens out of decoded text");
   verb->add_flag("--json", options->json, "print one JSON object");
+  verb->footer(help_footer("Example: wick tokenize --model DIR --text \"Once upon a time\" --json"));
   verb->callback([options] { run(*options); });
 }
 

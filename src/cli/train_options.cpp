@@ -108,6 +108,9 @@ AdapterWeights TrainVerb::starting_adapter(std::span<const ModuleInfo> modules) 
 
 void TrainVerb::add_to(CLI::App& app) {
   verb = &app;
+  app.footer(
+      help_footer("Example: wick train --model DIR --data FILE.jsonl --adapter-path OUT --target-modules all-linear "
+                  "--iters 600"));
   model.add_to(app, false);
   app.add_option("--task", task, "lm: next tokens, of a decoder; contrastive: embeddings of pairs, of an encoder")
       ->check(CLI::IsMember({"lm", "contrastive"}))
@@ -156,6 +159,7 @@ void TrainVerb::add_to(CLI::App& app) {
       ->capture_default_str()
       ->group(run_group);
   app.add_option("--batch-tokens", t.batches.batch_tokens, "pack batches to this many tokens instead")
+      ->check(CLI::Range(1, 1 << 30))
       ->group(run_group);
   app.add_option("--grad-accumulation-steps", t.grad_accumulation_steps, "batches in an optimizer step")
       ->capture_default_str()
@@ -168,11 +172,14 @@ void TrainVerb::add_to(CLI::App& app) {
   app.add_flag("--no-shuffle", no_shuffle, "take rows in the order of the file")->group(run_group);
   app.add_flag("--no-pack", no_pack, "pad the rows of a batch instead of packing them")->group(run_group);
   app.add_flag("--mask-prompt", mask_prompt, "train on completions only")->group(run_group);
-  app.add_option("--seed", t.seed, "of initialisation, order and dropout")->capture_default_str()->group(run_group);
+  app.add_option("--seed", t.seed, "of initialisation, order and dropout")
+      ->check(unsigned_number())
+      ->capture_default_str()
+      ->group(run_group);
 
   const char* pair_group = "Contrastive";
   app.add_option("--temperature", contrastive.temperature, "cosines are divided by it")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str()
       ->group(pair_group);
   app.add_flag("--symmetric", contrastive.symmetric, "also find the anchor of each positive; the mean of both losses")
@@ -188,7 +195,7 @@ void TrainVerb::add_to(CLI::App& app) {
   app.add_option("--learning-rate", t.schedule.learning_rate, "peak learning rate")
       ->capture_default_str()
       ->group(optimizer);
-  app.add_option("--lr-schedule", schedule, "constant, linear or cosine")
+  app.add_option("--lr-schedule", schedule, "of the learning rate, after the warm-up")
       ->check(CLI::IsMember({"constant", "linear", "cosine"}))
       ->capture_default_str()
       ->group(optimizer);
