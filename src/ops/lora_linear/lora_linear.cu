@@ -30,7 +30,7 @@ Declined check_matrices(const Tensor& tall, const Tensor& factor, const Tensor& 
   if (!kCompiled || info(tall.device().index).major != 9) return "no code for sm_90a, or not such a device";
   if (tall.dtype() != DType::bf16 && tall.dtype() != DType::f16) return "neither bf16 nor f16";
   const std::int64_t rank = narrow.size(1);
-  if (rank != 16 && rank != 32) return "a rank for which cuBLASLt's products are faster";
+  if (rank != 16 && rank != 32) return "neither a rank of 16 nor of 32";
   if (tall.size(0) == 0 || tall.size(1) == 0 || tall.size(1) % 8 != 0) return "no multiple of 8 columns";
   if (tall.size(0) > (1 << 30) || tall.size(1) > (1 << 30)) return "an extent past 2^30";
   if (!packs(tall) || !packs(factor) || !packs(narrow)) return "rows that are not aligned to 16 bytes";
