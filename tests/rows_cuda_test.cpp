@@ -327,9 +327,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{601, 1024, Layout::dense}, Case{1000, 2040, Layout::gaps},  // a warp, few rows
                     Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},      // few rows
                     Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps},
-                    Case{300, 16384, Layout::dense},                                  // a block
-                    Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},     // a cluster of 2
-                    Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},      // and few rows
+                    Case{300, 16384, Layout::dense},                                // a block
+                    Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},   // a cluster of 2
+                    Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},    // and few rows
+                    Case{3, 32768, Layout::gaps}, Case{129, 65536, Layout::dense},  // an odd one beside none
+                    Case{3, 131072, Layout::gaps}, Case{2, 65552, Layout::dense},
                     Case{150, 50000, Layout::dense},                                  // of 4
                     Case{131, 40008, Layout::gaps}, Case{67, 65544, Layout::gaps},    // with less in the last block
                     Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
@@ -346,7 +348,7 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
   std::size_t in_registers = 0;
   for (const int major : {8, 9}) {
     device.major = major;
-    for (const RowKernels& kernels : {kOneInput, kTwoInputs, kBackward}) {
+    for (const RowKernels& kernels : {kOneInput, kTwoWeights, kTwoInputs, kBackward}) {
       for (const std::int64_t rows : {1, 64, 527, 528, 1056, 1057, 100000}) {
         for (std::int64_t length = 1; length < 40000; length += 1 + length / 7) {
           const RowPlan plan = plan_rows(rows, length, kernels, device);
@@ -367,9 +369,9 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
           }
           EXPECT_EQ(std::count(owners.begin(), owners.end(), 1), length);
           const bool warp = plan.span == Span::warp;
-          const int most = warp                         ? RowKernels::brief_threads
-                           : plan.packs == kernels.many ? RowKernels::many_threads
-                                                        : RowKernels::few_threads;
+          const bool many = plan.span == Span::cluster || plan.packs == kernels.many;
+          const int most = warp ? RowKernels::brief_threads : many ? RowKernels::many_threads : RowKernels::few_threads;
+          EXPECT_LE(plan.packs * plan.rows, std::max(kernels.many, kernels.brief_2));
           EXPECT_LE(static_cast<int>(plan.team * plan.teams), most);
           EXPECT_TRUE(warp ? plan.team <= 32 && 32 % plan.team == 0 : plan.team % 32 == 0);
           EXPECT_TRUE(plan.span == Span::cluster ? major >= 9 && plan.cluster <= 8 : plan.cluster == 1);
