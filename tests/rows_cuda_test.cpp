@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "backend/backend.h"
 #include "backend/cuda/row_plan.h"
@@ -315,6 +316,44 @@ TEST_P(CudaRows, LayerNormOfNumbersFarFromZero) {
     });
     expect_near("y", y, ys, rounding(dtype));
     expect_near("rstd", stats.select(0, 1), scales, 1e-5);
+  }
+}
+
+// Clusters may hold several rows: the same ones in another order beside each other, or alone, give the same bytes.
+TEST_P(CudaRows, LayerNormOfALongRowDependsOnNoOther) {
+  const Case& c = GetParam();
+  if (c.columns <= 16384) return;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(std::string(to_string(dtype)));
+    const Tensor x = random_rows(dtype);
+    const Tensor weight = random_vector(dtype);
+    const Tensor bias = random_vector(dtype);
+    const auto norm = [&](std::int64_t first, std::int64_t rows) {
+      const Tensor y = empty_rows(dtype);
+      const Tensor stats = Tensor::full({2, c.rows}, kUntouched, DType::f32, device_);
+      EXPECT_EQ(layer_norm_forward.on(kCuda)(x.slice(0, first, rows), Tensor(), weight, bias, kEps, Tensor(),
+                                             y.slice(0, first, rows), stats.slice(1, first, rows)),
+                nullptr);
+      return std::pair{values(y), values(stats)};
+    };
+    const auto all = norm(0, c.rows);
+    EXPECT_EQ(norm(0, c.rows), all);
+    if (c.rows == 1) continue;
+    const auto [later, later_stats] = norm(1, c.rows - 1);  // beside the other neighbour
+    const auto n = static_cast<std::size_t>(c.columns);
+    const auto rows = static_cast<std::size_t>(c.rows);
+    EXPECT_TRUE(std::equal(later.begin() + c.columns, later.end(), all.first.begin() + c.columns));
+    EXPECT_EQ(std::count(later.begin(), later.begin() + c.columns, kUntouched), c.columns);
+    for (std::size_t row = 1; row < rows; ++row) {
+      EXPECT_EQ(later_stats[row], all.second[row]) << "mean " << row;
+      EXPECT_EQ(later_stats[rows + row], all.second[rows + row]) << "rstd " << row;
+    }
+    const auto [first, first_stats] = norm(0, 1);
+    EXPECT_TRUE(std::equal(first.begin(), first.begin() + c.columns, all.first.begin()));
+    EXPECT_EQ(std::count(first.begin() + c.columns, first.end(), kUntouched),
+              static_cast<std::ptrdiff_t>((rows - 1) * n));
+    EXPECT_EQ(first_stats[0], all.second[0]);
+    EXPECT_EQ(first_stats[1], kUntouched);
   }
 }
 

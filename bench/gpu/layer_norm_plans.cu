@@ -42,7 +42,15 @@ struct List {
 using All =
     List<Variant<1, 2, false, 512>, Variant<1, 2, false, 256>, Variant<2, 1, false, 512>, Variant<2, 1, true, 512>,
          Variant<2, 2, false, 512>, Variant<2, 2, true, 512>, Variant<2, 2, false, 256>, Variant<2, 2, true, 256>,
-         Variant<4, 1, true, 512>, Variant<4, 2, false, 512>, Variant<4, 2, true, 512>>;
+         Variant<4, 1, true, 512>, Variant<4, 2, false, 512>>;
+
+// The kernel that ops with one weight vector have.
+using OneRow = cuda::RowKernel<cuda::Span::cluster, cuda::kOneInput.many, 2, cuda::RowKernels::many_threads>;
+
+std::string name_of(const cuda::RowPlan& plan, const char* weights) {
+  return std::to_string(plan.rows) + (plan.rows == 1 ? " row, " : " rows, ") + std::to_string(plan.cluster) + " x " +
+         std::to_string(plan.team) + ", weights " + std::to_string(plan.weights) + weights;
+}
 
 }  // namespace
 
@@ -50,14 +58,15 @@ std::vector<LayerNormPlan> layer_norm_plans(const Tensor& x, const Tensor& weigh
                                             const Tensor& y, const Tensor& stats) {
   const Call call = {cuda::row_call("layer_norm", {&x, &y}, {&weight, &bias}), x, weight, bias, y, stats, eps};
   std::vector<LayerNormPlan> plans;
+  const std::int64_t length = cuda::accesses_of<T>(call.rows);
+  const cuda::RowPlan one = cuda::plan_rows(call.rows.rows, length, cuda::kOneInput, cuda::info(call.rows.device));
+  if (one.span == cuda::Span::cluster) {
+    plans.push_back({name_of(one, " late, any threads"), [=] { launch<OneRow>(call, one); }});
+  }
   for (const Entry& entry : All::entries) {
-    const ClusterRows& how = entry.rows;
-    const cuda::RowPlan plan = cuda::plan_cluster(cuda::accesses_of<T>(call.rows), kHeld, how);
+    const cuda::RowPlan plan = cuda::plan_cluster(length, kHeld, entry.rows);
     if (plan.packs == 0) continue;
-    plans.push_back({std::to_string(how.rows) + " rows, " + std::to_string(plan.cluster) + " x " +
-                         std::to_string(how.threads) + ", weights " + std::to_string(how.weights) +
-                         (how.early ? " early" : " late"),
-                     [=] { entry.launch(call, plan); }});
+    plans.push_back({name_of(plan, entry.rows.early ? " early" : " late"), [=] { entry.launch(call, plan); }});
   }
   return plans;
 }

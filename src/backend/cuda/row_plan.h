@@ -46,6 +46,7 @@ struct RowKernels {
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
 inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8};
+// The other ways to hold two rows are in bench/gpu/layer_norm_plans.cu.
 inline constexpr RowKernels kTwoWeights = {
     .few = 2, .brief_2 = 8, .many = 8, .cluster = {.rows = 2, .weights = 2, .early = true, .threads = 512}};
 inline constexpr RowKernels kTwoInputs = {.few = 2};

@@ -1,7 +1,6 @@
 #include "ops/layer_norm/layer_norm.h"
 
 #include "backend/cuda/norm_params.cuh"
-#include "backend/cuda/rows.cuh"
 #include "ops/layer_norm/layer_norm_rows.cuh"
 
 namespace wick::cuda {

@@ -2,7 +2,7 @@
 
 // The forward of layer norm for rows that fit into registers.
 
-#include "backend/cuda/rows.cuh"
+#include "backend/cuda/row_launch.cuh"
 
 namespace wick::cuda {
 
@@ -81,8 +81,8 @@ __device__ inline EachRow<Statistics, kRows> statistics(Team& team, EachRow<floa
   return result;
 }
 
-/// kResidual: x + residual takes the place of x and goes to `total`, unless that is null. K: a RowKernel or
-/// ClusterKernel.
+/// kResidual: x + residual takes the place of x and goes to `total`, unless that is null. Without, x has its rows as
+/// they are. K: a RowKernel or ClusterKernel.
 template <class T, bool kResidual, class K>
 __global__ void __launch_bounds__(K::threads, (kMinBlocks < K::span, K::threads, K::weights == 8 ? 128 : 72, 64 >))
     layer_norm_rows(InputRows<T> x, InputRows<T> residual, const T* weight, const T* bias, float eps, Rows<T> total,
@@ -108,7 +108,13 @@ __global__ void __launch_bounds__(K::threads, (kMinBlocks < K::span, K::threads,
   uint4 in[kRows][kPacks];
   uint4 added[kResidual ? kPacks : 1];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) load_input(in[r], x, row + r, part_of(r));
+  for (int r = 0; r < kRows; ++r) {
+    if constexpr (kResidual) {
+      load_input(in[r], x, row + r, part_of(r));
+    } else {
+      load_row(in[r], x.matrix[row + r], part_of(r));
+    }
+  }
   if constexpr (kResidual) load_input(added, residual, row, part);
   team.gather();
   auto shift_part = part;  // without a bias nothing is loaded
@@ -183,18 +189,20 @@ __global__ void __launch_bounds__(K::threads, (kMinBlocks < K::span, K::threads,
     }
     const Elements<T> scale = unpack<T>(scales[p % kWeights]);
     const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
+    Elements<T> v[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      Elements<T> v = unpack<T>(in[r][p], shape.third);
-      const auto [mean, rstd] = stats[r];
-      const float offset = -mean * rstd;
+    for (int r = 0; r < kRows; ++r) v[r] = unpack<T>(in[r][p], shape.third);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) {
-        const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
-        v[e] = unit * scale[e] + shift[e];
+    for (int e = 0; e < kSize; ++e) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const auto [mean, rstd] = stats[r];
+        const float unit = kWide ? (v[r][e] - mean) * rstd : fmaf(v[r][e], rstd, -mean * rstd);
+        v[r][e] = unit * scale[e] + shift[e];
       }
-      store_pack(y[row + r], p, part_of(r), pack<T>(v));
     }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) store_pack(y[row + r], p, part_of(r), pack<T>(v[r]));
   }
 }
 
