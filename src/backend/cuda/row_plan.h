@@ -37,16 +37,16 @@ struct ClusterRows {
 /// Every row reads the weights again, from L1 or L2, so they are not worth a register each: a thread has two packs of
 /// them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
 struct RowKernels {
-  int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
-  int brief = 4;    ///< in a warp
-  int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
-  int many = 4;     ///< in a block, alone or of a cluster
-  ClusterRows cluster = {};
+  int few = 0;               ///< in a block, where there are few rows and latency counts; 0: no such kernel
+  int brief = 4;             ///< in a warp
+  int brief_2 = 0;           ///< in a warp, for rows too long for `brief`; 0: no such kernel
+  int many = 4;              ///< in a block, alone or of a cluster
+  ClusterRows cluster = {};  ///< for rows that such a cluster can hold; longer ones have a cluster each
 
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
 inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8};
-// The other ways to hold two rows are in bench/gpu/layer_norm_plans.cu.
+// `row_bench --plans` times other clusters.
 inline constexpr RowKernels kTwoWeights = {
     .few = 2, .brief_2 = 8, .many = 8, .cluster = {.rows = 2, .weights = 2, .early = true, .threads = 512}};
 inline constexpr RowKernels kTwoInputs = {.few = 2};

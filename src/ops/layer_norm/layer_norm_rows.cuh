@@ -6,7 +6,7 @@
 
 namespace wick::cuda {
 
-// Where a row is read: row i of a matrix, or its row rows[i], which is nowhere when it is out of range.
+/// Where a row is read: row i of a matrix, or its row rows[i], which is nowhere when it is out of range.
 template <class T>
 struct InputRows {
   Rows<const T> matrix;
@@ -20,7 +20,7 @@ struct InputRows {
   }
 };
 
-// A thread's packs of a row; NaN in every dtype when there is no such row.
+/// A thread's packs of a row; NaN in every dtype when there is no such row.
 template <int kPacks, class T, class Part>
 __device__ inline void load_input(uint4 (&packs)[kPacks], const InputRows<T>& from, std::int64_t row, Part part) {
   const T* at = part.has(0) ? from[row] : from.matrix.data;
@@ -189,6 +189,7 @@ __global__ void __launch_bounds__(K::threads, (kMinBlocks < K::span, K::threads,
     }
     const Elements<T> scale = unpack<T>(scales[p % kWeights]);
     const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
+    // All rows element by element: one after the other they need more registers.
     Elements<T> v[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) v[r] = unpack<T>(in[r][p], shape.third);
