@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "backend/backend.h"
 #include "backend/cuda/row_plan.h"
@@ -318,6 +319,44 @@ TEST_P(CudaRows, LayerNormOfNumbersFarFromZero) {
   }
 }
 
+// Clusters may hold several rows: the same ones in another order beside each other, or alone, give the same bytes.
+TEST_P(CudaRows, LayerNormOfALongRowDependsOnNoOther) {
+  const Case& c = GetParam();
+  if (c.columns <= 16384) return;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(std::string(to_string(dtype)));
+    const Tensor x = random_rows(dtype);
+    const Tensor weight = random_vector(dtype);
+    const Tensor bias = random_vector(dtype);
+    const auto norm = [&](std::int64_t first, std::int64_t rows) {
+      const Tensor y = empty_rows(dtype);
+      const Tensor stats = Tensor::full({2, c.rows}, kUntouched, DType::f32, device_);
+      EXPECT_EQ(layer_norm_forward.on(kCuda)(x.slice(0, first, rows), Tensor(), weight, bias, kEps, Tensor(),
+                                             y.slice(0, first, rows), stats.slice(1, first, rows)),
+                nullptr);
+      return std::pair{values(y), values(stats)};
+    };
+    const auto all = norm(0, c.rows);
+    EXPECT_EQ(norm(0, c.rows), all);
+    if (c.rows == 1) continue;
+    const auto [later, later_stats] = norm(1, c.rows - 1);  // beside the other neighbour
+    const auto n = static_cast<std::size_t>(c.columns);
+    const auto rows = static_cast<std::size_t>(c.rows);
+    EXPECT_TRUE(std::equal(later.begin() + c.columns, later.end(), all.first.begin() + c.columns));
+    EXPECT_EQ(std::count(later.begin(), later.begin() + c.columns, kUntouched), c.columns);
+    for (std::size_t row = 1; row < rows; ++row) {
+      EXPECT_EQ(later_stats[row], all.second[row]) << "mean " << row;
+      EXPECT_EQ(later_stats[rows + row], all.second[rows + row]) << "rstd " << row;
+    }
+    const auto [first, first_stats] = norm(0, 1);
+    EXPECT_TRUE(std::equal(first.begin(), first.begin() + c.columns, all.first.begin()));
+    EXPECT_EQ(std::count(first.begin() + c.columns, first.end(), kUntouched),
+              static_cast<std::ptrdiff_t>((rows - 1) * n));
+    EXPECT_EQ(first_stats[0], all.second[0]);
+    EXPECT_EQ(first_stats[1], kUntouched);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Sizes, CudaRows,
     testing::Values(Case{1, 1, Layout::dense}, Case{3, 7, Layout::dense}, Case{33, 40, Layout::odd},
@@ -327,9 +366,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{601, 1024, Layout::dense}, Case{1000, 2040, Layout::gaps},  // a warp, few rows
                     Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},      // few rows
                     Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps},
-                    Case{300, 16384, Layout::dense},                                  // a block
-                    Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},     // a cluster of 2
-                    Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},      // and few rows
+                    Case{300, 16384, Layout::dense},                                // a block
+                    Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},   // a cluster of 2
+                    Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},    // and few rows
+                    Case{3, 32768, Layout::gaps}, Case{129, 65536, Layout::dense},  // an odd one beside none
+                    Case{3, 131072, Layout::gaps}, Case{2, 65552, Layout::dense},
                     Case{150, 50000, Layout::dense},                                  // of 4
                     Case{131, 40008, Layout::gaps}, Case{67, 65544, Layout::gaps},    // with less in the last block
                     Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
@@ -346,7 +387,7 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
   std::size_t in_registers = 0;
   for (const int major : {8, 9}) {
     device.major = major;
-    for (const RowKernels& kernels : {kOneInput, kTwoInputs, kBackward}) {
+    for (const RowKernels& kernels : {kOneInput, kTwoWeights, kTwoInputs, kBackward}) {
       for (const std::int64_t rows : {1, 64, 527, 528, 1056, 1057, 100000}) {
         for (std::int64_t length = 1; length < 40000; length += 1 + length / 7) {
           const RowPlan plan = plan_rows(rows, length, kernels, device);
@@ -367,9 +408,9 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
           }
           EXPECT_EQ(std::count(owners.begin(), owners.end(), 1), length);
           const bool warp = plan.span == Span::warp;
-          const int most = warp                         ? RowKernels::brief_threads
-                           : plan.packs == kernels.many ? RowKernels::many_threads
-                                                        : RowKernels::few_threads;
+          const bool many = plan.span == Span::cluster || plan.packs == kernels.many;
+          const int most = warp ? RowKernels::brief_threads : many ? RowKernels::many_threads : RowKernels::few_threads;
+          EXPECT_LE(plan.packs * plan.rows, std::max(kernels.many, kernels.brief_2));
           EXPECT_LE(static_cast<int>(plan.team * plan.teams), most);
           EXPECT_TRUE(warp ? plan.team <= 32 && 32 % plan.team == 0 : plan.team % 32 == 0);
           EXPECT_TRUE(plan.span == Span::cluster ? major >= 9 && plan.cluster <= 8 : plan.cluster == 1);

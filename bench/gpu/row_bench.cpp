@@ -1,17 +1,19 @@
 // RMS norm (alone and with the residual add), layer norm and softmax, forward and backward with frozen weights, beside
 // a copy of device memory in the same run.
 //
-//   row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...
+//   row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... [--plans]
 //
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
 // on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once. --json
-// prints records instead of a table.
+// prints records instead of a table. --plans: layer norm of long bf16 rows in each way in which a cluster may hold them,
+// beside what the op chooses, and whether results are the same.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <string>
 
+#include "gpu/layer_norm_plans.h"
 #include "gpu/record.h"
 #include "gpu/timing.h"
 #include "ops/layer_norm/layer_norm.h"
@@ -28,6 +30,7 @@ struct RowShape {
 
 struct Options {
   bool json = false;
+  bool plans = false;
   std::int64_t elements = std::int64_t{1} << 27;
   int repeats = 11;
   std::vector<std::string> ops;
@@ -173,9 +176,66 @@ void measure(const Options& options, const RowShape& shape, Device device, doubl
   std::fflush(stdout);
 }
 
+// The largest difference of the last rows, an odd number of them, and of all rows' statistics.
+double difference(const Tensor& y, const Tensor& stats, const Tensor& other_y, const Tensor& other_stats) {
+  const auto of = [](const Tensor& a, const Tensor& b) {
+    const auto values = [](const Tensor& t) { return t.contiguous().to(DType::f64).to_vector<double>(); };
+    const std::vector<double> as = values(a);
+    const std::vector<double> bs = values(b);
+    double most = 0;
+    for (std::size_t i = 0; i < as.size(); ++i) most = std::max(most, std::abs(as[i] - bs[i]));
+    return most;
+  };
+  const std::int64_t last = std::min<std::int64_t>(3, y.size(0));
+  const std::int64_t first = y.size(0) - last;
+  return std::max(of(y.slice(0, first, last), other_y.slice(0, first, last)), of(stats, other_stats));
+}
+
+void measure_plans(const Options& options, const RowShape& shape, Device device, double copy) {
+  const auto matrix = [&] { return random({shape.rows, shape.columns}, shape.dtype, device); };
+  const auto statistics = [&] { return Tensor::full({2, shape.rows}, 1, DType::f32, device); };
+  const Tensor x = matrix();
+  const Tensor weight = random({shape.columns}, shape.dtype, device);
+  const Tensor bias = random({shape.columns}, shape.dtype, device);
+  const Tensor expected = matrix();
+  const Tensor expected_stats = statistics();
+  const Tensor y = matrix();
+  const Tensor stats = statistics();
+  std::vector<LayerNormPlan> plans = layer_norm_plans(x, weight, bias, kEps, y, stats);
+  plans.insert(plans.begin(), {"as the op chooses", [&] {
+                                 expect_run(layer_norm_forward.on(DeviceType::cuda)(x, Tensor(), weight, bias, kEps,
+                                                                                    Tensor(), y, stats));
+                               }});
+  std::vector<Work> works;
+  for (const LayerNormPlan& plan : plans) {
+    works.push_back({[&plan] {
+                       for (std::size_t i = 0; i < kLeastLaunches; ++i) plan.run();
+                     },
+                     true});
+  }
+  const std::vector<Spread> times = time_in_turn(device, works, options.repeats, kRounds);
+  expect_run(
+      layer_norm_forward.on(DeviceType::cuda)(x, Tensor(), weight, bias, kEps, Tensor(), expected, expected_stats));
+  const double bytes =
+      2.0 * static_cast<double>(x.numel() + shape.columns) * static_cast<double>(size_of(shape.dtype)) +
+      8.0 * static_cast<double>(shape.rows);
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    y.copy_from(x);
+    stats.copy_from(Tensor::full({2, shape.rows}, 1, DType::f32, device));
+    plans[i].run();
+    const double us = times[i].median / kLeastLaunches;
+    std::printf("%7lldx%-7lld %-36s %9.2f us  [%9.2f, %9.2f] %6.1f%%, apart %.2g\n", static_cast<long long>(shape.rows),
+                static_cast<long long>(shape.columns), plans[i].name.c_str(), us, times[i].low / kLeastLaunches,
+                times[i].high / kLeastLaunches, bytes / us / 1e3 / copy * 100,
+                difference(y, stats, expected, expected_stats));
+  }
+  std::fflush(stdout);
+}
+
 int usage() {
   std::fprintf(stderr,
-               "row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]...\n");
+               "row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... "
+               "[--plans]\n");
   return 2;
 }
 
@@ -183,8 +243,8 @@ int run(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    if (name == "--json") {
-      options.json = true;
+    if (name == "--json" || name == "--plans") {
+      (name == "--json" ? options.json : options.plans) = true;
       continue;
     }
     if (++i == argc) return usage();
@@ -204,7 +264,11 @@ int run(int argc, char** argv) {
       return usage();
     }
   }
-  if (options.shapes.empty()) {
+  if (options.shapes.empty() && options.plans) {
+    for (const std::int64_t columns : {24576, 32768, 65536, 131072}) {
+      options.shapes.push_back({std::max<std::int64_t>(1, options.elements / columns), columns, DType::bf16});
+    }
+  } else if (options.shapes.empty()) {
     options.shapes = {{1024, 1024, DType::f32}, {64, 1024, DType::f32}, {1, 4096, DType::bf16}};
     for (std::int64_t columns = 1024; columns <= 131072; columns *= 2) {
       options.shapes.push_back({std::max<std::int64_t>(1, options.elements / columns), columns, DType::bf16});
@@ -212,7 +276,13 @@ int run(int argc, char** argv) {
   }
   const Device device = gpu();
   const NoGrad no_grad;
-  Spread copy = copy_rate(device, options.repeats);
+  const Spread copy = copy_rate(device, options.repeats);
+  if (options.plans) {
+    std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\n", cuda::info(device.index).name.c_str(), copy.median, copy.low,
+                copy.high);
+    for (const RowShape& shape : options.shapes) measure_plans(options, shape, device, copy.median);
+    return 0;
+  }
   if (!options.json) {
     std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\n", cuda::info(device.index).name.c_str(), copy.median, copy.low,
                 copy.high);

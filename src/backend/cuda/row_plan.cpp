@@ -31,6 +31,14 @@ RowPlan block_team(std::int64_t length, int packs, int weights) {
 
 }  // namespace
 
+RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how) {
+  const int each = held / how.rows;
+  unsigned cluster = 2;
+  while (packs > std::int64_t{cluster} * how.threads * each) cluster *= 2;
+  if (cluster > kLargestCluster) return {};
+  return {Span::cluster, each, how.weights, static_cast<unsigned>(how.threads), 1, cluster, how.rows, true};
+}
+
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
   if (packs <= kWarp * kernels.brief) return warp_teams(packs, kernels.brief, kernels.brief);
   const bool warps = packs <= kWarp * kernels.brief_2;
@@ -48,10 +56,15 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
     return block_team(packs, kernels.many, 2);
   }
+  if (!clusters) return {};
+  if (kernels.cluster.rows != 0) {
+    const RowPlan plan = plan_cluster(packs, kernels.many, kernels.cluster);
+    if (plan.packs != 0) return plan;
+  }
   unsigned cluster = 2;
   while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.many) cluster *= 2;
   const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.many);
-  if (!clusters || threads > RowKernels::many_threads) return {};
+  if (threads > RowKernels::many_threads) return {};
   return {Span::cluster, kernels.many, 2, whole_warps(threads), 1, cluster};
 }
 
@@ -61,7 +74,7 @@ RowPlan plan_loop(std::int64_t accesses) {
 
 std::size_t team_scratch(const RowPlan& plan) {
   if (plan.span == Span::warp) return 0;
-  return kTeamBarrier + std::size_t{plan.team} / 32 * plan.cluster * kTeamSlot;
+  return kTeamBarrier + std::size_t{plan.team} / 32 * plan.cluster * static_cast<std::size_t>(plan.rows) * kTeamSlot;
 }
 
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared) {

@@ -19,6 +19,17 @@ struct RowPlan {
   unsigned team = 1;     ///< threads of a block that share a row
   unsigned teams = 1;    ///< rows in a block
   unsigned cluster = 1;  ///< blocks that share a row
+  int rows = 1;          ///< that a cluster holds side by side
+  bool full = false;     ///< a cluster of ClusterRows
+};
+
+/// How clusters hold rows where several weight vectors are read. They are as long as the row, which with them takes
+/// more out of L2 than it delivers: a cluster that holds several rows reads the weights once for all.
+struct ClusterRows {
+  int rows = 0;        ///< held side by side: a thread has `many` / rows packs of each; 0: no such kernel
+  int weights = 0;     ///< packs of a weight vector that a thread has at a time
+  bool early = false;  ///< the first of them are read before the cluster's warps have met, not after
+  int threads = 0;     ///< of every block: a number that the compiler knows saves registers
 };
 
 /// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
@@ -26,16 +37,24 @@ struct RowPlan {
 /// Every row reads the weights again, from L1 or L2, so they are not worth a register each: a thread has two packs of
 /// them at a time. Only in short rows and few rows, where latency shows, it has all of its packs.
 struct RowKernels {
-  int few = 0;      ///< in a block, where there are few rows and latency counts; 0: no such kernel
-  int brief = 4;    ///< in a warp
-  int brief_2 = 0;  ///< in a warp, for rows too long for `brief`; 0: no such kernel
-  int many = 4;     ///< in a block, alone or of a cluster
+  int few = 0;               ///< in a block, where there are few rows and latency counts; 0: no such kernel
+  int brief = 4;             ///< in a warp
+  int brief_2 = 0;           ///< in a warp, for rows too long for `brief`; 0: no such kernel
+  int many = 4;              ///< in a block, alone or of a cluster
+  ClusterRows cluster = {};  ///< for rows that such a cluster can hold; longer ones have a cluster each
 
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
 inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8};
+// `row_bench --plans` times other clusters.
+inline constexpr RowKernels kTwoWeights = {
+    .few = 2, .brief_2 = 8, .many = 8, .cluster = {.rows = 2, .weights = 2, .early = true, .threads = 512}};
 inline constexpr RowKernels kTwoInputs = {.few = 2};
 inline constexpr RowKernels kBackward = {};
+
+/// The smallest cluster for rows of `packs` packs, of which a thread holds `held`. `packs` is 0 in the result where the
+/// rows are too long for that.
+RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how);
 
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);

@@ -3,7 +3,6 @@
 // What the ops on rows (norms, softmax) share: a row in the registers of a team of threads. See row_plan.h.
 
 #include <algorithm>
-#include <initializer_list>
 #include <type_traits>
 
 #include "backend/cuda/arrival.cuh"
@@ -28,6 +27,12 @@ Rows<T> rows_of(const Tensor& t) {
   return {pointer<T>(t), t.defined() ? t.stride(0) : 0};
 }
 
+/// What it takes to unpack two elements, for a second or third time: see unpack(). The compiler does not know the
+/// numbers.
+struct Halves {
+  std::uint32_t shift = 16, high = 0xffff0000U, zero = 0;
+};
+
 /// What a kernel is told of the rows.
 struct RowShape {
   std::int64_t rows;
@@ -37,6 +42,7 @@ struct RowShape {
   unsigned cluster;
   bool passing;                            ///< L2 is too small for the rows, see l2_policy()
   std::uint32_t zero = 0, other_zero = 0;  ///< see stay_packed()
+  Halves second = {}, third = {};
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -47,9 +53,31 @@ __device__ inline float2 shuffle_xor(float2 value, unsigned mask) {
   return {shuffle_xor(value.x, mask), shuffle_xor(value.y, mask)};
 }
 
+/// A number of each row that a team holds side by side.
+template <class Value, int kRows>
+struct EachRow {
+  Value values[kRows];
+
+  __device__ Value& operator[](int row) { return values[row]; }
+  __device__ const Value& operator[](int row) const { return values[row]; }
+};
+template <class Value, int kRows>
+__device__ inline EachRow<Value, kRows> shuffle_xor(const EachRow<Value, kRows>& value, unsigned mask) {
+  EachRow<Value, kRows> to;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) to[r] = shuffle_xor(value[r], mask);
+  return to;
+}
+
 struct Plus {
   __device__ float operator()(float a, float b) const { return a + b; }
   __device__ float2 operator()(float2 a, float2 b) const { return {a.x + b.x, a.y + b.y}; }
+  template <class Value, int kRows>
+  __device__ EachRow<Value, kRows> operator()(EachRow<Value, kRows> a, const EachRow<Value, kRows>& b) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) a[r] = (*this)(a[r], b[r]);
+    return a;
+  }
 };
 
 /// A thread's packs of a row: every kStride-th from its first on, or every blockDim.x-th.
@@ -66,11 +94,12 @@ struct RowPart {
 };
 
 /// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y.
-template <Span kSpan, int kPacks = 0>
+template <Span kSpan, int kPacks = 0, int kStride = kSpan == Span::warp&& kPacks == 8 ? 32 : 0>
 class Team {
  public:
   /// Rows of 8 packs in a thread are those that are too long for 4: they have whole warps.
-  using Part = RowPart<kSpan == Span::warp && kPacks == 8 ? 32 : 0>;
+  using Part = RowPart<kStride>;
+  static constexpr bool kSeveralWarps = kSpan != Span::warp;
 
   __device__ explicit Team(const RowShape& shape) {
     if constexpr (kSpan == Span::cluster) {
@@ -81,7 +110,7 @@ class Team {
     }
   }
 
-  /// Its row: warp teams may be behind the last one.
+  /// Its row, where it has one at a time: warp teams may be behind the last one.
   __device__ std::int64_t row() const {
     if constexpr (kSpan == Span::cluster) return blockIdx.x / blocks_;
     if constexpr (kSpan == Span::block) return blockIdx.x;
@@ -125,8 +154,12 @@ class Team {
   /// cluster has only one: none of its blocks then ends before all others have sent what they send.
   template <class Value>
   __device__ const Value* exchange(const Value& value) {
+    return exchange(EachRow<Value, 1>{{value}})->values;
+  }
+  template <class Value, int kRows>
+  __device__ const EachRow<Value, kRows>* exchange(const EachRow<Value, kRows>& value) {
     static_assert(sizeof(Value) <= kTeamSlot);
-    auto* values = reinterpret_cast<Value*>(dynamic_shared() + kTeamBarrier);
+    auto* values = reinterpret_cast<EachRow<Value, kRows>*>(dynamic_shared() + kTeamBarrier);
     const unsigned warp = threadIdx.x / 32;
     const unsigned lane = threadIdx.x % 32;
     if constexpr (kSpan == Span::block) {
@@ -134,8 +167,12 @@ class Team {
       if (lane == 0) values[warp] = value;
       __syncthreads();
     } else {
-      if (threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof(Value));
-      if (lane < blocks_) send_async(values + rank_ * (blockDim.x / 32) + warp, value, barrier(), lane);
+      if (threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof value);
+      if (lane < blocks_) {
+        EachRow<Value, kRows>* const to = values + rank_ * (blockDim.x / 32) + warp;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) send_async(&to->values[r], value[r], barrier(), lane);
+      }
       arrival_wait(barrier(), 0);
     }
     return values;
@@ -222,6 +259,24 @@ __device__ inline Elements<T> unpack(const uint4& pack) {
   }
   return to;
 }
+/// The same again: kept from the first time, as the compiler would have it, the elements take twice the registers. It
+/// takes no instruction more for bf16, and holds no second copy of packs, as stay_packed() may.
+template <class T>
+__device__ inline Elements<T> unpack(const uint4& pack, const Halves& again) {
+  if constexpr (!std::is_same_v<T, __nv_bfloat16>) {
+    const std::uint32_t zero = sizeof(T) < sizeof(float) ? again.zero : 0;
+    return unpack<T>(uint4{pack.x ^ zero, pack.y ^ zero, pack.z ^ zero, pack.w ^ zero});
+  } else {
+    const std::uint32_t words[4] = {pack.x, pack.y, pack.z, pack.w};
+    Elements<T> to;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      to[2 * i] = __uint_as_float(words[i] << again.shift);
+      to[2 * i + 1] = __uint_as_float(words[i] & again.high);
+    }
+    return to;
+  }
+}
 template <class T>
 __device__ inline uint4 pack(const Elements<T>& from) {
   std::uint32_t words[4];
@@ -281,115 +336,6 @@ __device__ inline void prefetch_weights(const T* weights, Part part) {
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     if (part.has(p)) prefetch(as_packs(weights) + part.first + part.offset(p));
-  }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Launches
-
-/// The blocks that launch bounds ask for, from the registers that a thread needs; a multiprocessor has 65536 of them.
-/// The rows that they hold are what is on its way from memory at the same time: while one block computes, others load.
-template <Span kSpan, int kThreads, int kInWarp, int kInBlock>
-inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
-
-/// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
-/// a time, and the largest block.
-template <Span kSpan, int kPacks, int kWeights, int kThreads>
-struct RowKernel {
-  static constexpr Span span = kSpan;
-  static constexpr int packs = kPacks;
-  static constexpr int weights = kWeights;
-  static constexpr int threads = kThreads;
-};
-
-/// Calls fn(RowKernel{}) for the kernel of the plan.
-template <const RowKernels& kKernels, class Fn>
-void visit_plan(const RowPlan& plan, Fn&& fn) {
-  constexpr RowKernels k = kKernels;
-  if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, k.many, 2, k.many_threads>{});
-  } else if (plan.span == Span::warp && plan.packs == k.brief) {
-    fn(RowKernel<Span::warp, k.brief, k.brief, k.brief_threads>{});
-  } else if (plan.span == Span::warp) {
-    if constexpr (k.brief_2 != 0) {
-      if (plan.weights == k.brief_2) {
-        fn(RowKernel<Span::warp, k.brief_2, k.brief_2, k.brief_threads>{});
-      } else {
-        fn(RowKernel<Span::warp, k.brief_2, 2, k.brief_threads>{});
-      }
-    }
-  } else if (plan.packs == k.many) {
-    fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
-  } else {
-    if constexpr (k.few != 0) fn(RowKernel<Span::block, k.few, k.few, k.few_threads>{});
-  }
-}
-
-/// One call of an op on rows.
-struct RowCall {
-  Work work;
-  std::int64_t rows, columns;
-  bool packed;  ///< every row and vector starts on 16 bytes
-  int device;
-};
-/// The call that reads or writes these tensors, each of which may be undefined, but not the first one.
-inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> matrices,
-                        std::initializer_list<const Tensor*> vectors) {
-  const Tensor& first = **matrices.begin();
-  RowCall call = {.work = {.name = name},
-                  .rows = first.size(0),
-                  .columns = first.size(1),
-                  .packed = true,
-                  .device = first.device().index};
-  for (const Tensor* t : matrices) {
-    call.packed = call.packed && packs(*t);
-    if (t->defined()) call.work.bytes += static_cast<double>(t->numel()) * static_cast<double>(size_of(t->dtype()));
-  }
-  for (const Tensor* t : vectors) call.packed = call.packed && packs(*t);
-  return call;
-}
-
-/// For kernels that read a row more than once, a block for each: fn(element) for a thread's accesses of kSize elements.
-template <int kSize, class Fn>
-__device__ inline void each_access(const RowShape& shape, Fn&& fn) {
-  for (std::int64_t i = threadIdx.x; i < shape.length; i += blockDim.x) fn(i * kSize);
-}
-
-/// Launches the kernel for the call's rows, whose last parameter is their shape: pick(RowKernel) for rows that fit into
-/// registers, else loop(std::integral_constant<int, size>), which reads them more than once in accesses of that size.
-template <class T, const RowKernels& kKernels, class Pick, class Loop, class... Arguments>
-void run_rows(const RowCall& call, Pick&& pick, Loop&& loop, Arguments... arguments) {
-  constexpr int kSize = kPackSize<T>;
-  const bool packed = call.packed && call.columns % kSize == 0;
-  const std::int64_t length = packed ? call.columns / kSize : call.columns;
-  RowShape shape = {.rows = call.rows,
-                    .length = length,
-                    .inverse = 1.0F / static_cast<float>(call.columns),
-                    .part = 0,
-                    .cluster = 1,
-                    .passing = call.work.bytes > static_cast<double>(info(call.device).l2_bytes)};
-  const RowPlan plan = packed ? plan_rows(call.rows, length, kKernels, info(call.device)) : RowPlan{};
-  if (plan.packs != 0) {
-    visit_plan<kKernels>(plan, [&](auto choice) {
-      shape.part = static_cast<int>(blocks_for(length, plan.cluster));
-      shape.cluster = plan.cluster;
-      launch(call.work, pick(choice),
-             {.grid = dim3(blocks_for(call.rows, plan.teams) * plan.cluster),
-              .block = dim3(plan.team, plan.teams),
-              .shared = team_scratch(plan),
-              .overlap = true,
-              .cluster = plan.cluster},
-             arguments..., shape);
-    });
-    return;
-  }
-  const RowPlan walk = plan_loop(length);
-  const Launch how = {
-      .grid = dim3(blocks_for(call.rows, 1)), .block = dim3(walk.team), .shared = team_scratch(walk), .overlap = true};
-  if (packed) {
-    launch(call.work, loop(std::integral_constant<int, kSize>{}), how, arguments..., shape);
-  } else {
-    launch(call.work, loop(std::integral_constant<int, 1>{}), how, arguments..., shape);
   }
 }
 

@@ -1,163 +1,10 @@
 #include "ops/layer_norm/layer_norm.h"
 
 #include "backend/cuda/norm_params.cuh"
-#include "backend/cuda/rows.cuh"
+#include "ops/layer_norm/layer_norm_rows.cuh"
 
 namespace wick::cuda {
 namespace {
-
-// Where a row is read: row i of a matrix, or its row rows[i], which is nowhere when it is out of range.
-template <class T>
-struct InputRows {
-  Rows<const T> matrix;
-  const std::int32_t* rows = nullptr;  // null: as they are
-  std::int64_t count = 0;              // of the matrix, with `rows`
-
-  __device__ const T* operator[](std::int64_t i) const {
-    if (rows == nullptr) return matrix[i];
-    const std::int64_t row = rows[i];
-    return row >= 0 && row < count ? matrix[row] : nullptr;
-  }
-};
-
-// A thread's packs of a row; NaN in every dtype when there is no such row.
-template <int kPacks, class T, class Part>
-__device__ inline void load_input(uint4 (&packs)[kPacks], const InputRows<T>& from, std::int64_t row, Part part) {
-  const T* at = part.has(0) ? from[row] : from.matrix.data;
-  const bool there = at != nullptr;
-  if (!there) part.left = 0;
-  load_row(packs, there ? at : from.matrix.data, part, there ? 0 : ~0U);
-}
-
-struct Statistics {
-  float mean, rstd;
-};
-
-// From sums over the deviations from `rough`, a mean with the rounding of its sum in it, and over their squares. The
-// first one is what rounding left. It matters in float32, where the mean is far from zero; it is 0 for narrower types.
-__device__ inline Statistics statistics(float rough, float2 deviations, float inverse, float eps) {
-  const float left = deviations.x * inverse;
-  return {rough + left, rsqrtf(fmaxf(deviations.y * inverse - left * left, 0.0F) + eps)};
-}
-
-// The elements that the warp's threads have of a row, or those of its part that has a row.
-template <class T, Span kSpan, class Part>
-__device__ inline float elements_of_warp(const RowShape& shape, Part part) {
-  if constexpr (kSpan == Span::warp) return static_cast<float>(shape.length * kPackSize<T>);
-  return static_cast<float>(__reduce_add_sync(0xffffffffU, part.count()) * kPackSize<T>);
-}
-
-// The same of a thread's deviations from the mean `rough` of its warp, which has `count` elements. That of the team's
-// first warp takes its place, so that the warps need to meet only once. It is close enough: its elements are 1/128 of
-// the row or more, so the square of its distance from the row's mean is at most 128 times the variance.
-template <Span kSpan, int kPacks>
-__device__ inline Statistics statistics(Team<kSpan, kPacks>& team, float rough, float2 deviations, float count,
-                                        float inverse, float eps) {
-  deviations = team.reduce_warp(deviations, Plus{});
-  if constexpr (kSpan != Span::warp) {
-    const float4* warps = team.exchange(float4{rough, deviations.x, deviations.y, count});
-    rough = warps[0].x;
-    const auto from_rough = [warps, rough](unsigned warp) {
-      const float4 its = warps[warp];
-      const float distance = its.x - rough;
-      return float2{its.y + its.w * distance, its.z + distance * (2 * its.y + its.w * distance)};
-    };
-    deviations = team.over_warps(float2{}, from_rough, Plus{});
-  }
-  return statistics(rough, deviations, inverse, eps);
-}
-
-template <class T, bool kResidual, Span kSpan, int kPacks, int kWeights, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 72, 64 >))
-    forward_rows(InputRows<T> x, InputRows<T> residual, const T* weight, const T* bias, float eps, Rows<T> total,
-                 Rows<T> y, float* means, float* rstds, RowShape shape) {
-  constexpr int kSize = kPackSize<T>;
-  constexpr bool kWide = std::is_same_v<T, float>;
-  Team<kSpan, kPacks> team(shape);
-  const std::int64_t row = team.row();
-  const auto part = team.part(shape);
-  if constexpr (kWeights == kPacks) {
-    prefetch_weights<kPacks>(weight, part);
-    if (bias != nullptr) prefetch_weights<kPacks>(bias, part);
-  }
-  wait_for_previous();
-  allow_next();
-  uint4 in[kPacks];
-  uint4 added[kResidual ? kPacks : 1];
-  load_input(in, x, row, part);
-  if constexpr (kResidual) load_input(added, residual, row, part);
-  team.gather();
-  uint4 scales[kWeights], shifts[kWeights] = {};
-  if constexpr (kWeights == kPacks) {
-    keep_order();  // behind those of the row, and before the reduction
-    load_weights(scales, weight, 0, part);
-    if (bias != nullptr) load_weights(shifts, bias, 0, part);
-    keep_order();
-  }
-
-  if constexpr (kResidual) {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      Elements<T> v = unpack<T>(in[p]);
-      const Elements<T> r = unpack<T>(added[p]);
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) v[e] += r[e];
-      in[p] = pack<T>(v);
-      if (total.data != nullptr) store_pack(total[row], p, part, in[p]);
-    }
-  }
-  float sum = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const Elements<T> v = unpack<T>(in[p]);
-    float some = 0;
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) some += v[e];
-    sum += some;
-  }
-  stay_packed<T>(in, shape.zero);
-  const float count = elements_of_warp<T, kSpan>(shape, part);
-  const float rough = __fdividef(team.reduce_warp(sum, Plus{}), fmaxf(count, 1));
-  float2 deviations = {0, 0};
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const Elements<T> v = unpack<T>(in[p]);
-    float2 some = {0, 0};
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) {
-      const float deviation = v[e] - rough;
-      if constexpr (kWide) some.x += deviation;
-      some.y += deviation * deviation;
-    }
-    const bool valid = part.has(p);
-    deviations.x += valid ? some.x : 0.0F;
-    deviations.y += valid ? some.y : 0.0F;
-  }
-  stay_packed<T>(in, shape.other_zero);
-  const auto [mean, rstd] = statistics(team, rough, deviations, count, shape.inverse, eps);
-  const float offset = -mean * rstd;
-  if (means != nullptr && team.leads() && part.has(0)) {
-    means[row] = mean;
-    rstds[row] = rstd;
-  }
-
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    if (kWeights < kPacks && p % kWeights == 0) {
-      load_weights(scales, weight, p, part);
-      if (bias != nullptr) load_weights(shifts, bias, p, part);
-    }
-    Elements<T> v = unpack<T>(in[p]);
-    const Elements<T> scale = unpack<T>(scales[p % kWeights]);
-    const Elements<T> shift = unpack<T>(shifts[p % kWeights]);
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) {
-      const float unit = kWide ? (v[e] - mean) * rstd : v[e] * rstd + offset;
-      v[e] = unit * scale[e] + shift[e];
-    }
-    store_pack(y[row], p, part, pack<T>(v));
-  }
-}
 
 // The residual's part is added, and rounded, each time that x is read.
 template <class T, int kSize>
@@ -318,10 +165,10 @@ __global__ void __launch_bounds__(kLoopThreads)
 template <class T, bool kResidual>
 void forward(const RowCall& call, const InputRows<T>& x, const InputRows<T>& residual, const Tensor& weight,
              const Tensor& bias, float eps, const Tensor& total, const Tensor& y, const Tensor& stats) {
-  constexpr const RowKernels& kKernels = kResidual ? kTwoInputs : kOneInput;
+  constexpr const RowKernels& kKernels = kResidual ? kTwoInputs : kTwoWeights;
   float* const means = pointer<float>(stats);
   run_rows<T, kKernels>(
-      call, [](auto k) { return forward_rows<T, kResidual, k.span, k.packs, k.weights, k.threads>; },
+      call, [](auto k) { return layer_norm_rows<T, kResidual, decltype(k)>; },
       [](auto size) { return forward_loop<T, size>; }, x, residual, pointer<const T>(weight), pointer<const T>(bias),
       eps, rows_of<T>(total), rows_of<T>(y), means, means != nullptr ? means + stats.stride(0) : nullptr);
 }

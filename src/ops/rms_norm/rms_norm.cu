@@ -1,7 +1,7 @@
 #include "ops/rms_norm/rms_norm.h"
 
 #include "backend/cuda/norm_params.cuh"
-#include "backend/cuda/rows.cuh"
+#include "backend/cuda/row_launch.cuh"
 
 namespace wick::cuda {
 namespace {

@@ -1,6 +1,6 @@
 #include "ops/softmax/softmax.h"
 
-#include "backend/cuda/rows.cuh"
+#include "backend/cuda/row_launch.cuh"
 
 namespace wick::cuda {
 namespace {
