@@ -50,7 +50,7 @@ test-asan:
 	@$(MAKE) --no-print-directory test PRESET=asan
 
 # The tests that run on any device, on the GPU. Without one they say so, and nothing has been tested.
-GPU_TESTS = op_matrix_test|golden_test|lora_products_test|gemv_cuda_test|gemm_test|device_sampler_test|rows_cuda_test|profile_cuda_test|cross_entropy_cuda_test|generate_test|decode_test|encoder_families_test
+GPU_TESTS = op_matrix_test|golden_test|lora_products_test|gemv_cuda_test|gemm_test|device_sampler_test|rows_cuda_test|profile_cuda_test|cross_entropy_cuda_test|generate_test|decode_test|encoder_families_test|embedding_batch_test|embedding_cuda_test|batch_invariance_cuda_test
 test-gpu: build
 	@build/wick devices
 	@WICK_TEST_DEVICE=cuda ctest --preset release -R '^($(GPU_TESTS))\.' -E FiniteDifferences
