@@ -89,6 +89,7 @@ TEST_F(CudaBatchInvariance, ARowOfAProductDoesNotDependOnTheOthers) {
     }
   }
   std::cout << products();
+  EXPECT_EQ(products().find("plain kernel"), std::string::npos) << "right, but slow";
 }
 
 // An adapter's factors are slices of wider matrices.

@@ -249,8 +249,7 @@ std::optional<cublasLtMatmulAlgo_t> invariant_algorithm(const CublasLt& lib, con
                                                         const Key& key) {
   auto candidates = propose(lib, context, plan, key, kInvariantCandidates);
   std::erase_if(candidates, [&](const auto& each) {
-    return config_of<std::int32_t>(lib, each.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1 ||
-           config_of<std::uint32_t>(lib, each.algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) != 0;
+    return config_of<std::int32_t>(lib, each.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1;
   });
   std::ranges::stable_partition(candidates, [](const auto& each) { return each.workspaceSize == 0; });
 
