@@ -1,4 +1,5 @@
 // `wick embed` on the tiny encoder of data/encoder.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -161,6 +162,30 @@ TEST_F(CliEmbed, LeavesTheOldFileWhereALineIsBad) {
   EXPECT_EQ(skipped.code, 0);
   EXPECT_EQ(skipped.out, expect_success(words(), {.input = "hello\r\na b c d e\n"}));
   EXPECT_NE(skipped.err.find("2 texts, 16 columns; 1 lines skipped"), std::string::npos) << skipped.err;
+}
+
+// More than are read at a time, in several parts, on several threads.
+TEST_F(CliEmbed, KeepsTheOrderOfManyLines) {
+  std::string many;
+  std::string right;
+  for (int i = 0; i < 20000; ++i) {
+    const std::string text = fmt::format("{}{}", i % 7 == 0 ? "hello " : "a b ", i % 10);
+    many += text + "\n";
+    if (i == 15000) many += "abc\xff\n";
+  }
+  for (int i = 0; i < 70; ++i) right += fmt::format("{}{}\n", i % 7 == 0 ? "hello " : "a b ", i % 10);
+  const std::vector<std::string> to_file = words({"--format", "f32", "--skip-bad", "--output", dir_ / "out"});
+  const RunResult run = wick(to_file, {.input = many});
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_NE(run.err.find("standard input:15002: byte 4 of the line is not UTF-8"), std::string::npos) << run.err;
+  const std::string found = read_file(dir_ / "out");
+  const std::string some = expect_success(words({"--format", "f32"}), {.input = right});
+  ASSERT_EQ(found.size(), 20000U * 16 * 4);
+  for (std::size_t row = 0; row < 20000; ++row) {
+    ASSERT_EQ(found.substr(row * 64, 64), some.substr(row % 70 * 64, 64)) << row;
+  }
+  expect_failure(3, {"standard input:15002: byte 4 of the line is not UTF-8"}, words({"--output", dir_ / "out"}),
+                 {.input = many});
 }
 
 TEST_F(CliEmbed, EndsWhenItIsInterrupted) {

@@ -128,9 +128,9 @@ class EmbeddingModel {
   void set_dropout(double p, std::uint64_t seed, std::uint32_t pass);
 
   /// The embeddings of texts, f32 [texts, dimension()] on the host, in their order. They are computed in batches of up
-  /// to `batch_tokens` tokens (fewer on the CPU, where that is faster), of texts of like length. On the CPU what else
-  /// is embedded changes no byte of a result, nor does the number of threads; on a device it changes a result by
-  /// rounding at most.
+  /// to `batch_tokens` tokens (fewer on the CPU, where that is faster), of texts of like length. What else is embedded
+  /// changes no byte of a result, nor does the number of threads (on a device all but f64, which it changes by
+  /// rounding).
   Tensor embed(std::span<const std::string> texts, std::int64_t batch_tokens = 65536) const;
   /// The same of texts that are tokens already; none of them empty or longer than max_tokens().
   Tensor embed_tokens(std::span<const std::vector<TokenId>> texts, std::int64_t batch_tokens = 65536) const;

@@ -1,8 +1,8 @@
 #include <unistd.h>
 #include <algorithm>
 #include <chrono>
+#include <future>
 #include <map>
-#include <numeric>
 
 #include "cli/cli.h"
 #include "cli/embedding_options.h"
@@ -49,46 +49,43 @@ struct Totals {
   }
 };
 
-// The embeddings of one part, in its order. Texts of like length are computed together, and between batches somebody
-// may ask to stop.
-Tensor embed_part(const PromptedModel& model, const TokenizedTexts& part, std::int64_t batch_tokens, Totals& totals,
-                  ProgressPrinter* progress) {
-  const double begin = now();
-  std::vector<std::size_t> order(part.texts.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return part.texts[i].size(); });
-  const Tensor result = Tensor::empty({std::ssize(part.texts), model.columns()}, DType::f32);
-  for (std::size_t first = 0, end = 0; first < order.size(); first = end) {
-    if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
-    std::vector<std::vector<TokenId>> batch;
-    std::int64_t tokens = 0;
-    for (; end < order.size(); ++end) {
-      const std::vector<TokenId>& text = part.texts[order[end]];
-      if (!batch.empty() && tokens + std::ssize(text) > batch_tokens) break;
-      tokens += std::ssize(text);
-      batch.push_back(text);
-    }
-    const Tensor rows = model.embed(batch, batch_tokens);
-    for (std::size_t i = first; i < end; ++i) {
-      result.select(0, static_cast<std::int64_t>(order[i]))
-          .copy_from(rows.select(0, static_cast<std::int64_t>(i - first)));
-    }
-    totals.texts += std::ssize(batch);
-    totals.tokens += tokens;
-    if (progress != nullptr) progress->status(totals.status());
-  }
-  totals.computing += now() - begin;
-  return result;
+// Some batches at a time, so that texts of like length meet and a device always has the next batch; not so many that
+// the texts of a part, or their vectors, need much memory. On the CPU somebody may want to stop before that.
+PartLimits part_limits(const PromptedModel& model, std::int64_t batch_tokens) {
+  const bool host = model.model().device().type == DeviceType::cpu;
+  return {.tokens = host ? batch_tokens : std::max(batch_tokens, std::min<std::int64_t>(16 * batch_tokens, 1 << 20)),
+          .texts = std::max<std::int64_t>(1, (1 << 24) / model.columns())};
 }
+
+// Hands parts to the writer, to a file on a thread of its own while the next part is computed.
+class PartWriter {
+ public:
+  PartWriter(EmbeddingWriter& writer, bool to_file) : writer_(writer), to_file_(to_file) {}
+
+  void write(const Tensor& rows) {
+    wait();
+    if (!to_file_) return writer_.write(rows);  // a pipe that nobody reads must not keep a signal from being seen
+    running_ = std::async(std::launch::async, [this, rows] { writer_.write(rows); });
+  }
+  /// Errors of the last part come here.
+  void wait() {
+    if (running_.valid()) running_.get();
+  }
+
+ private:
+  EmbeddingWriter& writer_;
+  bool to_file_;
+  std::future<void> running_;
+};
 
 void run(const Options& o) {
   install_signal_handlers();
   const PromptedModel model(o.embedding, std::nullopt);
   EmbeddingWriter writer(kFormats.at(o.format), o.output, model.columns());
-  // Some batches at a time, so that texts of like length meet; not so many that the texts of a part need much memory.
-  const std::int64_t part_tokens = std::max(o.batch_tokens, std::min<std::int64_t>(16 * o.batch_tokens, 1 << 18));
+  PartWriter parts(writer, !o.output.empty());
   TokenizerThread tokenizer(
-      o.texts, [&](std::string_view text) { return model.tokenize(text); }, part_tokens, o.skip_bad);
+      o.texts, [&](std::string_view text) { return model.tokenize(text); }, part_limits(model, o.batch_tokens),
+      o.skip_bad);
   ProgressPrinter printer = ProgressPrinter::on_stderr();
   // A line that is rewritten has no place between results.
   ProgressPrinter* const progress = o.output.empty() && ::isatty(STDOUT_FILENO) == 1 ? nullptr : &printer;
@@ -97,9 +94,17 @@ void run(const Options& o) {
     while (const std::optional<TokenizedTexts> part = tokenizer.next()) {
       for (const std::string& bad : part->bad) printer.message(one_line(bad));
       totals.skipped += part->bad.size();
-      writer.write(embed_part(model, *part, o.batch_tokens, totals, progress));
+      if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
+      const double begin = now();
+      const Tensor rows = model.embed(part->texts, o.batch_tokens);
+      totals.computing += now() - begin;
+      totals.texts += std::ssize(part->texts);
+      totals.tokens += part->tokens;
+      parts.write(rows);
+      if (progress != nullptr) progress->status(totals.status());
     }
     if (stop_requested) fail(ErrorCode::interrupted, "interrupted");
+    parts.wait();
     writer.finish();
   } catch (...) {
     printer.finish();  // the message gets a line of its own

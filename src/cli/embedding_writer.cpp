@@ -1,10 +1,12 @@
 #include "cli/embedding_writer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 
 #include "cli/cli.h"
 #include "core/fail.h"
+#include "core/parallel.h"
 #include "io/npy.h"
 
 namespace wick::cli {
@@ -69,10 +71,16 @@ void EmbeddingWriter::write(const Tensor& rows) {
   if (format_ != EmbeddingFormat::jsonl) {
     return put({reinterpret_cast<const char*>(all.data()), all.size_bytes()});
   }
-  std::string out;
-  const auto columns = static_cast<std::size_t>(columns_);
-  for (std::size_t at = 0; at < all.size(); at += columns) append_json(out, all.subspan(at, columns));
-  put(out);
+  constexpr std::int64_t kPiece = 64;  // rows that a thread writes out at a time
+  const std::int64_t count = rows.size(0);
+  std::vector<std::string> pieces(static_cast<std::size_t>((count + kPiece - 1) / kPiece));
+  parallel_each(std::ssize(pieces), [&](std::int64_t piece) {
+    for (std::int64_t row = piece * kPiece; row < std::min(count, (piece + 1) * kPiece); ++row) {
+      append_json(pieces[static_cast<std::size_t>(piece)],
+                  all.subspan(static_cast<std::size_t>(row * columns_), static_cast<std::size_t>(columns_)));
+    }
+  });
+  for (const std::string& piece : pieces) put(piece);
 }
 
 void EmbeddingWriter::finish() {

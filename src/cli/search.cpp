@@ -113,8 +113,8 @@ void run(const Options& o) {
   TextInput input({.input = "-", .format = "text"});
   std::vector<std::string> queries;
   while (!stop_requested) {
-    std::optional<std::string> query = input.next();
-    if (query) queries.push_back(std::move(*query));
+    const std::optional<std::string_view> query = input.next();
+    if (query) queries.push_back(input.text_of(*query, input.line()));
     if (queries.size() >= at_once || (!query && !queries.empty())) {
       answer(queries);
       queries.clear();

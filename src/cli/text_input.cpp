@@ -27,10 +27,8 @@ bool TextInputOptions::is_jsonl() const { return format == "jsonl" || (format ==
 TextInput::TextInput(const TextInputOptions& options, const std::function<bool()>& stop)
     : lines_(open_lines(options, stop)), jsonl_(options.is_jsonl()) {}
 
-std::optional<std::string> TextInput::next() {
-  const std::optional<std::string_view> line = lines_.next();
-  if (!line) return std::nullopt;
-  return text_of_line(*line, jsonl_, lines_.where());
+std::string TextInput::text_of(std::string_view line, std::int64_t number) const {
+  return text_of_line(line, jsonl_, where(number));
 }
 
 std::string text_of_line(std::string_view line, bool jsonl, const std::string& where) {

@@ -30,11 +30,16 @@ class TextInput {
  public:
   explicit TextInput(const TextInputOptions& options, const std::function<bool()>& stop = {});
 
-  /// The next line's text; nothing at the end. Error(format) naming a line that is not UTF-8 or not such an object;
-  /// the next call goes on behind it.
-  std::optional<std::string> next();
-  /// "FILE:LINE" of what next() looked at last.
-  std::string where() const { return lines_.where(); }
+  /// The next line as it stands, valid until the next call; nothing at the end. Error(format) naming a line that is too
+  /// long; the next call goes on behind it.
+  std::optional<std::string_view> next() { return lines_.next(); }
+  /// The number of the line that next() gave last.
+  std::int64_t line() const noexcept { return lines_.line(); }
+  /// "FILE:LINE".
+  std::string where(std::int64_t line) const { return lines_.where(line); }
+  /// The text of a line that next() gave, on any thread. Error(format) naming one that is not UTF-8 or not such an
+  /// object.
+  std::string text_of(std::string_view line, std::int64_t number) const;
 
  private:
   LineReader lines_;

@@ -1,24 +1,30 @@
 #include "cli/tokenizer_thread.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "core/fail.h"
+#include "core/parallel.h"
 
 namespace wick::cli {
 namespace {
 
 constexpr std::size_t kAhead = 2;
+// Lines that are in memory at once, besides one that is longer.
+constexpr std::size_t kLines = 8192;
+constexpr std::size_t kBytes = 8 << 20;
+constexpr std::int64_t kPiece = 32;  // lines that a thread takes at a time
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
-TokenizerThread::TokenizerThread(const TextInputOptions& input, Tokenize tokenize, std::int64_t part_tokens,
+TokenizerThread::TokenizerThread(const TextInputOptions& input, Tokenize tokenize, const PartLimits& limits,
                                  bool skip_bad)
     : input_(input, [this] { return abandoned_.load(); }),
       tokenize_(std::move(tokenize)),
-      part_tokens_(part_tokens),
+      limits_(limits),
       skip_bad_(skip_bad),
       thread_([this] { run(); }) {}
 
@@ -31,36 +37,72 @@ TokenizerThread::~TokenizerThread() {
   thread_.join();
 }
 
-std::optional<std::vector<TokenId>> TokenizerThread::next_text() {
-  const std::optional<std::string> text = input_.next();
-  if (!text) return std::nullopt;
-  const double begin = now();
+void TokenizerThread::tokenize(Line& line) const {
   try {
-    std::vector<TokenId> tokens = tokenize_(*text);
-    if (tokens.empty()) fail(ErrorCode::format, "{}: has no tokens", input_.where());
-    busy_seconds_ += now() - begin;
-    return tokens;
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::invalid_argument) throw;
-    fail(ErrorCode::format, "{}: {}", input_.where(), error.what());
+    try {
+      line.tokens = tokenize_(input_.text_of(line.text, line.number));
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::invalid_argument) throw;
+      fail(ErrorCode::format, "{}: {}", input_.where(line.number), error.what());
+    }
+    if (line.tokens.empty()) fail(ErrorCode::format, "{}: has no tokens", input_.where(line.number));
+  } catch (const Error&) {
+    line.error = std::current_exception();
   }
+}
+
+void TokenizerThread::read_lines() {
+  lines_.clear();
+  taken_ = 0;
+  for (std::size_t bytes = 0; lines_.size() < kLines && bytes < kBytes;) {
+    Line& line = lines_.emplace_back();
+    try {
+      const std::optional<std::string_view> text = input_.next();
+      if (!text) {
+        lines_.pop_back();
+        input_ended_ = true;
+        break;
+      }
+      line.number = input_.line();
+      line.text = *text;
+      bytes += text->size();
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::format) throw;
+      line.error = std::current_exception();
+    }
+  }
+  const double begin = now();
+  const std::int64_t count = std::ssize(lines_);
+  parallel_each((count + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    for (std::int64_t i = piece * kPiece; i < std::min(count, (piece + 1) * kPiece); ++i) {
+      Line& line = lines_[static_cast<std::size_t>(i)];
+      if (!line.error) tokenize(line);
+    }
+  });
+  busy_seconds_ += now() - begin;
 }
 
 TokenizedTexts TokenizerThread::make_part(std::exception_ptr& error) {
   TokenizedTexts part;
-  while (part.tokens < part_tokens_ && std::ssize(part.bad) < part_tokens_) {
+  while (part.tokens < limits_.tokens && std::ssize(part.texts) < limits_.texts &&
+         std::ssize(part.bad) < limits_.texts) {
+    if (taken_ == lines_.size()) {
+      if (input_ended_) break;
+      read_lines();
+      continue;
+    }
+    Line& line = lines_[taken_++];
+    if (!line.error) {
+      part.tokens += std::ssize(line.tokens);
+      part.texts.push_back(std::move(line.tokens));
+      continue;
+    }
     try {
-      std::optional<std::vector<TokenId>> tokens = next_text();
-      if (!tokens) {
-        input_ended_ = true;
-        break;
-      }
-      part.tokens += std::ssize(*tokens);
-      part.texts.push_back(std::move(*tokens));
+      std::rethrow_exception(line.error);
     } catch (const Error& bad) {
       if (bad.code() != ErrorCode::format) throw;
       if (!skip_bad_) {
-        error = std::current_exception();
+        error = line.error;
         break;
       }
       part.bad.emplace_back(bad.what());
@@ -72,7 +114,7 @@ TokenizedTexts TokenizerThread::make_part(std::exception_ptr& error) {
 void TokenizerThread::run() {
   std::exception_ptr error;
   try {
-    while (!input_ended_ && !error) {
+    while ((!input_ended_ || taken_ < lines_.size()) && !error) {
       TokenizedTexts part = make_part(error);
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] { return parts_.size() < kAhead || abandoned_; });

@@ -24,13 +24,18 @@ struct TokenizedTexts {
   std::vector<std::string> bad;  ///< what is wrong with lines that were skipped
 };
 
-/// Reads and tokenizes on a thread of its own, two parts ahead at most, while the caller computes.
+/// Where a part ends: at the text that brings it to one of these.
+struct PartLimits {
+  std::int64_t tokens;
+  std::int64_t texts;
+};
+
+/// Reads on a thread of its own and tokenizes on all, two parts ahead at most, while the caller computes.
 class TokenizerThread {
  public:
   using Tokenize = std::function<std::vector<TokenId>(std::string_view)>;
-  /// Parts end at the text that brings them to `part_tokens`. `skip_bad`: lines that are not what they should be are
-  /// left out. `tokenize` is called on the other thread.
-  TokenizerThread(const TextInputOptions& input, Tokenize tokenize, std::int64_t part_tokens, bool skip_bad);
+  /// `skip_bad`: lines that are not what they should be are left out. `tokenize` is called on several other threads.
+  TokenizerThread(const TextInputOptions& input, Tokenize tokenize, const PartLimits& limits, bool skip_bad);
   TokenizerThread(const TokenizerThread&) = delete;
   TokenizerThread& operator=(const TokenizerThread&) = delete;
   ~TokenizerThread();
@@ -38,21 +43,32 @@ class TokenizerThread {
   /// The next part, none of them empty; nothing at the end. Error(format) naming a bad line, once what stands before it
   /// was handed out.
   std::optional<TokenizedTexts> next();
-  /// Of work, not of waiting; after next() gave nothing.
+  /// That tokenizing took, all threads together, without reading and waiting; after next() gave nothing.
   double busy_seconds() const noexcept { return busy_seconds_; }
 
  private:
+  struct Line {
+    std::int64_t number = 0;
+    std::string text;  // as it stands in the input
+    std::vector<TokenId> tokens;
+    std::exception_ptr error;  // an Error, in place of tokens
+  };
+
   void run();
   /// Sets `error` to that of a bad line that ends the input.
   TokenizedTexts make_part(std::exception_ptr& error);
-  std::optional<std::vector<TokenId>> next_text();
+  /// The next lines of the input in place of those of before, which were all taken.
+  void read_lines();
+  void tokenize(Line& line) const;
 
   std::atomic<bool> abandoned_{false};  // nobody will ask for more
   TextInput input_;
   Tokenize tokenize_;
-  std::int64_t part_tokens_;
+  PartLimits limits_;
   bool skip_bad_;
   bool input_ended_ = false;
+  std::vector<Line> lines_;
+  std::size_t taken_ = 0;  // of these
 
   std::mutex mutex_;
   std::condition_variable changed_;

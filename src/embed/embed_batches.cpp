@@ -5,8 +5,10 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "core/batch_invariance.h"
 #include "core/parallel.h"
 #include "core/work.h"
+#include "ops/attention/attention.h"
 #include "wick/autograd.h"
 
 namespace wick {
@@ -52,17 +54,20 @@ TokenBatch batch_of(Texts texts, Order which) {
   return {ids, positions, offsets, longest};
 }
 
-// Where batches of up to `limit` tokens, or one text, end in the order of texts.
+// Where batches of up to `limit` tokens, or one text, end in the order of texts. Short sequences are not mixed with
+// long ones, beside which attention would compute them otherwise.
 std::vector<std::size_t> cut(Texts texts, Order order, std::int64_t limit) {
   std::vector<std::size_t> ends;
   std::int64_t tokens = 0;
+  std::int64_t before = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
     const std::int64_t more = std::ssize(texts[static_cast<std::size_t>(order[i])]);
-    if (i > 0 && tokens + more > limit) {
+    if (i > 0 && (tokens + more > limit || (before > kShortSequence && more <= kShortSequence))) {
       ends.push_back(i);
       tokens = 0;
     }
     tokens += more;
+    before = more;
   }
   if (!order.empty()) ends.push_back(order.size());
   return ends;
@@ -88,6 +93,7 @@ struct Pending {
 Tensor embed_batches(Texts texts, std::int64_t columns, std::int64_t batch_tokens, Device device,
                      const std::function<Tensor(const TokenBatch&)>& vectors) {
   const NoGrad no_grad;
+  const BatchInvariance invariant;
   const Tensor result = Tensor::empty({std::ssize(texts), columns}, DType::f32);
   const auto take = [&](const float* rows, Order which) {
     parallel_for(std::ssize(which), std::max<std::int64_t>(1, (1 << 16) / columns),

@@ -72,7 +72,7 @@ std::optional<std::string_view> LineReader::next() {
   }
 }
 
-std::string LineReader::where() const { return fmt::format("{}:{}", path_, line_); }
+std::string LineReader::where(std::int64_t line) const { return fmt::format("{}:{}", path_, line); }
 
 std::optional<Json> JsonlReader::next() {
   const auto text = lines_.next();

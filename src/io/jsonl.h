@@ -34,7 +34,8 @@ class LineReader {
   /// The number, from 1, of the line that next() gave last.
   std::int64_t line() const noexcept { return line_; }
   /// "FILE:LINE", for messages about that line.
-  std::string where() const;
+  std::string where() const { return where(line_); }
+  std::string where(std::int64_t line) const;
 
  private:
   LineReader(FileDescriptor fd, std::string name, const LineOptions& options);

@@ -39,12 +39,14 @@ class CublasLt {
   WICK_FUNCTION(MatmulDescDestroy);
   WICK_FUNCTION(MatmulDescSetAttribute);
   WICK_FUNCTION(MatrixLayoutCreate);
+  WICK_FUNCTION(MatrixLayoutSetAttribute);
   WICK_FUNCTION(MatrixLayoutDestroy);
   WICK_FUNCTION(MatmulPreferenceCreate);
   WICK_FUNCTION(MatmulPreferenceDestroy);
   WICK_FUNCTION(MatmulPreferenceSetAttribute);
   WICK_FUNCTION(MatmulAlgoGetHeuristic);
   WICK_FUNCTION(MatmulAlgoCheck);
+  WICK_FUNCTION(MatmulAlgoConfigGetAttribute);
   WICK_FUNCTION(Matmul);
 #undef WICK_FUNCTION
 };

@@ -13,12 +13,15 @@
 #include "backend/cuda/cublaslt.h"
 #include "backend/cuda/fastest.h"
 #include "backend/cuda/gemm_resident.h"
+#include "backend/cuda/gemm_tiled.h"
 #include "backend/cuda/gemv.h"
 #include "backend/cuda/runtime.h"
 #include "backend/gemm.h"
 #include "backend/gemm_layout.h"
 #include "backend/gemm_plans.h"
+#include "core/batch_invariance.h"
 #include "core/fail.h"
+#include "core/rng.h"
 
 namespace wick::cuda {
 namespace {
@@ -41,26 +44,34 @@ std::uint32_t alignment(const Tensor& t) {
   return static_cast<std::uint32_t>(std::min<std::uintptr_t>(address & (~address + 1), 256));
 }
 
+// How a product's algorithm is chosen: cuBLASLt's first proposal, the fastest, or one that gives each row of c the same
+// bytes whatever their number.
+enum class Choice { first, fastest, invariant };
+
 struct Key {
   int device;
   std::int64_t m, n, k, lda, ldb, ldc;
   bool ta, tb, beta;
   DType in, out;
   std::uint32_t align_a, align_b, align_c, align_bias;  // align_bias is 0 without a bias
-  bool tuned;
+  Choice choice;                                        // invariant: m is kManyRows, lda and ldc are alike()
   auto operator<=>(const Key&) const = default;
 };
 
 struct Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
-  cublasLtMatmulAlgo_t algorithm = {};
+  std::optional<cublasLtMatmulAlgo_t> algorithm;  // nothing: none of the library's, but gemm_tiled()
 };
 
 constexpr std::size_t kWorkspace = 64U << 20;
 
 constexpr int kCandidates = 16;
 constexpr double kWorthTuning = 1 << 24;  // multiplications: fewer take about as long as their launch
+
+constexpr int kInvariantCandidates = 32;
+constexpr std::int64_t kManyRows = 16384;           // for which they are asked for: there throughput counts
+constexpr std::int64_t kTrialElements = 1LL << 26;  // of a matrix that they are tried on
 
 // Everything of one device. Work is in order on one stream, so one workspace serves every product.
 struct Context {
@@ -117,13 +128,15 @@ Plan make_plan(const CublasLt& lib, const Key& key) {
   return plan;
 }
 
-// The algorithms that cuBLASLt proposes, those that it takes for the fastest first; at least one.
-std::vector<cublasLtMatmulAlgo_t> propose(const CublasLt& lib, const Context& context, const Plan& plan, const Key& key,
-                                          int limit) {
+// The algorithms that cuBLASLt proposes, those that it takes for the fastest first; at least one, unless they are to be
+// invariant.
+std::vector<cublasLtMatmulHeuristicResult_t> propose(const CublasLt& lib, const Context& context, const Plan& plan,
+                                                     const Key& key, int limit) {
   cublasLtMatmulPreference_t preference = nullptr;
   check(lib.MatmulPreferenceCreate(&preference), "a preference");
   // Parts of a sum meet in float32, never in the result's own 16 bits.
-  const std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  const std::uint32_t reductions =
+      key.choice == Choice::invariant ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
     check(lib.MatmulPreferenceSetAttribute(preference, what, &value, sizeof value), "a preference's attribute");
   };
@@ -139,15 +152,15 @@ std::vector<cublasLtMatmulAlgo_t> propose(const CublasLt& lib, const Context& co
                                                            plan.c, preference, limit, found.data(), &count);
   lib.MatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
+    if (key.choice == Choice::invariant) return {};
     fail(ErrorCode::device, "[gemm] cuBLASLt has no algorithm for [{}, {}] x [{}, {}] in {}: {}", key.m, key.k, key.k,
          key.n, to_string(key.in), lib.GetStatusString(status));
   }
-  std::vector<cublasLtMatmulAlgo_t> algorithms;
-  for (int i = 0; i < count; ++i) {
-    const cublasLtMatmulHeuristicResult_t& result = found[static_cast<std::size_t>(i)];
-    if (i == 0 || result.state == CUBLAS_STATUS_SUCCESS) algorithms.push_back(result.algo);
-  }
-  return algorithms;
+  found.resize(static_cast<std::size_t>(count));
+  found.erase(std::remove_if(found.begin() + 1, found.end(),
+                             [](const auto& result) { return result.state != CUBLAS_STATUS_SUCCESS; }),
+              found.end());
+  return found;
 }
 
 // One call of cuBLASLt.
@@ -185,27 +198,118 @@ cublasLtMatmulAlgo_t tuned_algorithm(const Product& p, GemmPlans& kept, const Ke
   const std::string name = name_of(key);
   if (const auto known = usable(p, kept.find(name))) return *known;
   const auto candidates = propose(p.lib, p.context, p.plan, key, kCandidates);
-  if (candidates.size() == 1 || capturing(key.device)) return candidates[0];
+  if (candidates.size() == 1 || capturing(key.device)) return candidates[0].algo;
   // Where c is added to, it has to stay as it is.
   const Tensor other = key.beta ? Tensor::empty({key.m, key.ldc}, c.dtype(), c.device()) : c;
   const std::size_t best = fastest(
       stream(key.device), candidates.size(),
-      [&](std::size_t i) { return p.run(candidates[i], other.raw()) == CUBLAS_STATUS_SUCCESS; }, p.context.workspace,
-      kWorkspace);
-  return usable(p, kept.add(name, std::bit_cast<GemmPlan>(candidates[best]))).value_or(candidates[0]);
+      [&](std::size_t i) { return p.run(candidates[i].algo, other.raw()) == CUBLAS_STATUS_SUCCESS; },
+      p.context.workspace, kWorkspace);
+  return usable(p, kept.add(name, std::bit_cast<GemmPlan>(candidates[best].algo))).value_or(candidates[0].algo);
+}
+
+// The smallest distance of rows of so many columns that begin on the same multiples of bytes, up to 16, as those at
+// `stride` do: that is what an algorithm may depend on, and strides of a single row are anything.
+std::int64_t alike(std::int64_t stride, std::int64_t columns, DType dtype) {
+  const std::int64_t most = 16 / static_cast<std::int64_t>(size_of(dtype));
+  const std::int64_t unit = std::min(stride & -stride, most);
+  const std::int64_t found = (columns + unit - 1) / unit * unit;
+  return unit < most && found % (2 * unit) == 0 ? found + unit : found;
+}
+
+// An invariant plan is for any number of rows of a and c, and any strides that are alike().
+void set_rows(const CublasLt& lib, const Plan& plan, std::int64_t m, std::int64_t lda, std::int64_t ldc) {
+  const auto rows = static_cast<std::uint64_t>(m);
+  for (const auto& [layout, leading] : {std::pair{plan.b, lda}, {plan.c, ldc}}) {
+    check(lib.MatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows), "a layout's rows");
+    check(lib.MatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_LD, &leading, sizeof leading), "a layout's rows");
+  }
+}
+
+void set_bias(const CublasLt& lib, const Plan& plan, const Tensor& bias) {
+  if (!bias.defined()) return;
+  const void* const address = bias.raw();
+  check(lib.MatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address, sizeof address),
+        "a bias");
+}
+
+// A setting of an algorithm; 0 where it has none of the kind.
+template <class T>
+T config_of(const CublasLt& lib, const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_t what) {
+  T value = {};
+  std::size_t written = 0;
+  const cublasStatus_t status = lib.MatmulAlgoConfigGetAttribute(&algorithm, what, &value, sizeof value, &written);
+  return status == CUBLAS_STATUS_SUCCESS ? value : T{};
+}
+
+// The first of cuBLASLt's proposals for many rows that gives all rows the same bytes, in any number of them. Those that
+// divide sums by what else there is to do say so in part only (as split k), so each is tried: on rows that are all the
+// same, whose results then have to be. What needs memory to work in, where parts of sums might meet, comes last.
+std::optional<cublasLtMatmulAlgo_t> invariant_algorithm(const CublasLt& lib, const Context& context, const Plan& plan,
+                                                        const Key& key) {
+  auto candidates = propose(lib, context, plan, key, kInvariantCandidates);
+  std::erase_if(candidates, [&](const auto& each) {
+    return config_of<std::int32_t>(lib, each.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1;
+  });
+  std::ranges::stable_partition(candidates, [](const auto& each) { return each.workspaceSize == 0; });
+
+  const Device device{DeviceType::cuda, key.device};
+  std::uint32_t number = 0;
+  const auto random = [&](std::int64_t rows, std::int64_t columns, DType dtype) {
+    const Tensor made = Tensor::empty({rows, columns}, DType::f32, device);
+    fill_uniform(made, -1, 1, 0, {RandomPurpose::initialisation, number++});
+    return made.to(dtype);
+  };
+  const std::int64_t most = std::clamp<std::int64_t>(kTrialElements / std::max(key.lda, key.ldc), 512, kManyRows);
+  const Tensor a = random(1, key.lda, key.in).expand({most, key.lda}).contiguous();
+  const Tensor b = random(key.tb ? key.n : key.k, key.ldb, key.in);
+  const Tensor bias = key.align_bias != 0 ? random(1, key.n, key.out) : Tensor();
+  const Tensor c = Tensor::empty({most, key.ldc}, key.out, device);
+  const Tensor right = Tensor::empty({1, key.ldc}, key.out, device);
+  set_bias(lib, plan, bias);
+  const Product product{lib, context, plan, a, b, 1.0, key.beta ? 1.0 : 0.0};
+  const auto invariant = [&](const cublasLtMatmulAlgo_t& algorithm) {
+    for (const std::int64_t rows : {most, std::int64_t{1}, std::int64_t{2}, std::int64_t{17}, std::int64_t{40},
+                                    std::int64_t{100}, std::int64_t{130}, std::int64_t{300}, most / 15, most / 4}) {
+      c.fill(1);
+      set_rows(lib, plan, rows, key.lda, key.ldc);
+      if (product.run(algorithm, c.raw()) != CUBLAS_STATUS_SUCCESS) return false;
+      if (rows == most) right.copy_from(c.slice(0, 0, 1));
+      const Tensor found = c.slice(0, 0, rows).slice(1, 0, key.n);
+      if (!same_bytes(found, right.slice(1, 0, key.n).expand(found.shape()))) return false;
+    }
+    return true;
+  };
+  for (const auto& each : candidates) {
+    if (invariant(each.algo)) return each.algo;
+  }
+  return {};
+}
+
+// The contexts of all devices, and who may look at them.
+struct Contexts {
+  std::mutex mutex;
+  std::map<int, Context> of;
+};
+Contexts& contexts() {
+  static Contexts all;
+  return all;
 }
 
 }  // namespace
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& given_bias) {
   const Tensor bias = given_bias.defined() ? given_bias.contiguous() : given_bias;
-  if (a.size(0) > 1 && b.stride(0) == 1 && alpha == 1 && beta == 0 && gemm_resident(a, b.transpose(0, 1), c, bias)) {
+  const bool invariant = BatchInvariance::wanted() && a.dtype() != DType::f64;
+  if ((a.size(0) > 1 || invariant) && b.stride(0) == 1 && alpha == 1 && beta == 0 &&
+      gemm_resident(a, b.transpose(0, 1), c, bias)) {
     return;
   }
   // Few rows by a matrix that lies as weights do: reading it is all the work.
   GemvOptions few;
   few.bias = bias;
-  if (b.stride(0) == 1 && gemv(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta), few)) {
+  if (!invariant && b.stride(0) == 1 &&
+      gemv(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta), few)) {
     return;
   }
   if (a.dtype() == DType::f64 && bias.defined()) {  // no epilogues in double
@@ -213,41 +317,88 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
     return cuda::gemm(a, b, c, alpha, 1.0, {});
   }
   const CublasLt& lib = CublasLt::needed();
-  const GemmLayout la = gemm_layout(a, "a");
+  GemmLayout la = gemm_layout(a, "a");
   const GemmLayout lb = gemm_layout(b, "b");
-  const GemmLayout lc = gemm_layout(c, "c");
+  GemmLayout lc = gemm_layout(c, "c");
   if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   const int device = a.device().index;
   const double products =
       static_cast<double>(a.size(0)) * static_cast<double>(b.size(1)) * static_cast<double>(a.size(1));
-  const bool tuned = GemmTuning::wanted() && products >= kWorthTuning;
-  const Key key{device,        a.size(0),    b.size(1),    a.size(1),
-                la.leading,    lb.leading,   lc.leading,   la.transposed,
-                lb.transposed, beta != 0,    a.dtype(),    c.dtype(),
-                alignment(a),  alignment(b), alignment(c), bias.defined() ? alignment(bias) : 0,
-                tuned};
-  static std::mutex mutex;
-  static std::map<int, Context> contexts;
-  const std::scoped_lock lock(mutex);
-  auto opened = contexts.find(device);
-  if (opened == contexts.end()) opened = contexts.try_emplace(device, lib, device).first;
+  Choice choice = GemmTuning::wanted() && products >= kWorthTuning ? Choice::fastest : Choice::first;
+  if (invariant && !la.transposed) {
+    choice = Choice::invariant;
+    la.leading = std::max(a.stride(0), a.size(1));  // of one row too
+    lc.leading = std::max(c.stride(0), c.size(1));
+  }
+  const auto leading = [&](const GemmLayout& layout, const Tensor& t) {
+    return choice == Choice::invariant ? alike(layout.leading, t.size(1), t.dtype()) : layout.leading;
+  };
+  const auto aligned = [&](const Tensor& t) {
+    return choice == Choice::invariant ? std::min(alignment(t), 16U) : alignment(t);  // whichever row is the first
+  };
+  const Key key{device,         choice == Choice::invariant ? kManyRows : a.size(0),
+                b.size(1),      a.size(1),
+                leading(la, a), lb.leading,
+                leading(lc, c), la.transposed,
+                lb.transposed,  beta != 0,
+                a.dtype(),      c.dtype(),
+                aligned(a),     aligned(b),
+                aligned(c),     bias.defined() ? aligned(bias) : 0,
+                choice};
+  Contexts& all = contexts();
+  const std::scoped_lock lock(all.mutex);
+  auto opened = all.of.find(device);
+  if (opened == all.of.end()) opened = all.of.try_emplace(device, lib, device).first;
   Context& context = opened->second;
   auto found = context.plans.find(key);
-  const bool seen = found != context.plans.end();
-  Plan plan = seen ? found->second : make_plan(lib, key);
-  if (bias.defined()) {
-    const void* const address = bias.raw();
-    check(lib.MatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address, sizeof address),
-          "a bias");
+  if (found == context.plans.end()) {
+    Plan plan = make_plan(lib, key);
+    set_bias(lib, plan, bias);
+    if (choice == Choice::invariant) {
+      plan.algorithm = invariant_algorithm(lib, context, plan, key);
+    } else if (choice == Choice::fastest && context.kept) {
+      plan.algorithm = tuned_algorithm({lib, context, plan, a, b, alpha, beta}, *context.kept, key, c);
+    } else {
+      plan.algorithm = propose(lib, context, plan, key, 1)[0].algo;
+    }
+    found = context.plans.emplace(key, plan).first;
   }
-  const Product product{lib, context, plan, a, b, alpha, beta};
-  if (!seen) {
-    plan.algorithm = tuned && context.kept ? tuned_algorithm(product, *context.kept, key, c)
-                                           : propose(lib, context, plan, key, 1)[0];
-    context.plans.emplace(key, plan);
-  }
+  const Plan& plan = found->second;
+  if (!plan.algorithm) return gemm_tiled(a, b, c, alpha, beta, bias);
+  if (choice == Choice::invariant) set_rows(lib, plan, a.size(0), la.leading, lc.leading);
+  set_bias(lib, plan, bias);
   const WorkScope scope(gemm_work(a, b, c, beta));
-  check(product.run(plan.algorithm, c.raw()), "a product");
+  check(Product{lib, context, plan, a, b, alpha, beta}.run(*plan.algorithm, c.raw()), "a product");
+}
+
+std::vector<std::string> invariant_products() {
+  std::vector<std::string> lines;
+  const CublasLt& lib = CublasLt::get();
+  Contexts& all = contexts();
+  const std::scoped_lock lock(all.mutex);
+  for (const auto& [device, context] : all.of) {
+    for (const auto& [key, plan] : context.plans) {
+      if (key.choice != Choice::invariant) continue;
+      std::string line = name_of(key) + ": ";
+      if (plan.algorithm) {
+        const auto number = [&](cublasLtMatmulAlgoConfigAttributes_t what) {
+          return config_of<std::uint32_t>(lib, *plan.algorithm, what);
+        };
+        const auto small = [&](cublasLtMatmulAlgoConfigAttributes_t what) {
+          return config_of<std::uint16_t>(lib, *plan.algorithm, what);
+        };
+        line += fmt::format("algorithm {}, tile {}, stages {}, inner shape {}, cluster {}, option {}, swizzle {}",
+                            number(CUBLASLT_ALGO_CONFIG_ID), number(CUBLASLT_ALGO_CONFIG_TILE_ID),
+                            number(CUBLASLT_ALGO_CONFIG_STAGES_ID), small(CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID),
+                            small(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID), number(CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION),
+                            number(CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING));
+      } else {
+        line += "the plain kernel";
+      }
+      lines.push_back(line);
+    }
+  }
+  return lines;
 }
 
 }  // namespace wick::cuda

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <tuple>
 
+#include "core/batch_invariance.h"
+
 namespace wick::cuda {
 namespace {
 
@@ -44,7 +46,7 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
   const bool warps = packs <= kWarp * kernels.brief_2;
   // Few rows: all of them are in registers at the same time, on as many threads as there are, or where there is a warp
   // for each scheduler, in warps, which need not wait for others.
-  if (packs <= RowKernels::few_threads * kernels.few &&
+  if (!BatchInvariance::wanted() && packs <= RowKernels::few_threads * kernels.few &&
       rows * packs <= device.multiprocessors * kThreadsAtOnce * kernels.few) {
     if (warps && rows >= kSchedulers * device.multiprocessors) {
       return warp_teams(packs, kernels.brief_2, kernels.brief_2);

@@ -1,5 +1,6 @@
 // Which of the CUDA attention kernels runs, and what they have in common on the host.
 
+#include "core/batch_invariance.h"
 #include "ops/attention/attention_cuda.cuh"
 
 namespace wick::cuda {
@@ -116,7 +117,8 @@ Declined attention_forward_own(const Tensor& q, const Tensor& k, const Tensor& v
                                const Tensor& y, const Tensor& lse) {
   if (const Declined reason = declined(q)) return reason;
   if (q.numel() == 0) return nullptr;
-  if (q.size(0) < layout.query_offsets.numel() && !layout.bias.defined()) {
+  const bool single = q.size(0) < layout.query_offsets.numel();  // no more than a query for each sequence
+  if (single && !layout.bias.defined() && !BatchInvariance::wanted()) {
     return attention_forward_decode(q, k, v, layout, y, lse);
   }
   if (q.dtype() == DType::f32) return attention_forward_generic(q, k, v, layout, y, lse);

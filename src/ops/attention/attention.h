@@ -4,6 +4,10 @@
 
 namespace wick {
 
+/// Up to this many tokens in a batch's longest sequence a device may have a kernel for short ones, which sums in
+/// another order.
+inline constexpr std::int64_t kShortSequence = 128;
+
 /// What of AttentionOptions kernels need, resolved: scale is never 0, offsets are i32, dense and valid.
 struct AttentionLayout {
   float scale;

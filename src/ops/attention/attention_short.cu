@@ -11,11 +11,10 @@ namespace wick::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kRows = 32;               // queries of a warp, and keys of a step
-constexpr int kGroups = kRows / 8;      // of keys
-constexpr int kAtoms = kRows / 16;      // of queries
-constexpr std::int64_t kLongest = 128;  // each tile of queries reads all keys: longer sequences are for larger tiles
-constexpr int kSpan = 32;               // elements of a row that four lanes read at once
+constexpr int kRows = 32;           // queries of a warp, and keys of a step
+constexpr int kGroups = kRows / 8;  // of keys
+constexpr int kAtoms = kRows / 16;  // of queries
+constexpr int kSpan = 32;           // elements of a row that four lanes read at once
 
 template <class T>
 struct ShortArguments {
@@ -219,7 +218,7 @@ Declined attention_forward_short(const Tensor& q, const Tensor& k, const Tensor&
   if (q.dtype() != DType::bf16 && q.dtype() != DType::f16) return "its tensor cores take bf16 and f16";
   if (layout.causal) return "causal attention";
   if (layout.bias.defined()) return "a bias by distance";
-  if (layout.longest == 0 || layout.longest > kLongest) return "sequences that are long, or may be";
+  if (layout.longest == 0 || layout.longest > kShortSequence) return "sequences that are long, or may be";
   if (q.size(2) > 2 * kSpan || q.size(2) % 8 != 0) return "a head dimension over 64, or no multiple of 8";
   const AttentionProblem p = attention_problem(q, k, layout, {&q, &k, &v, &y});
   if (!p.vectors) return "rows that do not start on 16 bytes";
