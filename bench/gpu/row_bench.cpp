@@ -6,8 +6,8 @@
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
 // on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once. --json
-// prints records instead of a table. --plans: layer norm of long bf16 rows in each way in which a cluster may hold them,
-// beside what the op chooses, and whether results are the same.
+// prints records instead of a table. --plans: layer norm of long bf16 rows in each way in which a cluster may hold
+// them, beside what the op chooses, and whether results are the same.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -202,10 +202,10 @@ void measure_plans(const Options& options, const RowShape& shape, Device device,
   const Tensor y = matrix();
   const Tensor stats = statistics();
   std::vector<LayerNormPlan> plans = layer_norm_plans(x, weight, bias, kEps, y, stats);
-  plans.insert(plans.begin(), {"as the op chooses", [&] {
-                                 expect_run(layer_norm_forward.on(DeviceType::cuda)(x, Tensor(), weight, bias, kEps,
-                                                                                    Tensor(), y, stats));
-                               }});
+  plans.insert(plans.begin(),
+               {"as the op chooses", [&] {
+                  require(layer_norm_forward.on(DeviceType::cuda)(x, Tensor(), weight, bias, kEps, Tensor(), y, stats));
+                }});
   std::vector<Work> works;
   for (const LayerNormPlan& plan : plans) {
     works.push_back({[&plan] {
@@ -214,8 +214,7 @@ void measure_plans(const Options& options, const RowShape& shape, Device device,
                      true});
   }
   const std::vector<Spread> times = time_in_turn(device, works, options.repeats, kRounds);
-  expect_run(
-      layer_norm_forward.on(DeviceType::cuda)(x, Tensor(), weight, bias, kEps, Tensor(), expected, expected_stats));
+  require(layer_norm_forward.on(DeviceType::cuda)(x, Tensor(), weight, bias, kEps, Tensor(), expected, expected_stats));
   const double bytes =
       2.0 * static_cast<double>(x.numel() + shape.columns) * static_cast<double>(size_of(shape.dtype)) +
       8.0 * static_cast<double>(shape.rows);
