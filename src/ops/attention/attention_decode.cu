@@ -142,7 +142,8 @@ Declined decode(const DecodeArguments<typename By::T>& arguments, Device device)
           .block = dim3(kDecodeThreads),
           .shared = sizeof(float) * static_cast<std::size_t>(kDecodeWarps * whole.floats() + blocks * slice.floats()),
           .overlap = true,
-          .cluster = static_cast<unsigned>(blocks)},
+          .cluster = static_cast<unsigned>(blocks),
+          .most_shared = true},
          in);
   return nullptr;
 }
