@@ -6,6 +6,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/gemv_streamed.h"
+#include "backend/cuda/runtime.h"
 
 namespace wick {
 namespace {

@@ -131,33 +131,33 @@ struct Way {
 };
 
 std::vector<Way> ways() {
-  const auto same = [](std::string name, const cuda::GemvPlan& plan) {
-    return Way{std::move(name), {plan, plan, plan, plan}};
-  };
   const cuda::GemvPlan usual;
   std::vector<Way> all = {{"registers", {}},
-                          same("streamed", usual),
-                          {"streamed: gate_up", {{}, {}, usual, {}}},
-                          {"streamed: down", {{}, {}, {}, usual}},
-                          {"streamed: gate_up, down", {{}, {}, usual, usual}},
-                          {"streamed: qkv, o", {usual, usual, {}, {}}}};
-  const auto vary = [&](const char* what, int cuda::GemvPlan::*member, std::initializer_list<int> values) {
-    for (const int value : values) {
-      cuda::GemvPlan plan;
-      plan.*member = value;
-      all.push_back(same(std::string(what) + " " + std::to_string(value), plan));
-    }
+                          {"as decoding has it", {usual, usual, usual, usual}},
+                          {"gate_up alone", {{}, {}, usual, {}}},
+                          {"down alone", {{}, {}, {}, usual}},
+                          {"gate_up, down", {{}, {}, usual, usual}},
+                          {"qkv, o", {usual, usual, {}, {}}}};
+  const auto add = [&](const cuda::GemvPlan& p) {
+    const auto named = [](const char* what, int value) { return what + std::to_string(value) + " "; };
+    all.push_back({named("warps ", p.warps) + named("blocks ", p.blocks) + named("slice ", p.slice) +
+                       named("ring ", p.ring) + named("flight ", p.in_flight),
+                   {p, p, p, p}});
   };
-  vary("KiB in flight", &cuda::GemvPlan::in_flight, {8, 16, 24, 48, 64, 1024});
-  vary("KiB of ring", &cuda::GemvPlan::ring, {32, 48, 64, 80, 112, 128, 160});
-  vary("slice", &cuda::GemvPlan::slice, {128, 256, 1024});
-  vary("warps", &cuda::GemvPlan::warps, {4, 16});
-  all.push_back(same("2 blocks, halves of it", {.blocks = 2, .ring = 48, .in_flight = 16}));
-  all.push_back(
-      same("2 blocks, ring 32, flight 12", {.warps = 4, .blocks = 2, .slice = 256, .ring = 32, .in_flight = 12}));
-  all.push_back({"gate_up by 160, flight 24",
-                 {cuda::GemvPlan{.in_flight = 24}, cuda::GemvPlan{.in_flight = 24},
-                  cuda::GemvPlan{.ring = 160, .in_flight = 24}, cuda::GemvPlan{.in_flight = 24}}});
+  for (const int slice : {256, 512}) {
+    for (const int ring : {64, 96, 112}) {
+      for (const int in_flight : {16, 24, 32, 48, 64}) add({.slice = slice, .ring = ring, .in_flight = in_flight});
+    }
+  }
+  for (const int ring : {32, 48, 128, 160}) add({.ring = ring});
+  for (const int warps : {4, 16}) add({.warps = warps});
+  add({.in_flight = 8});
+  add({.in_flight = 1024});  // all that the ring has room for
+  add({.slice = 128});
+  add({.slice = 1024, .in_flight = 48});
+  for (const int ring : {32, 48}) {
+    for (const int in_flight : {12, 16, 24}) add({.blocks = 2, .slice = 256, .ring = ring, .in_flight = in_flight});
+  }
   return all;
 }
 
@@ -245,10 +245,10 @@ void compare_plans(const Model& model, Device device, int repeats) {
     for (std::size_t i = 0; i < 4; ++i) works.push_back({[&, i] { token.run_product(way, i); }});
   }
   const std::vector<Spread> times = time_in_turn(device, works, repeats, 4);
-  std::printf("%-30s %8s %16s %8s %8s %8s %8s   (us)\n", model.name, "layer", "", "qkv", "o", "gate_up", "down");
+  std::printf("%-48s %8s %16s %8s %8s %8s %8s   (us)\n", model.name, "layer", "", "qkv", "o", "gate_up", "down");
   for (std::size_t i = 0; i < all.size(); ++i) {
     const auto each = [&](std::size_t at) { return times[5 * i + at].median / model.layers; };
-    std::printf("%-30s %8.2f (%5.2f to %5.2f) %8.2f %8.2f %8.2f %8.2f\n", all[i].name.c_str(), each(0),
+    std::printf("%-48s %8.2f (%5.2f to %5.2f) %8.2f %8.2f %8.2f %8.2f\n", all[i].name.c_str(), each(0),
                 times[5 * i].low / model.layers, times[5 * i].high / model.layers, each(1), each(2), each(3), each(4));
   }
   std::fflush(stdout);
