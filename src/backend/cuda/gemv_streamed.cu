@@ -26,6 +26,9 @@ constexpr int kPad = 32;       // elements behind a row in shared memory, so tha
 constexpr int kMultiple = 64;  // columns of a slice
 constexpr int kMaxSlots = 32;
 
+// Columns of y that a tile serves: it has their rows of gate above those of up.
+__host__ __device__ constexpr int columns_of(bool swiglu) { return swiglu ? kTile / 2 : kTile; }
+
 // Where things lie in shared memory, in bytes; behind the stages, which lie at its beginning.
 struct Places {
   int pitch;    // of a row of a stage
@@ -110,29 +113,41 @@ __device__ inline void take_normalised(const T* x, const T* norm, float eps, int
   for (int c = (thread + threads) * 8; c < k; c += threads * 8) normalise(load_pack(to + c), c, scale);
 }
 
+// Row and column of what is this thread's in a matrix, without divisions: most have one row.
+struct Place {
+  int row = 0;
+  int column = static_cast<int>(threadIdx.x);
+
+  __device__ explicit Place(int columns) { advance(0, columns); }
+  __device__ void advance(int by, int columns) {
+    for (column += by; column >= columns; column -= columns) ++row;
+  }
+};
+
 template <class T>
 __device__ inline void take(const T* x, std::int64_t stride, int m, int k, int threads, T* to, int pitch) {
   constexpr int kAtOnce = 4;
   const int packs = k / 8;
+  Place at(packs);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < m * packs; i += kAtOnce * threads) {
+  while (at.row < m) {
     Pack<T> held[kAtOnce];
+    Place there = at;
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) {
-      const int at = i + u * threads;
-      if (at < m * packs) held[u] = load_past_l1(x + at / packs * stride + at % packs * 8);
+    for (int u = 0; u < kAtOnce; ++u, there.advance(threads, packs)) {
+      if (there.row < m) held[u] = load_past_l1(x + there.row * stride + there.column * 8);
     }
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) {
-      const int at = i + u * threads;
-      if (at < m * packs) store_pack(to + at / packs * pitch + at % packs * 8, held[u]);
+    for (int u = 0; u < kAtOnce; ++u, at.advance(threads, packs)) {
+      if (at.row < m) store_pack(to + at.row * pitch + at.column * 8, held[u]);
     }
   }
 }
 
 template <class T, class Y, bool kSwiglu>
 __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const __grid_constant__ Streamed<T, Y> p) {
-  constexpr int kParts = kSwiglu ? 2 : 1;  // gate and up
+  constexpr int kParts = kSwiglu ? 2 : 1;        // gate and up
+  constexpr int kColumns = columns_of(kSwiglu);  // of y in a group, if the block has as many
   allow_next();
   const Places& places = p.places;
   std::byte* const shared = dynamic_shared();
@@ -145,7 +160,7 @@ __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const
   const auto bound = [&](unsigned block) { return static_cast<int>(std::int64_t{p.n} * block / gridDim.x); };
   const int begin = bound(blockIdx.x);
   const int columns = bound(blockIdx.x + 1) - begin;
-  const int groups = (columns + p.slot_columns - 1) / p.slot_columns;
+  const int groups = (columns + kColumns - 1) / kColumns;
   const int stages = groups * p.slices;
 
   if (thread < p.slots) {
@@ -155,29 +170,36 @@ __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const
   __syncthreads();
 
   if (warp == p.warps) {
+    const auto next = [&](int& slot, unsigned& parity) {
+      if (++slot < p.slots) return;
+      slot = 0;
+      parity ^= 1U;
+    };
     int slot = 0;
+    int older = 0;  // the slot of the stage that has to have come before this one is asked for
+    unsigned parity = 0;
+    unsigned older_parity = 0;
+    int stage = 0;
 #pragma unroll 1
-    for (int stage = 0; stage < stages; ++stage) {
-      if (stage >= p.slots) arrival_wait(&empty[slot], static_cast<unsigned>(stage / p.slots + 1) & 1U);
-      if (stage >= p.ahead) {
-        const int older = stage - p.ahead;
-        arrival_wait(&full[older % p.slots], static_cast<unsigned>(older / p.slots) & 1U);
-      }
-      const int first = stage / p.slices * p.slot_columns;
-      const int count = ::min(p.slot_columns, columns - first);
-      const int column = stage % p.slices * p.slice;
-      const int bytes = ::min(p.slice, p.k - column) * 2;
-      if (lane == 0) arrival_expect(&full[slot], static_cast<unsigned>(kParts * count * bytes));
-      __syncwarp();
+    for (int first = 0; first < columns; first += kColumns) {
+      const int count = ::min(kColumns, columns - first);
+      const int part = lane / kColumns;
+      const int row = lane % kColumns;
+      const T* const from = p.weight + (std::int64_t{part} * p.n + begin + first + row) * p.weight_stride;
+      std::byte* const to = shared + (part * p.slot_columns + row) * places.pitch;
 #pragma unroll 1
-      for (int i = lane; i < kParts * count; i += 32) {
-        const int part = i / count;
-        const int row = i % count;
-        load_async(shared + slot * places.slot + (part * p.slot_columns + row) * places.pitch,
-                   p.weight + (std::int64_t{part} * p.n + begin + first + row) * p.weight_stride + column,
-                   static_cast<unsigned>(bytes), &full[slot]);
+      for (int column = 0; column < p.k; column += p.slice, ++stage) {
+        if (stage >= p.slots) arrival_wait(&empty[slot], parity ^ 1U);
+        if (stage >= p.ahead) {
+          arrival_wait(&full[older], older_parity);
+          next(older, older_parity);
+        }
+        const auto bytes = static_cast<unsigned>(::min(p.slice, p.k - column) * 2);
+        if (lane == 0) arrival_expect(&full[slot], static_cast<unsigned>(kParts * count) * bytes);
+        __syncwarp();
+        if (part < kParts && row < count) load_async(to + slot * places.slot, from + column, bytes, &full[slot]);
+        next(slot, parity);
       }
-      if (++slot == p.slots) slot = 0;
     }
     return;
   }
@@ -199,13 +221,13 @@ __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const
     Y before = {};
     T bias[kParts] = {};
   };
-  const auto fetch = [&](int i) {
+  Place at(columns);
+  const auto fetch = [&] {
     Added added;
-    if (i >= columns * p.m) return added;
-    const int n = begin + i % columns;
-    const int token = i / columns;
-    if (p.residual != nullptr) added.residual = __ldcg(p.residual + token * p.residual_stride + n);
-    if (p.beta != 0) added.before = __ldcg(p.y + token * p.y_stride + n);
+    if (at.row >= p.m) return added;
+    const int n = begin + at.column;
+    if (p.residual != nullptr) added.residual = __ldcg(p.residual + at.row * p.residual_stride + n);
+    if (p.beta != 0) added.before = __ldcg(p.y + at.row * p.y_stride + n);
     if (p.bias != nullptr) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) added.bias[part] = __ldcg(p.bias + part * p.n + n);
@@ -220,7 +242,7 @@ __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const
   } else {
     take(p.x, p.x_stride, p.m, p.k, threads, xs, x_pitch);
   }
-  Added added = fetch(thread);
+  Added added = fetch();
   meet(threads);
 
   // Lane i has 8 columns, 8 (i % 4) and further of a step, of rows i / 4 of the weight and of x. Both sides of a
@@ -279,12 +301,9 @@ __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const
   meet(threads);
 
 #pragma unroll 1
-  for (int i = thread; i < columns * p.m; i += threads) {
-    if (i != thread) added = fetch(i);
-    const int column = i % columns;
-    const int token = i / columns;
-    const float* const from =
-        sums + (column / p.slot_columns * p.warps * p.m + token) * kTile + column % p.slot_columns;
+  for (bool first = true; at.row < p.m; at.advance(threads, columns), first = false) {
+    if (!first) added = fetch();
+    const float* const from = sums + (at.column / kColumns * p.warps * p.m + at.row) * kTile + at.column % kColumns;
     float total[kParts] = {};
     for (int w = 0; w < p.warps; ++w) {
 #pragma unroll
@@ -297,7 +316,7 @@ __global__ void __launch_bounds__((kMaxWarps + 1) * 32, 2) streamed_kernel(const
     }
     value += to_float(added.residual);
     if (p.beta != 0) value += p.beta * to_float(added.before);
-    p.y[token * p.y_stride + begin + column] = from_float<Y>(value);
+    p.y[at.row * p.y_stride + begin + at.column] = from_float<Y>(value);
   }
 }
 
@@ -312,7 +331,7 @@ bool divide(Streamed<T, Y>& p, const GemvPlan& plan, bool swiglu, const DeviceIn
   const int slices = (p.k + plan.slice - 1) / plan.slice;
   p.slice = ((p.k + slices - 1) / slices + kMultiple - 1) / kMultiple * kMultiple;
   p.slices = (p.k + p.slice - 1) / p.slice;
-  p.slot_columns = std::min(columns, swiglu ? kTile / 2 : kTile);
+  p.slot_columns = std::min(columns, columns_of(swiglu));
   p.groups = (columns + p.slot_columns - 1) / p.slot_columns;
   p.slots = 0;
   const Places none = places_of(p, swiglu);
