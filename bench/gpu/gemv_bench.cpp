@@ -140,23 +140,23 @@ std::vector<Way> ways() {
                           {"qkv, o", {usual, usual, {}, {}}}};
   const auto add = [&](const cuda::GemvPlan& p) {
     const auto named = [](const char* what, int value) { return what + std::to_string(value) + " "; };
-    all.push_back({named("warps ", p.warps) + named("blocks ", p.blocks) + named("slice ", p.slice) +
+    all.push_back({named("warps ", p.warps) + named("blocks ", p.blocks) + named("stage ", p.stage) +
                        named("ring ", p.ring) + named("flight ", p.in_flight),
                    {p, p, p, p}});
   };
-  for (const int slice : {256, 512}) {
+  for (const int stage : {8, 16}) {
     for (const int ring : {64, 96, 112}) {
-      for (const int in_flight : {16, 24, 32, 48, 64}) add({.slice = slice, .ring = ring, .in_flight = in_flight});
+      for (const int in_flight : {16, 24, 32, 48, 64}) add({.stage = stage, .ring = ring, .in_flight = in_flight});
     }
   }
   for (const int ring : {32, 48, 128, 160}) add({.ring = ring});
   for (const int warps : {4, 16}) add({.warps = warps});
   add({.in_flight = 8});
   add({.in_flight = 1024});  // all that the ring has room for
-  add({.slice = 128});
-  add({.slice = 1024, .in_flight = 48});
+  add({.stage = 4});
+  add({.stage = 32, .in_flight = 64});
   for (const int ring : {32, 48}) {
-    for (const int in_flight : {12, 16, 24}) add({.blocks = 2, .slice = 256, .ring = ring, .in_flight = in_flight});
+    for (const int in_flight : {12, 16, 24}) add({.blocks = 2, .stage = 8, .ring = ring, .in_flight = in_flight});
   }
   return all;
 }

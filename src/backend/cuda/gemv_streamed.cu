@@ -4,9 +4,9 @@
 // Of a decoded token's layer reading the weights would take the third part of the time (Qwen2.5-0.5B on an H200: 30 MB,
 // 7 us of 23): the rest is five times waiting for what came before, with memory idle. So weights come meanwhile. Two
 // things decide how much that gives:
-// - Blocks of the next kernels have to find room beside those that run. 56 registers and one ring a block leave it: 9
-//   warps are a quarter of the registers, and the shares of gate+up (132 KB a multiprocessor, through a ring of 96) and
-//   down (66 KB) lie in the 227 KB side by side.
+// - Blocks of the next kernels have to find room beside those that run. 9 warps of 56 registers are a quarter of the
+//   registers, and gate+up (132 KB a multiprocessor, through a ring of 96), down (66 KB in 85), q, k, v (22) and o (18)
+//   lie side by side in the 228 KB of shared memory.
 // - What a kernel waits for must not queue behind what another fetches ahead. 4.2 TB/s over 132 multiprocessors at a
 //   latency of 0.7 us are 22 KB under way in each; more only makes queues, so the warp that fetches waits for older
 //   stages before it asks for new ones.
@@ -328,10 +328,12 @@ bool divide(Streamed<T, Y>& p, const GemvPlan& plan, bool swiglu, const DeviceIn
   if (columns > kGemvStreamedColumns) return false;
   blocks = (p.n + columns - 1) / columns;
   p.warps = plan.warps;
-  const int slices = (p.k + plan.slice - 1) / plan.slice;
-  p.slice = ((p.k + slices - 1) / slices + kMultiple - 1) / kMultiple * kMultiple;
-  p.slices = (p.k + p.slice - 1) / p.slice;
   p.slot_columns = std::min(columns, columns_of(swiglu));
+  // Slices of one length, nearly.
+  const int most = plan.stage * 1024 / 2 / (p.slot_columns * (swiglu ? 2 : 1)) / kMultiple * kMultiple;
+  const int slices = (p.k - 1) / std::max(most, kMultiple) + 1;
+  p.slice = ((p.k - 1) / slices / kMultiple + 1) * kMultiple;
+  p.slices = (p.k - 1) / p.slice + 1;
   p.groups = (columns + p.slot_columns - 1) / p.slot_columns;
   p.slots = 0;
   const Places none = places_of(p, swiglu);
@@ -389,8 +391,7 @@ bool run(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, fl
 bool gemv_streamed(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, float beta,
                    const GemvOptions& options, const GemvPlan& plan) {
   if (!gemv_takes(x, weight, y, options) || !options.frozen || info(x.device().index).major < 9) return false;
-  if (plan.warps < 1 || plan.warps > kMaxWarps || plan.blocks < 1 || plan.slice < 64 || plan.slice % 64 != 0)
-    return false;
+  if (plan.warps < 1 || plan.warps > kMaxWarps || plan.blocks < 1) return false;
   const bool bf16 = x.dtype() == DType::bf16;
   if (y.dtype() == DType::f32) {
     return bf16 ? run<__nv_bfloat16, float>(x, weight, y, alpha, beta, options, plan)

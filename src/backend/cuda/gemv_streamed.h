@@ -4,11 +4,12 @@
 
 namespace wick::cuda {
 
-/// How gemv_streamed() divides its work. Results depend on `warps` and `slice` alone.
+/// How gemv_streamed() divides its work. The order of its sums follows from `warps`, and from how many columns of the
+/// weight a stage takes: of its rows, up to 16 that are the block's, as many as `stage` has room for.
 struct GemvPlan {
   int warps = 8;       ///< of a block that multiply, 1 to 16; one more fetches
   int blocks = 1;      ///< for a multiprocessor
-  int slice = 512;     ///< columns of a stage at most, a multiple of 64; a stage has up to 16 rows
+  int stage = 16;      ///< KiB of weights that are fetched and waited for together, about
   int ring = 96;       ///< KiB of weights that a block has in shared memory, at most; two stages at least
   int in_flight = 32;  ///< KiB of weights that a block waits for at a time, about; one stage at least
 };
