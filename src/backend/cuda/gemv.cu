@@ -1,4 +1,4 @@
-#include "backend/cuda/gemv_streamed.h"
+#include "backend/cuda/gemv.h"
 
 #include <algorithm>
 
@@ -323,7 +323,7 @@ bool dense(const Tensor& t) { return t.stride(t.rank() - 1) == 1 || t.size(t.ran
 
 }  // namespace
 
-bool gemv_takes(const Tensor& x, const Tensor& weight, const Tensor& y, const GemvOptions& options) {
+bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, float beta, const GemvOptions& options) {
   const std::int64_t m = x.size(0);
   const std::int64_t k = x.size(1);
   const std::int64_t n = weight.size(0);
@@ -336,16 +336,9 @@ bool gemv_takes(const Tensor& x, const Tensor& weight, const Tensor& y, const Ge
   if (options.bias.defined() && (options.bias.dtype() != x.dtype() || !dense(options.bias))) return false;
   const Tensor& norm = options.norm;
   if (norm.defined() && (norm.dtype() != x.dtype() || norm.numel() != k || !dense(norm) || !packs(norm))) return false;
-  const Tensor& residual = options.residual;
-  return !residual.defined() || (residual.dtype() == y.dtype() && dense(residual));
-}
-
-bool gemv_in_registers(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, float beta,
-                       const GemvOptions& options) {
-  if (!gemv_takes(x, weight, y, options)) return false;
+  if (options.residual.defined() && (options.residual.dtype() != y.dtype() || !dense(options.residual))) return false;
   const DeviceInfo& device = info(x.device().index);
-  if (device.major < 8) return false;
-  if (shared_bytes<true>(x.size(0), x.size(1), options.norm.defined()) > device.shared_bytes) return false;
+  if (device.major < 8 || shared_bytes<true>(m, k, options.norm.defined()) > device.shared_bytes) return false;
   const bool bf16 = x.dtype() == DType::bf16;
   if (y.dtype() == DType::f32) {
     bf16 ? run<__nv_bfloat16, float>(x, weight, y, alpha, beta, options)
@@ -355,10 +348,6 @@ bool gemv_in_registers(const Tensor& x, const Tensor& weight, const Tensor& y, f
          : run<__half, __half>(x, weight, y, alpha, beta, options);
   }
   return true;
-}
-
-bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, float beta, const GemvOptions& options) {
-  return gemv_streamed(x, weight, y, alpha, beta, options) || gemv_in_registers(x, weight, y, alpha, beta, options);
 }
 
 }  // namespace wick::cuda

@@ -145,9 +145,6 @@ struct Launch {
   std::size_t shared = 0;
   bool overlap = false;  ///< programmatic dependent launch: the kernel calls wait_for_previous()
   unsigned cluster = 1;  ///< blocks in a cluster (along x)
-  /// Of what L1 and shared memory share, as much as can be is shared memory. A multiprocessor is divided anew only when
-  /// it is idle, so kernels that are to overlap ask for the same.
-  bool most_shared = false;
 };
 
 /// Queues a kernel on the device's stream. Does nothing for an empty grid.
@@ -174,16 +171,8 @@ void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, 
   }
   config.attrs = attributes;
   config.numAttrs = count;
-  if (how.shared > 48 * 1024) {  // the limit is only raised: other launches of the kernel may be in a graph
-    cudaFuncAttributes known = {};
-    check(cudaFuncGetAttributes(&known, kernel), work.name);
-    const auto bytes = static_cast<int>(how.shared);
-    if (known.maxDynamicSharedSizeBytes < bytes) {
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), work.name);
-    }
-  }
-  if (how.most_shared) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+  if (how.shared > 48 * 1024) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared)),
           work.name);
   }
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...), work.name);
