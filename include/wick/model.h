@@ -148,6 +148,9 @@ class Decoder {
   /// hidden [tokens, hidden_size] -> f32 [tokens, vocab_size], never recorded: a loss goes through
   /// linear_cross_entropy. Error(invalid_argument) without a head.
   Tensor logits(const Tensor& hidden) const;
+  /// logits(forward(batch, &cache)); for the few tokens of decoding the final norm and the head are one kernel, where a
+  /// device has one.
+  Tensor next_logits(const TokenBatch& batch, KvCache& cache) const;
 
   /// linear_modules(config()), or what load() says without a head.
   const std::vector<ModuleInfo>& linear_modules() const noexcept;

@@ -86,7 +86,7 @@ class DeviceDecodeStep final : public DecodeStep {
 
  private:
   // Reads the token that was chosen last and chooses the one behind it. Its position is the cache's.
-  void step() { sampler_.next(model_.logits(model_.forward(token_, &cache_)), token_.ids); }
+  void step() { sampler_.next(model_.next_logits(token_, cache_), token_.ids); }
 
   void send() { slots_[sent_++ % 2]->send(token_.ids); }
 

@@ -13,6 +13,7 @@
 #include "models/weights.h"
 #include "nn/adapted_linear.h"
 #include "ops/fused_linear/fused_linear.h"
+#include "ops/op.h"
 #include "wick/model.h"
 
 namespace wick {
@@ -184,8 +185,8 @@ struct Decoder::Impl {
                 const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets, KvCache* cache) const;
   Tensor attend_cached(const Layer& layer, std::size_t index, const Tensor& qkv, const TokenBatch& batch,
                        const RopeTable& table, const Tensor& key_offsets, const KvCache& cache, bool at_rest) const;
-  Tensor forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
-                     const KvCache& cache) const;
+  TokenBatch checked(const TokenBatch& given, const KvCache* cache) const;
+  Tensor forward_few(const TokenBatch& batch, KvCache& cache);
 };
 
 Decoder::Decoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -310,11 +311,12 @@ Tensor Decoder::Impl::attend_cached(const Layer& layer, std::size_t index, const
   return reshape(y, {tokens, heads * config.head_dim});
 }
 
-// The forward pass of decoding: a few tokens behind a cache, bound by reading weights. Five kernels a layer where every
-// op has one.
-Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& table, const Tensor& key_offsets,
-                                  const KvCache& cache) const {
+// The forward pass of decoding, up to the final norm: a few tokens behind a cache, bound by reading weights. Five
+// kernels a layer where every op has one.
+Tensor Decoder::Impl::forward_few(const TokenBatch& batch, KvCache& cache) {
   const NoGrad no_grad;
+  const RopeTable table = rope_table(cache.capacity_);
+  const Tensor key_offsets = cache.begin(batch.tokens());
   // Weights may be fetched before the kernels ahead have ended, since they are at rest: what wrote them (loading,
   // attach(), refresh_adapter()) was queued before this pass, and the embedding, the first kernel here, lets nothing
   // behind it begin until all before it has ended. In a recording it is a node among those that are replayed, and a
@@ -335,7 +337,8 @@ Tensor Decoder::Impl::forward_few(const TokenBatch& batch, const RopeTable& tabl
                                                           .at_rest = kAtRest});
     hidden = layer.down.fused(activated, {.residual = hidden, .at_rest = kAtRest});
   }
-  return rms_norm(hidden, final_norm, eps);
+  cache.length_ += batch.tokens();
+  return hidden;
 }
 
 // Makes a norm in layer i again; empty where its output is kept.
@@ -391,24 +394,30 @@ Between Decoder::Impl::run_layer(std::size_t i, Between in, const TokenBatch& ba
   return {hidden, x, input_again(i + 1, hidden)};
 }
 
-Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
-  const TokenBatch batch = given.to(impl_->device);
-  const std::int64_t tokens = batch.tokens();
-  if (cache != nullptr && impl_->adapter != nullptr && Tape::active() != nullptr) {
+// On the model's device.
+TokenBatch Decoder::Impl::checked(const TokenBatch& given, const KvCache* cache) const {
+  if (cache != nullptr && adapter != nullptr && Tape::active() != nullptr) {
     fail(ErrorCode::invalid_argument, "a forward pass with a cache cannot be recorded: keys and values are copied");
   }
+  TokenBatch batch = given.to(device);
   if (batch.positions.shape() != batch.ids.shape() || !batch.positions.is_contiguous()) {
     fail(ErrorCode::invalid_argument, "a batch has ids {} and positions {}, expected dense vectors of one length",
          describe(batch.ids), describe(batch.positions));
   }
   if (cache != nullptr) check_continues(given, *cache);
+  return batch;
+}
+
+Tensor Decoder::forward(const TokenBatch& given, KvCache* cache) const {
+  const TokenBatch batch = impl_->checked(given, cache);
+  const std::int64_t tokens = batch.tokens();
+  if (cache != nullptr && tokens <= kFewTokens) {
+    const Tensor hidden = impl_->forward_few(batch, *cache);
+    const NoGrad no_grad;
+    return rms_norm(hidden, impl_->final_norm, impl_->config.rms_norm_eps);
+  }
   const RopeTable table = impl_->rope_table(cache != nullptr ? cache->capacity_ : positions_in(given));
   const Tensor key_offsets = cache != nullptr ? cache->begin(tokens) : Tensor();
-  if (cache != nullptr && tokens <= kFewTokens) {
-    const Tensor last = impl_->forward_few(batch, table, key_offsets, *cache);
-    cache->length_ += tokens;
-    return last;
-  }
 
   Between at = impl_->enter(batch.ids);
   for (std::size_t i = 0; i < impl_->layers.size(); ++i) {
@@ -439,6 +448,19 @@ Tensor Decoder::logits(const Tensor& hidden) const {
   const Tensor y = Tensor::empty({hidden.size(0), impl_->head.size(0)}, DType::f32, impl_->device);
   gemm(hidden.detach(), impl_->head.transpose(0, 1), y);
   return y;
+}
+
+Tensor Decoder::next_logits(const TokenBatch& given, KvCache& cache) const {
+  const bool fused = impl_->has_head && fused_enabled() && fused_linear_forward.on(impl_->device.type) != nullptr;
+  if (!fused || given.tokens() > kFewTokens) return logits(forward(given, &cache));
+  const TokenBatch batch = impl_->checked(given, &cache);
+  const NoGrad no_grad;
+  const Tensor hidden = impl_->forward_few(batch, cache);
+  const Tensor y = Tensor::empty({batch.tokens(), impl_->head.size(0)}, DType::f32, impl_->device);
+  const LinearFusion around{.norm = impl_->final_norm, .eps = impl_->config.rms_norm_eps, .at_rest = true};
+  if (run_kernel("fused_linear", fused_linear_forward, impl_->device, hidden, impl_->head, Tensor(), around, y))
+    return y;
+  return logits(rms_norm(hidden, impl_->final_norm, impl_->config.rms_norm_eps));
 }
 
 Tensor Decoder::module_weight(std::string_view module) const {
