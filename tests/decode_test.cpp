@@ -81,6 +81,18 @@ TEST_P(Decoding, SoItIsWithAnAdapter) {
   }
 }
 
+TEST_P(Decoding, NextLogitsAreThoseOfTheForwardPass) {
+  const Ids ids = some_ids(22);
+  KvCache one = cache_for(model_, 22);
+  KvCache other = cache_for(model_, 22);
+  for (const std::size_t size : {9U, 1U, 8U, 3U, 1U}) {
+    const auto part = std::span(ids).subspan(static_cast<std::size_t>(one.length()), size);
+    const Tensor found = model_.next_logits(TokenBatch::single(part, one.length()), one);
+    EXPECT_LE(relative_error(found, logits_of(model_, part, &other)), tolerance_) << size << " tokens";
+    EXPECT_EQ(one.length(), other.length());
+  }
+}
+
 TEST_P(Decoding, ACutCacheGoesOnAsIfTheRestHadNeverBeenRead) {
   const Ids ids = some_ids(14);
   KvCache cache = cache_for(model_, 20);

@@ -40,9 +40,9 @@ struct List {
   static constexpr Entry entries[sizeof...(Variants)] = {{Variants::rows, launch<typename Variants::Kernel>}...};
 };
 using All =
-    List<Variant<1, 2, false, 512>, Variant<1, 2, false, 256>, Variant<2, 1, false, 512>, Variant<2, 1, true, 512>,
-         Variant<2, 2, false, 512>, Variant<2, 2, true, 512>, Variant<2, 2, false, 256>, Variant<2, 2, true, 256>,
-         Variant<4, 1, true, 512>, Variant<4, 2, false, 512>>;
+    List<Variant<1, 2, false, 512>, Variant<1, 2, true, 512>, Variant<1, 1, true, 512>, Variant<1, 2, false, 256>,
+         Variant<2, 1, false, 512>, Variant<2, 1, true, 512>, Variant<2, 2, false, 512>, Variant<2, 2, true, 512>,
+         Variant<2, 2, false, 256>, Variant<2, 2, true, 256>, Variant<4, 1, true, 512>, Variant<4, 2, false, 512>>;
 
 // The kernel that ops with one weight vector have.
 using OneRow = cuda::RowKernel<cuda::Span::cluster, cuda::kOneInput.many, 2, cuda::RowKernels::many_threads>;

@@ -10,18 +10,18 @@ namespace {
 // A tensor core product of x [16, 16], of which 8 rows are used, and 8 rows of the weight [8, 16]ᵀ: a lane's registers
 // of the weight are one load of 16 bytes of its own row, when both sides take the columns in the order in which these
 // bytes lie. So a warp reads 64 bytes of each of 8 rows at a time, and nothing has to be shuffled or converted.
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kMaxRows = 8;   // of x
-constexpr int kUnit = 8;      // rows of the weight that a warp works on
-constexpr int kChunk = 64;    // columns: a line of each row, in two loads
-constexpr int kInFlight = 8;  // loads of a batch; the next batch is under way while one is used
-constexpr int kPacks = 4;     // of x that a thread has under way
+constexpr int kThreads = 256;      // of a block; two share a multiprocessor
+constexpr int kManyThreads = 512;  // of one that has it alone
+constexpr int kMaxRows = 8;        // of x
+constexpr int kUnit = 8;           // rows of the weight that a warp works on
+constexpr int kChunk = 64;         // columns: a line of each row, in two loads
+constexpr int kInFlight = 8;       // loads of a batch; the next batch is under way while one is used
+constexpr int kPacks = 4;          // of x that a thread has under way
 
 /// What the warps that share a unit add up, for every second turn.
-template <bool kSwiglu>
+template <bool kSwiglu, int kBlock>
 struct Sums {
-  float values[2][kWarps][kSwiglu ? 2 : 1][kUnit * kMaxRows];
+  float values[2][kBlock / 32][kSwiglu ? 2 : 1][kUnit * kMaxRows];
 };
 
 template <class T, class Y>
@@ -32,7 +32,7 @@ struct Gemv {
   Y* y;
   std::int64_t x_stride, weight_stride, residual_stride, y_stride;
   int m, n, k;  // n columns of y
-  int parts;    // of k: 1, 2, 4 or 8 warps share a unit
+  int parts;    // of k: so many warps share a unit, a power of two
   float alpha, beta, eps;
   bool frozen;
 };
@@ -42,54 +42,55 @@ __host__ __device__ inline int padded(int k) { return (k + kChunk - 1) / kChunk 
 __host__ __device__ inline int row_pitch(int k) { return padded(k) + 32; }
 
 // Calls fn(begin) for where the packs of 8 elements of a row begin that are this thread's.
-template <class Fn>
+template <int kBlock, class Fn>
 __device__ inline void each_pack(int end, Fn&& fn) {
-  for (int c = static_cast<int>(threadIdx.x) * 8; c < end; c += kThreads * 8) fn(c);
+  for (int c = static_cast<int>(threadIdx.x) * 8; c < end; c += kBlock * 8) fn(c);
 }
 
 // x to shared memory, with zeros behind its rows.
-template <class T>
+template <int kBlock, class T>
 __device__ inline void load_rows(const T* x, std::int64_t stride, int m, int k, T* xs) {
   const int packs = padded(k) / 8;
-  for (int first = static_cast<int>(threadIdx.x); first < m * packs; first += kPacks * kThreads) {
+  for (int first = static_cast<int>(threadIdx.x); first < m * packs; first += kPacks * kBlock) {
     Pack<T> held[kPacks];
 #pragma unroll
     for (int u = 0; u < kPacks; ++u) {
-      const int i = first + u * kThreads;
+      const int i = first + u * kBlock;
       const int c = i % packs * 8;
       held[u] = {};
       if (i < m * packs && c < k) held[u] = load_pack(x + i / packs * stride + c);
     }
 #pragma unroll
     for (int u = 0; u < kPacks; ++u) {
-      const int i = first + u * kThreads;
+      const int i = first + u * kBlock;
       if (i < m * packs) store_pack(xs + i / packs * row_pitch(k) + i % packs * 8, held[u]);
     }
   }
 }
 
-// A row of x to shared memory, normalised. A thread meets only what it wrote itself. `scratch` holds kWarps floats.
-template <class T>
+// A row of x to shared memory, normalised. A thread meets only what it wrote itself. `scratch` holds a float for each
+// warp.
+template <int kBlock, class T>
 __device__ inline void load_normalised(const T* x, const T* norm, float eps, int k, T* xs, float* scratch) {
   float squares = 0;
-  for (int first = static_cast<int>(threadIdx.x) * 8; first < padded(k); first += kPacks * kThreads * 8) {
+  for (int first = static_cast<int>(threadIdx.x) * 8; first < padded(k); first += kPacks * kBlock * 8) {
     Pack<T> held[kPacks];
 #pragma unroll
     for (int u = 0; u < kPacks; ++u) {
-      const int c = first + u * kThreads * 8;
+      const int c = first + u * kBlock * 8;
       held[u] = {};
       if (c < k) held[u] = load_pack(x + c);
     }
 #pragma unroll
     for (int u = 0; u < kPacks; ++u) {
-      const int c = first + u * kThreads * 8;
+      const int c = first + u * kBlock * 8;
 #pragma unroll
       for (int e = 0; e < 8; ++e) squares = fmaf(to_float(held[u][e]), to_float(held[u][e]), squares);
       if (c < padded(k)) store_pack(xs + c, held[u]);
     }
   }
-  const float scale = rsqrtf(block_sum<kThreads>(squares, scratch) / static_cast<float>(k) + eps);
-  each_pack(k, [&](int c) {
+  const float scale = rsqrtf(block_sum<kBlock>(squares, scratch) / static_cast<float>(k) + eps);
+  each_pack<kBlock>(k, [&](int c) {
     Pack<T> pack = load_pack(xs + c);
     const Pack<T> w = load_pack(norm + c);
 #pragma unroll
@@ -98,18 +99,18 @@ __device__ inline void load_normalised(const T* x, const T* norm, float eps, int
   });
 }
 
-template <class T, class Y, bool kSwiglu>
-__global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
+template <class T, class Y, bool kSwiglu, int kBlock>
+__global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
   constexpr int kGroups = kSwiglu ? 2 : 1;  // of kUnit rows: gate and up
   constexpr int kBatch = kInFlight / 2 / kGroups;
-  auto& sums = reinterpret_cast<Sums<kSwiglu>*>(dynamic_shared())->values;
-  T* const xs = reinterpret_cast<T*>(dynamic_shared() + sizeof(Sums<kSwiglu>));
+  auto& sums = reinterpret_cast<Sums<kSwiglu, kBlock>*>(dynamic_shared())->values;
+  T* const xs = reinterpret_cast<T*>(dynamic_shared() + sizeof(Sums<kSwiglu, kBlock>));
   const int pitch = row_pitch(p.k);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int part = warp % p.parts;
   const int units = (p.n + kUnit - 1) / kUnit;
-  const int units_of_block = kWarps / p.parts;
+  const int units_of_block = kBlock / 32 / p.parts;
   const int chunks = (p.k + kChunk - 1) / kChunk;
   const int batches = ((chunks + p.parts - 1) / p.parts + kBatch - 1) / kBatch;
   const int last = (units + units_of_block - 1) / units_of_block;  // where the blocks' turns end
@@ -143,7 +144,7 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
   const auto load_frozen = [&] {
     load(even, turn, 0);
     allow_next();
-    if (p.norm != nullptr) each_pack(p.k, [&](int c) { store_pack(norm + c, load_pack(p.norm + c)); });
+    if (p.norm != nullptr) each_pack<kBlock>(p.k, [&](int c) { store_pack(norm + c, load_pack(p.norm + c)); });
   };
   if (p.frozen) load_frozen();
   wait_for_previous();
@@ -151,10 +152,10 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
 
   if (p.norm != nullptr) {
     for (int r = 0; r < p.m; ++r) {
-      load_normalised(p.x + r * p.x_stride, norm, p.eps, p.k, xs + r * pitch, &sums[0][0][0][0]);
+      load_normalised<kBlock>(p.x + r * p.x_stride, norm, p.eps, p.k, xs + r * pitch, &sums[0][0][0][0]);
     }
   } else {
-    load_rows(p.x, p.x_stride, p.m, p.k, xs);
+    load_rows<kBlock>(p.x, p.x_stride, p.m, p.k, xs);
   }
   __syncthreads();
 
@@ -266,33 +267,66 @@ __global__ __launch_bounds__(kThreads, 2) void gemv_kernel(const __grid_constant
   }
 }
 
-template <bool kSwiglu>
+template <bool kSwiglu, int kBlock>
 std::size_t shared_bytes(std::int64_t m, std::int64_t k, bool norm) {
-  return sizeof(Sums<kSwiglu>) + static_cast<std::size_t>(m * row_pitch(static_cast<int>(k)) + (norm ? k : 0)) * 2;
+  return sizeof(Sums<kSwiglu, kBlock>) +
+         static_cast<std::size_t>(m * row_pitch(static_cast<int>(k)) + (norm ? k : 0)) * 2;
+}
+
+/// How units are spread over blocks.
+struct Plan {
+  int parts = 1;
+  std::int64_t blocks = 1;
+  std::int64_t batches = 0;  ///< that a warp fetches, one after the other
+};
+
+Plan plan_of(std::int64_t units, std::int64_t chunks, std::int64_t batch, int warps, int parts, std::int64_t room) {
+  const auto over = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+  const std::int64_t turns = over(units * parts, warps);
+  return {parts, std::min(turns, room), over(turns, room) * over(over(chunks, parts), batch)};
 }
 
 template <class T, class Y, bool kSwiglu>
 void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
   Gemv<T, Y> p = given;
-  const std::size_t shared = shared_bytes<kSwiglu>(p.m, p.k, p.norm != nullptr);
+  const bool norm = p.norm != nullptr;
+  const std::size_t shared = shared_bytes<kSwiglu, kThreads>(p.m, p.k, norm);
   const std::int64_t room = device.multiprocessors * (shared <= 100 * 1024 ? 2 : 1);
-  // As few warps to a unit as still give every block the same number of turns, or nearly.
   const std::int64_t units = (p.n + kUnit - 1) / kUnit;
-  std::int64_t blocks = 0;
+  const std::int64_t chunks = (p.k + kChunk - 1) / kChunk;
+  constexpr std::int64_t kBatch = kInFlight / (kSwiglu ? 4 : 2);
+  // As few warps to a unit as still give every block the same number of turns, or nearly.
+  Plan plan;
   double best = 0;
-  for (int parts = 1; parts <= kWarps && best < 0.9; parts *= 2) {
-    const std::int64_t turns = (units * parts + kWarps - 1) / kWarps;
+  for (int parts = 1; parts <= kThreads / 32 && best < 0.9; parts *= 2) {
+    const Plan next = plan_of(units, chunks, kBatch, kThreads / 32, parts, room);
+    const std::int64_t turns = (units * parts + kThreads / 32 - 1) / (kThreads / 32);
     const double busy = static_cast<double>(turns) / static_cast<double>((turns + room - 1) / room * room);
     if (busy < best) continue;
     best = busy;
-    p.parts = parts;
-    blocks = std::min(turns, room);
+    plan = next;
   }
+  // Few long rows: twice as many warps fetch them in fewer batches.
+  const Plan wide = plan_of(units, chunks, kBatch, kManyThreads / 32, kManyThreads / 32, device.multiprocessors);
+  const std::size_t wide_shared = shared_bytes<kSwiglu, kManyThreads>(p.m, p.k, norm);
+  const bool is_wide = wide.batches < plan.batches && wide_shared <= device.shared_bytes;
+  if (is_wide) plan = wide;
+  p.parts = plan.parts;
   const double weights = static_cast<double>(p.n) * p.k * (kSwiglu ? 2 : 1);
-  launch({"gemv", weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)),
-          2 * weights * p.m, p.m, p.n, p.k},
-         gemv_kernel<T, Y, kSwiglu>,
-         {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .shared = shared, .overlap = true}, p);
+  const Work work = {"gemv",
+                     weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)),
+                     2 * weights * p.m,
+                     p.m,
+                     p.n,
+                     p.k};
+  const dim3 grid(static_cast<unsigned>(plan.blocks));
+  if (is_wide) {
+    launch(work, gemv_kernel<T, Y, kSwiglu, kManyThreads>,
+           {.grid = grid, .block = dim3(kManyThreads), .shared = wide_shared, .overlap = true}, p);
+  } else {
+    launch(work, gemv_kernel<T, Y, kSwiglu, kThreads>,
+           {.grid = grid, .block = dim3(kThreads), .shared = shared, .overlap = true}, p);
+  }
 }
 
 template <class T, class Y>
@@ -338,7 +372,8 @@ bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, f
   if (norm.defined() && (norm.dtype() != x.dtype() || norm.numel() != k || !dense(norm) || !packs(norm))) return false;
   if (options.residual.defined() && (options.residual.dtype() != y.dtype() || !dense(options.residual))) return false;
   const DeviceInfo& device = info(x.device().index);
-  if (device.major < 8 || shared_bytes<true>(m, k, options.norm.defined()) > device.shared_bytes) return false;
+  if (device.major < 8 || shared_bytes<true, kThreads>(m, k, options.norm.defined()) > device.shared_bytes)
+    return false;
   const bool bf16 = x.dtype() == DType::bf16;
   if (y.dtype() == DType::f32) {
     bf16 ? run<__nv_bfloat16, float>(x, weight, y, alpha, beta, options)

@@ -45,7 +45,10 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
   constexpr RowKernels k = kKernels;
   if (plan.full) {
     if constexpr (constexpr ClusterRows c = k.cluster; c.rows != 0) {
-      fn(ClusterKernel<c.rows, k.many / c.rows, c.weights, c.early, c.threads>{});
+      if (plan.rows == c.rows) fn(ClusterKernel<c.rows, k.many / c.rows, c.weights, c.early, c.threads>{});
+    }
+    if constexpr (constexpr ClusterRows c = k.longer; c.rows != 0) {
+      if (plan.rows == c.rows) fn(ClusterKernel<c.rows, k.many / c.rows, c.weights, c.early, c.threads>{});
     }
   } else if (plan.span == Span::cluster) {
     fn(RowKernel<Span::cluster, k.many, 2, k.many_threads>{});

@@ -37,7 +37,7 @@ RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how) {
   const int each = held / how.rows;
   unsigned cluster = 2;
   while (packs > std::int64_t{cluster} * how.threads * each) cluster *= 2;
-  if (cluster > kLargestCluster) return {};
+  if (cluster > static_cast<unsigned>(how.blocks)) return {};
   return {Span::cluster, each, how.weights, static_cast<unsigned>(how.threads), 1, cluster, how.rows, true};
 }
 
@@ -59,8 +59,9 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
     return block_team(packs, kernels.many, 2);
   }
   if (!clusters) return {};
-  if (kernels.cluster.rows != 0) {
-    const RowPlan plan = plan_cluster(packs, kernels.many, kernels.cluster);
+  for (const ClusterRows& how : {kernels.cluster, kernels.longer}) {
+    if (how.rows == 0) continue;
+    const RowPlan plan = plan_cluster(packs, kernels.many, how);
     if (plan.packs != 0) return plan;
   }
   unsigned cluster = 2;

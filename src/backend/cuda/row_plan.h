@@ -30,6 +30,7 @@ struct ClusterRows {
   int weights = 0;     ///< packs of a weight vector that a thread has at a time
   bool early = false;  ///< the first of them are read before the cluster's warps have met, not after
   int threads = 0;     ///< of every block: a number that the compiler knows saves registers
+  int blocks = 8;      ///< at most: larger clusters wait longer, and leave more multiprocessors idle
 };
 
 /// Packs that a thread of an op's kernels holds of a row, by span, and the kernels' largest blocks.
@@ -41,14 +42,19 @@ struct RowKernels {
   int brief = 4;             ///< in a warp
   int brief_2 = 0;           ///< in a warp, for rows too long for `brief`; 0: no such kernel
   int many = 4;              ///< in a block, alone or of a cluster
-  ClusterRows cluster = {};  ///< for rows that such a cluster can hold; longer ones have a cluster each
+  ClusterRows cluster = {};  ///< for rows that such a cluster can hold
+  ClusterRows longer = {};   ///< for those that only this one can; others have a cluster each, of any size
 
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
 inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8};
 // `row_bench --plans` times other clusters.
 inline constexpr RowKernels kTwoWeights = {
-    .few = 2, .brief_2 = 8, .many = 8, .cluster = {.rows = 2, .weights = 2, .early = true, .threads = 512}};
+    .few = 2,
+    .brief_2 = 8,
+    .many = 8,
+    .cluster = {.rows = 2, .weights = 2, .early = true, .threads = 512, .blocks = 2},
+    .longer = {.rows = 1, .weights = 2, .early = true, .threads = 512}};
 inline constexpr RowKernels kTwoInputs = {.few = 2};
 inline constexpr RowKernels kBackward = {};
 
