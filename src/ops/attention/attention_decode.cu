@@ -5,7 +5,6 @@
 // serves all heads of a group (up to eight): keys and values are read once, and its products are those of tensor cores
 // where rows can be read in 16-byte pieces.
 
-#include "backend/cuda/arrival.cuh"
 #include "ops/attention/attention_decode_sums.cuh"
 
 namespace wick::cuda {
@@ -22,14 +21,12 @@ __device__ unsigned finished[kMaxCounters];
 template <class By>
 __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(const DecodeArguments<typename By::T> in) {
   using T = typename By::T;
-  __shared__ Arrival arrived;  // of what the cluster's blocks send
   allow_next();
+  cluster_arrive_first();  // none sends to a block that has not begun
   const AttentionProblem& p = in.problem;
   const auto thread = static_cast<int>(threadIdx.x);
   const auto blocks = static_cast<int>(cluster_blocks());
   const auto rank = static_cast<int>(cluster_rank());
-  if (thread == 0) arrival_init(&arrived);
-  cluster_arrive_first();  // none sends to a block that has not begun
   const int tile = By::tile(in);
   const DecodeUnit unit(in, By::kHeads);
   if (!in.added.at_rest) {
@@ -51,42 +48,23 @@ __global__ void __launch_bounds__(kDecodeThreads, By::kBlocks) decode_kernel(con
   if (thread / 32 < working) By::sum(in, unit, share, query, of_warps + thread / 32 * whole.floats());
   wait_for_previous();  // those that have had no reason to
   __syncthreads();
-  const int all_packs = unit.head_count * head_packs;
-  const int first_pack = rank * slice.packs;
-  const int packs = ::max(0, ::min(slice.packs, all_packs - first_pack));
-  const bool alone = blocks == 1;
-  if (thread == 0 && !alone) {
-    arrival_expect(&arrived, static_cast<unsigned>(blocks * (packs * 16 + unit.head_count * 8)));
-  }
 #pragma unroll 1
-  for (int pack = thread; pack < all_packs; pack += kDecodeThreads) {
+  for (int pack = thread; pack < unit.head_count * head_packs; pack += kDecodeThreads) {
     const int head = pack / head_packs;
     const Joined of_block = join<false>(of_warps, working, whole, pack, head);
     float* const mine = received + rank * slice.floats();
-    // What arrives in shared memory is counted there: a barrier of the cluster would also wait for the new key and
-    // value to reach global memory.
-    const auto send = [&](float* to, const auto& value, int block) {
-      if (alone) {
-        *reinterpret_cast<std::remove_cvref_t<decltype(value)>*>(to) = value;
-      } else {
-        send_async(reinterpret_cast<std::remove_cvref_t<decltype(value)>*>(to), value, &arrived,
-                   static_cast<unsigned>(block));
-      }
-    };
-    send(mine + pack % slice.packs * 4, of_block.sums, pack / slice.packs);
+    store_pack(in_block(mine, static_cast<unsigned>(pack / slice.packs)) + pack % slice.packs * 4, of_block.sums);
     if (pack % head_packs != 0) continue;
 #pragma unroll 1
     for (int to = 0; to < blocks; ++to) {
-      send(mine + slice.highest(head), of_block.highest, to);
-      send(mine + slice.total(head), of_block.total, to);
+      in_block(mine, static_cast<unsigned>(to))[slice.highest(head)] = of_block.highest;
+      in_block(mine, static_cast<unsigned>(to))[slice.total(head)] = of_block.total;
     }
   }
-  if (alone) {
-    __syncthreads();
-  } else {
-    arrival_wait(&arrived, 0);
-  }
+  cluster_sync();
 
+  const int first_pack = rank * slice.packs;
+  const int packs = ::min(slice.packs, unit.head_count * head_packs - first_pack);
   const auto finish = [&](int pack, const Joined& of_all) {
     const int head = unit.first_head + pack / head_packs;
     const int element = pack % head_packs * 4;
