@@ -83,12 +83,13 @@ class GradPlaceTest : public ::testing::TestWithParam<std::tuple<DType, LoraLayo
 TEST_P(GradPlaceTest, NothingIsJoined) {
   const auto [dtype, layout, level, qk_norm] = GetParam();
   const ModelConfig c = shape(qk_norm);
-  const auto [forward, names] = step(c, dtype, layout, level);
+  const Step found = step(c, dtype, layout, level);
+  const Names& names = found.backward;
   EXPECT_EQ(copies(names), 0);
   if (test_device().type == DeviceType::cpu) {
-    EXPECT_EQ(copies(forward), 0);
+    EXPECT_EQ(copies(found.forward), 0);
   } else if (qk_norm) {  // ids, positions and tables go there
-    EXPECT_EQ(copies(forward), copies(step(shape(false), dtype, layout, level).forward));
+    EXPECT_EQ(copies(found.forward), copies(step(shape(false), dtype, layout, level).forward));
   }
   if (layout != LoraLayout::bordered) return;
   // The products that give dx, of gradients and g side by side; the first layer's input needs none.
