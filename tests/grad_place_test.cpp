@@ -1,10 +1,11 @@
 // Siblings' gradients of a decoder lie side by side where the layer before them wants them: nothing joins them by a
-// copy, and dx is one product where the adapter lies in the weight's border. On the CPU or the device of
-// WICK_TEST_DEVICE.
+// copy, and dx is one product where the adapter lies in the weight's border. Nor are the siblings copied out of the
+// product that makes them, normed heads of queries and keys included. On the CPU or the device of WICK_TEST_DEVICE.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -41,8 +42,11 @@ ModelConfig shape(bool qk_norm) {
 
 using Names = std::vector<std::string>;
 
-// What the profile of a backward pass names.
-Names backward(const ModelConfig& config, DType dtype, LoraLayout layout, Recompute level) {
+// What the profile of a step names.
+struct Step {
+  Names forward, backward;
+};
+Step step(const ModelConfig& config, DType dtype, LoraLayout layout, Recompute level) {
   const Device device = test_device();
   Decoder model = Decoder::random(config, {.dtype = dtype, .device = device});
   LoraConfig lora;
@@ -55,24 +59,38 @@ Names backward(const ModelConfig& config, DType dtype, LoraLayout layout, Recomp
   std::vector<std::int32_t> ids(kTokens);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i);
   const TokenBatch batch = TokenBatch::packed(std::vector<std::vector<std::int32_t>>{ids, ids});
+  const auto names_of = [&](const std::function<void()>& work) {
+    Profile profile(device);
+    work();
+    Names names;
+    for (const KernelRecord& record : profile.stop()) names.push_back(record.name);
+    return names;
+  };
+  Step result;
   Tape tape;
-  const Tensor loss =
-      linear_cross_entropy(model.forward(batch), model.head(), batch.ids.to(device), CrossEntropyOptions{});
-  Profile profile(device);
-  tape.backward(loss);
-  Names names;
-  for (const KernelRecord& record : profile.stop()) names.push_back(record.name);
+  Tensor hidden;
+  result.forward = names_of([&] { hidden = model.forward(batch); });
+  const Tensor loss = linear_cross_entropy(hidden, model.head(), batch.ids.to(device), CrossEntropyOptions{});
+  result.backward = names_of([&] { tape.backward(loss); });
   adapter->require_gradients();
-  return names;
+  return result;
 }
+
+std::ptrdiff_t copies(const Names& names) { return std::ranges::count(names, "copy"); }
 
 class GradPlaceTest : public ::testing::TestWithParam<std::tuple<DType, LoraLayout, Recompute, bool>> {};
 
 TEST_P(GradPlaceTest, NothingIsJoined) {
   const auto [dtype, layout, level, qk_norm] = GetParam();
   const ModelConfig c = shape(qk_norm);
-  const Names names = backward(c, dtype, layout, level);
-  EXPECT_EQ(std::ranges::count(names, "copy"), 0);
+  const Step found = step(c, dtype, layout, level);
+  const Names& names = found.backward;
+  EXPECT_EQ(copies(names), 0);
+  if (test_device().type == DeviceType::cpu) {
+    EXPECT_EQ(copies(found.forward), 0);
+  } else if (qk_norm) {  // ids, positions and tables go there
+    EXPECT_EQ(copies(found.forward), copies(step(shape(false), dtype, layout, level).forward));
+  }
   if (layout != LoraLayout::bordered) return;
   // The products that give dx, of gradients and g side by side; the first layer's input needs none.
   const auto products = [&](std::int64_t in, std::int64_t out, std::int64_t ranks) {
@@ -92,6 +110,20 @@ INSTANTIATE_TEST_SUITE_P(Layers, GradPlaceTest,
                                             ::testing::Bool()));
 
 // What the test above looks for is there to be seen.
+TEST(GradPlace, ACopyOfHeadsIsInTheProfile) {
+  const Device device = test_device();
+  const Tensor heads = Tensor::full({4, 6, 16}, 1.0, DType::f32, device).slice(1, 0, 4);
+  const auto copies_of = [&](const std::function<void()>& work) {
+    Profile profile(device);
+    work();
+    const std::vector<KernelRecord> records = profile.stop();
+    return std::ranges::count(records, "copy", &KernelRecord::name);
+  };
+  EXPECT_EQ(copies_of([&] { (void)softmax(heads); }), 1);  // which takes a matrix
+  const Tensor weight = Tensor::full({16}, 1.0, DType::f32, device);
+  EXPECT_EQ(copies_of([&] { (void)rms_norm(heads, weight, 1e-6); }), 0);
+}
+
 TEST(GradPlace, ACopyThatJoinsIsInTheProfile) {
   const Device device = test_device();
   const Parameter p("p", Tensor::full({64, 64}, 1.0, DType::f32, device));

@@ -100,6 +100,11 @@ std::vector<Recompute> all(Recompute level) { return std::vector<Recompute>(4, l
 constexpr auto kSeparate = LoraLayout::separate;
 constexpr auto kBordered = LoraLayout::bordered;
 const ModelConfig kWide = shape(128, 448, 4, 2, 4, 512);
+const ModelConfig kNormed = [] {
+  ModelConfig c = kWide;
+  c.qk_norm = true;
+  return c;
+}();
 const ModelConfig kTall = shape(192, 384, 6, 6, 4, 2000);
 const std::vector<Recompute> kMixed = {Recompute::layer, Recompute::gate_up, Recompute::activations,
                                        Recompute::nothing};
@@ -116,6 +121,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"layer_f32", kWide, 256, DType::f32, kSeparate, "all-linear", all(Recompute::layer)},
         Case{"layer_bf16", kWide, 256, DType::bf16, kBordered, "all-linear", all(Recompute::layer)},
         Case{"mixed_f32", kTall, 256, DType::f32, kBordered, "all-linear", kMixed},
+        Case{"qk_norm_f32", kNormed, 256, DType::f32, kSeparate, "all-linear", all(Recompute::nothing)},
+        Case{"qk_norm_bf16", kNormed, 256, DType::bf16, kBordered, "all-linear", all(Recompute::gate_up)},
         Case{"attention_only_f32", kWide, 256, DType::f32, kSeparate, ".*(q_proj|v_proj)", all(Recompute::nothing)}),
     [](const auto& info) { return info.param.name; });
 

@@ -59,7 +59,19 @@ class CudaRows : public testing::TestWithParam<Case> {
     t.copy_from(dense);
     return t;
   }
+  // The same rows as heads, between other columns.
+  Tensor as_heads(const Tensor& rows, std::int64_t heads) const {
+    const auto [count, columns, layout] = GetParam();
+    const std::int64_t before = layout == Layout::odd ? 1 : 16;
+    const Tensor all = Tensor::full({count / heads, heads * columns + 2 * before}, kUntouched, rows.dtype(), device_);
+    const Tensor t = all.slice(1, before, heads * columns).view({count / heads, heads, columns});
+    t.copy_from(rows.contiguous().view(t.shape()));
+    return t;
+  }
   Tensor random_vector(DType dtype) { return random(Tensor::empty({GetParam().columns}, dtype, device_), 2); }
+
+  /// x and dx are heads where their number of them is not 0, without a residual.
+  void check_rms_norm(DType dtype, bool with_residual, std::int64_t x_heads = 0, std::int64_t dx_heads = 0);
 
   Device device_;
   std::uint32_t next_ = 0;
@@ -87,7 +99,9 @@ void expect_near(const char* what, const Tensor& t, const std::vector<double>& e
   EXPECT_LE(error / largest, tolerance) << what << ", element " << where;
 }
 
-void expect_gaps_untouched(const char* what, const Tensor& t) {
+void expect_gaps_untouched(const char* what, const Tensor& rows_or_heads) {
+  const Tensor t =
+      rows_or_heads.rank() == 3 ? rows_or_heads.view({rows_or_heads.size(0), -1}) : rows_or_heads;  // of tokens
   if (t.stride(0) == t.size(1)) return;
   const std::int64_t gap = t.stride(0) - t.size(1);
   const std::int64_t rows = t.size(0) - 1;  // behind the last one there may be nothing
@@ -104,63 +118,80 @@ void each_row(const Case& c, Fn&& fn) {
   }
 }
 
-TEST_P(CudaRows, RmsNorm) {
+void CudaRows::check_rms_norm(DType dtype, bool with_residual, std::int64_t x_heads, std::int64_t dx_heads) {
   const Case& c = GetParam();
   const auto n = static_cast<std::size_t>(c.columns);
+  const Tensor x = x_heads == 0 ? random_rows(dtype) : as_heads(random_rows(dtype), x_heads);
+  const Tensor residual = with_residual ? random_rows(dtype) : Tensor();
+  const Tensor weight = random_vector(dtype);
+  const Tensor sum = with_residual ? empty_rows(dtype) : Tensor();
+  const Tensor y = empty_rows(dtype);
+  const Tensor rstd = Tensor::full({c.rows}, kUntouched, DType::f32, device_);
+  ASSERT_EQ(rms_norm_forward.on(kCuda)(x, residual, weight, kEps, sum, y, rstd), nullptr);
+  std::vector<double> xs = values(x);
+  const std::vector<double> ws = values(weight);
+  if (with_residual) {
+    const std::vector<double> rs = values(residual);
+    for (std::size_t i = 0; i < xs.size(); ++i) xs[i] += rs[i];
+    expect_near("sum", sum, xs, rounding(dtype));
+    expect_gaps_untouched("sum", sum);
+    xs = values(sum);
+  }
+  std::vector<double> scales(static_cast<std::size_t>(c.rows));
+  std::vector<double> ys(xs.size());
+  each_row(c, [&](std::size_t row, std::size_t at) {
+    double squares = 0;
+    for (std::size_t i = 0; i < n; ++i) squares += xs[at + i] * xs[at + i];
+    scales[row] = 1 / std::sqrt(squares / static_cast<double>(n) + kEps);
+    for (std::size_t i = 0; i < n; ++i) ys[at + i] = xs[at + i] * scales[row] * ws[i];
+  });
+  expect_near("y", y, ys, rounding(dtype));
+  expect_near("rstd", rstd, scales, 1e-6);
+  expect_gaps_untouched("y", y);
+
+  const Tensor in = with_residual ? sum : x;
+  const Tensor dy = random_rows(dtype);
+  const Tensor dsum = with_residual ? random_rows(dtype) : Tensor();
+  const Tensor dx = dx_heads == 0 ? empty_rows(dtype) : as_heads(empty_rows(dtype), dx_heads);
+  const Tensor dweight = Tensor::full({c.columns}, kUntouched, DType::f32, device_);
+  ASSERT_EQ(rms_norm_backward.on(kCuda)(dy, dsum, in, weight, rstd, dx, dweight), nullptr);
+  const std::vector<double> gs = values(dy);
+  std::vector<double> dxs = with_residual ? values(dsum) : std::vector<double>(xs.size());
+  std::vector<double> dws(n);
+  each_row(c, [&](std::size_t row, std::size_t at) {
+    const double scale = scales[row];
+    double dot = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      dot += gs[at + i] * ws[i] * xs[at + i];
+      dws[i] += gs[at + i] * xs[at + i] * scale;
+    }
+    const double pull = dot * scale * scale * scale / static_cast<double>(n);
+    for (std::size_t i = 0; i < n; ++i) dxs[at + i] += gs[at + i] * ws[i] * scale - xs[at + i] * pull;
+  });
+  // One column: x / |x| has no slope, and dx is all cancellation.
+  if (c.columns > 1) expect_near("dx", dx, dxs, rounding(dtype));
+  expect_near("dweight", dweight, dws, 1e-5);
+  expect_gaps_untouched("dx", dx);
+}
+
+TEST_P(CudaRows, RmsNorm) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const bool with_residual : {false, true}) {
       SCOPED_TRACE(std::string(to_string(dtype)) + (with_residual ? ", residual" : ""));
-      const Tensor x = random_rows(dtype);
-      const Tensor residual = with_residual ? random_rows(dtype) : Tensor();
-      const Tensor weight = random_vector(dtype);
-      const Tensor sum = with_residual ? empty_rows(dtype) : Tensor();
-      const Tensor y = empty_rows(dtype);
-      const Tensor rstd = Tensor::full({c.rows}, kUntouched, DType::f32, device_);
-      ASSERT_EQ(rms_norm_forward.on(kCuda)(x, residual, weight, kEps, sum, y, rstd), nullptr);
-      std::vector<double> xs = values(x);
-      const std::vector<double> ws = values(weight);
-      if (with_residual) {
-        const std::vector<double> rs = values(residual);
-        for (std::size_t i = 0; i < xs.size(); ++i) xs[i] += rs[i];
-        expect_near("sum", sum, xs, rounding(dtype));
-        expect_gaps_untouched("sum", sum);
-        xs = values(sum);
-      }
-      std::vector<double> scales(static_cast<std::size_t>(c.rows));
-      std::vector<double> ys(xs.size());
-      each_row(c, [&](std::size_t row, std::size_t at) {
-        double squares = 0;
-        for (std::size_t i = 0; i < n; ++i) squares += xs[at + i] * xs[at + i];
-        scales[row] = 1 / std::sqrt(squares / static_cast<double>(n) + kEps);
-        for (std::size_t i = 0; i < n; ++i) ys[at + i] = xs[at + i] * scales[row] * ws[i];
-      });
-      expect_near("y", y, ys, rounding(dtype));
-      expect_near("rstd", rstd, scales, 1e-6);
-      expect_gaps_untouched("y", y);
+      check_rms_norm(dtype, with_residual);
+    }
+  }
+}
 
-      const Tensor in = with_residual ? sum : x;
-      const Tensor dy = random_rows(dtype);
-      const Tensor dsum = with_residual ? random_rows(dtype) : Tensor();
-      const Tensor dx = empty_rows(dtype);
-      const Tensor dweight = Tensor::full({c.columns}, kUntouched, DType::f32, device_);
-      ASSERT_EQ(rms_norm_backward.on(kCuda)(dy, dsum, in, weight, rstd, dx, dweight), nullptr);
-      const std::vector<double> gs = values(dy);
-      std::vector<double> dxs = with_residual ? values(dsum) : std::vector<double>(xs.size());
-      std::vector<double> dws(n);
-      each_row(c, [&](std::size_t row, std::size_t at) {
-        const double scale = scales[row];
-        double dot = 0;
-        for (std::size_t i = 0; i < n; ++i) {
-          dot += gs[at + i] * ws[i] * xs[at + i];
-          dws[i] += gs[at + i] * xs[at + i] * scale;
-        }
-        const double pull = dot * scale * scale * scale / static_cast<double>(n);
-        for (std::size_t i = 0; i < n; ++i) dxs[at + i] += gs[at + i] * ws[i] * scale - xs[at + i] * pull;
-      });
-      // One column: x / |x| has no slope, and dx is all cancellation.
-      if (c.columns > 1) expect_near("dx", dx, dxs, rounding(dtype));
-      expect_near("dweight", dweight, dws, 1e-5);
-      expect_gaps_untouched("dx", dx);
+class CudaHeads : public CudaRows {};
+
+TEST_P(CudaHeads, RmsNorm) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const std::int64_t heads : {1, 3, 8, 12}) {
+      SCOPED_TRACE(std::string(to_string(dtype)) + ", heads " + std::to_string(heads));
+      check_rms_norm(dtype, false, heads, heads);
+      check_rms_norm(dtype, false, heads, 0);
+      check_rms_norm(dtype, false, 0, heads);
     }
   }
 }
@@ -379,6 +410,33 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),   // in several passes
     [](const auto& param) { return name_of(param.param); });
 
+INSTANTIATE_TEST_SUITE_P(Sizes, CudaHeads,
+                         testing::Values(Case{24, 128, Layout::dense}, Case{48, 7, Layout::dense},
+                                         Case{72, 40, Layout::odd}, Case{2400, 64, Layout::gaps},
+                                         Case{120, 256, Layout::dense}, Case{24, 1024, Layout::dense},
+                                         Case{48, 1032, Layout::gaps},  // in several passes
+                                         Case{24000, 128, Layout::dense}),
+                         [](const auto& param) { return name_of(param.param); });
+
+TEST(Divisor, DividesLikeTheLanguage) {
+  constexpr std::uint32_t kEnd = 1U << 31;
+  for (std::uint32_t by : {1U, 2U, 3U, 5U, 7U, 12U, 16U, 40U, 641U, 65535U, 65537U, (1U << 30) + 1, kEnd - 1, kEnd}) {
+    const cuda::Divisor divisor(by);
+    EXPECT_EQ(divisor.value(), by);
+    const auto check = [&](std::uint64_t number) {
+      if (number >= kEnd) return;
+      ASSERT_EQ(divisor.divide(static_cast<std::uint32_t>(number)), number / by) << number << " / " << by;
+    };
+    for (std::uint64_t number = 0; number < 1000; ++number) check(number);
+    for (std::uint64_t times = 1; times < kEnd; times += 1 + times / 50) {  // around multiples
+      check(times * by - 1);
+      check(times * by);
+      check(kEnd - times);
+    }
+    check(kEnd / by * std::uint64_t{by} - 1);
+  }
+}
+
 // As Team of rows.cuh shares a row out.
 TEST(RowPlan, GivesEveryPackToOneThread) {
   using namespace cuda;
@@ -387,7 +445,7 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
   std::size_t in_registers = 0;
   for (const int major : {8, 9}) {
     device.major = major;
-    for (const RowKernels& kernels : {kOneInput, kTwoWeights, kTwoInputs, kBackward}) {
+    for (const RowKernels& kernels : {kOneInput, kTwoWeights, kTwoInputs, kBackward, kHeads}) {
       for (const std::int64_t rows : {1, 64, 527, 528, 1056, 1057, 100000}) {
         for (std::int64_t length = 1; length < 40000; length += 1 + length / 7) {
           const RowPlan plan = plan_rows(rows, length, kernels, device);
@@ -410,7 +468,7 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
           const bool warp = plan.span == Span::warp;
           const bool many = plan.span == Span::cluster || plan.packs == kernels.many;
           const int most = warp ? RowKernels::brief_threads : many ? RowKernels::many_threads : RowKernels::few_threads;
-          EXPECT_LE(plan.packs * plan.rows, std::max(kernels.many, kernels.brief_2));
+          EXPECT_LE(plan.packs * plan.rows, std::max({kernels.many, kernels.brief, kernels.brief_2}));
           EXPECT_LE(static_cast<int>(plan.team * plan.teams), most);
           EXPECT_TRUE(warp ? plan.team <= 32 && 32 % plan.team == 0 : plan.team % 32 == 0);
           EXPECT_TRUE(plan.span == Span::cluster ? major >= 9 && plan.cluster <= 8 : plan.cluster == 1);

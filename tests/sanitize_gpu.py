@@ -44,10 +44,11 @@ class Suite:
     leave_out: dict = dataclasses.field(default_factory=dict)  # by tool, more of the filter
 
 
-# Rows in part of a warp, a warp, a block of both kinds, a cluster of 2, 4 and 8, and rows in several passes.
+# Rows in part of a warp, a warp, a block of both kinds, a cluster of 2, 4 and 8, and rows in several passes; then heads.
 ROWS = ":".join(f"*/{size}" for size in (
     "3_7_dense", "33_40_odd", "65_1024_dense", "1000_2040_gaps", "1200_2048_gaps", "7_4096_dense", "3_16384_gaps",
-    "400_8192_gaps", "5_16392_gaps", "1_24576_gaps", "1_151936_dense", "3_50257_dense", "2_262144_dense"))
+    "400_8192_gaps", "5_16392_gaps", "1_24576_gaps", "1_151936_dense", "3_50257_dense", "2_262144_dense",
+    "72_40_odd", "120_256_dense", "48_1032_gaps"))
 
 SUITES = {
     # All ops, in every dtype and layout, fused and as composites of primitives. The loss of vocabularies that are no multiple of

@@ -276,6 +276,11 @@ TEST_P(ViewChains, NameTheElementsThatAListOfIndicesNames) {
         ASSERT_EQ(rows.shape(), (Shape{row_count(t), t.size(-1)}));
         ASSERT_EQ(list(rows), r.values);
         ASSERT_TRUE(rows.size(1) <= 1 || rows.stride(1) == 1);
+        const Tensor heads = as_rows_or_heads(t);
+        ASSERT_EQ(list(heads), r.values);
+        ASSERT_EQ(heads.size(-1), t.size(-1));
+        ASSERT_TRUE(heads.size(-1) <= 1 || heads.stride(-1) == 1);
+        ASSERT_TRUE(heads.rank() == 2 || (heads.rank() == 3 && heads.storage() == t.storage()));
       }
       if (t.numel() == 0) break;
     }

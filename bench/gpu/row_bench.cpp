@@ -1,13 +1,15 @@
 // RMS norm (alone and with the residual add), layer norm and softmax, forward and backward with frozen weights, beside
 // a copy of device memory in the same run.
 //
-//   row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... [--plans]
+//   row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... [--heads N]
+//   [--plans]
 //
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
 // on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once. --json
-// prints records instead of a table. --plans: layer norm of long bf16 rows in each way in which a cluster may hold
-// them, beside what the op chooses, and whether results are the same.
+// prints records instead of a table. --heads: RMS norm alone; N rows of x and dx are heads of a token, which lie
+// together, tokens twice as far apart, as queries do between keys and values. --plans: layer norm of long bf16 rows in
+// each way in which a cluster may hold them, beside what the op chooses, and whether results are the same.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -33,6 +35,7 @@ struct Options {
   bool plans = false;
   std::int64_t elements = std::int64_t{1} << 27;
   int repeats = 11;
+  std::int64_t heads = 0;
   std::vector<std::string> ops;
   std::vector<RowShape> shapes;
 };
@@ -46,7 +49,7 @@ constexpr std::int64_t kMostSets = 512;
 // What the ops of one shape read and write, in as many sets as are needed.
 class Case {
  public:
-  Case(const RowShape& shape, Device device) : shape_(shape), device_(device) {
+  Case(const RowShape& shape, std::int64_t heads, Device device) : shape_(shape), device_(device) {
     const double matrix = static_cast<double>(shape.rows * shape.columns) * static_cast<double>(size_of(shape.dtype));
     const double cache = static_cast<double>(cuda::info(device.index).l2_bytes);
     const auto sets = static_cast<std::int64_t>(std::ceil(4 * cache / (2 * matrix)));
@@ -55,7 +58,14 @@ class Case {
     for (std::int64_t i = 0; i < std::clamp<std::int64_t>(sets, 1, kMostSets); ++i) {
       const auto filled = [&] { return random({shape.rows, shape.columns}, shape.dtype, device); };
       const auto statistics = [&] { return Tensor::full({2, shape.rows}, 1, DType::f32, device); };
-      sets_.push_back({filled(), filled(), filled(), filled(), filled(), filled(), filled(), statistics()});
+      const auto placed = [&] {
+        if (heads == 0) return filled();
+        const std::int64_t tokens = shape.rows / heads;
+        const std::int64_t width = heads * shape.columns;
+        const Tensor all = random({tokens, 2 * width}, shape.dtype, device);
+        return all.slice(1, 0, width).view({tokens, heads, shape.columns});
+      };
+      sets_.push_back({placed(), filled(), filled(), filled(), filled(), filled(), placed(), statistics()});
     }
   }
 
@@ -128,7 +138,7 @@ class Case {
 };
 
 void measure(const Options& options, const RowShape& shape, Device device, double copy) {
-  const Case all(shape, device);
+  const Case all(shape, options.heads, device);
   struct Cell {
     Case::Kernel kernel;
     bool cached;
@@ -234,7 +244,7 @@ void measure_plans(const Options& options, const RowShape& shape, Device device,
 int usage() {
   std::fprintf(stderr,
                "row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... "
-               "[--plans]\n");
+               "[--heads N] [--plans]\n");
   return 2;
 }
 
@@ -255,6 +265,9 @@ int run(int argc, char** argv) {
       options.elements = std::atoll(value);
     } else if (name == "--repeats") {
       options.repeats = std::max(1, std::atoi(value));
+    } else if (name == "--heads") {
+      options.heads = std::max(1, std::atoi(value));
+      options.ops = {"rms_norm"};
     } else if (name == "--op") {
       options.ops.emplace_back(value);
     } else if (name == "--shape" && std::sscanf(value, "%lldx%lld:%7s", &rows, &columns, dtype) == 3) {
@@ -272,6 +285,9 @@ int run(int argc, char** argv) {
     for (std::int64_t columns = 1024; columns <= 131072; columns *= 2) {
       options.shapes.push_back({std::max<std::int64_t>(1, options.elements / columns), columns, DType::bf16});
     }
+  }
+  for (RowShape& shape : options.shapes) {
+    if (options.heads > 0) shape.rows = std::max<std::int64_t>(1, shape.rows / options.heads) * options.heads;
   }
   const Device device = gpu();
   const NoGrad no_grad;

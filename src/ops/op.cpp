@@ -167,21 +167,41 @@ Tensor view_as_rows(const Tensor& x) {
   return x.as_strided({rows, columns}, {row_stride, 1});
 }
 
+// As as_rows_or_heads(); undefined where there is no view.
+Tensor view_as_rows_or_heads(const Tensor& x) {
+  const Tensor rows = view_as_rows(x);
+  if (rows.defined() || x.rank() != 3 || (x.size(2) != 1 && x.stride(2) != 1)) return rows;
+  return x;
+}
+
+Tensor copy_as_rows(const Tensor& x) {
+  const CopyScope scope(x.device());
+  return x.contiguous().view({row_count(x), x.size(-1)});
+}
+
 }  // namespace
 
 Tensor as_rows(const Tensor& x) {
   const Tensor rows = view_as_rows(x);
-  return rows.defined() ? rows : x.contiguous().view({row_count(x), x.size(-1)});
+  return rows.defined() ? rows : copy_as_rows(x);
 }
 
-OutputRows::OutputRows(const Tensor& to) : to_(to) {
+Tensor as_rows_or_heads(const Tensor& x) {
+  const Tensor rows = view_as_rows_or_heads(x);
+  return rows.defined() ? rows : copy_as_rows(x);
+}
+
+OutputRows::OutputRows(const Tensor& to, Form form) : to_(to) {
   if (!to.defined()) return;
-  rows_ = view_as_rows(to);
+  rows_ = form == Form::matrix ? view_as_rows(to) : view_as_rows_or_heads(to);
   if (!rows_.defined()) rows_ = Tensor::empty({row_count(to), to.size(-1)}, to.dtype(), to.device());
 }
 
 const Tensor& OutputRows::finished() const {
-  if (to_.defined() && rows_.storage() != to_.storage()) to_.copy_from(rows_.view(to_.shape()));
+  if (to_.defined() && rows_.storage() != to_.storage()) {
+    const CopyScope scope(to_.device());
+    to_.copy_from(rows_.view(to_.shape()));
+  }
   return to_;
 }
 

@@ -29,6 +29,17 @@ bool run_kernel(const char* op, Kernels<Signature>& kernels, Device device, Args
   return false;
 }
 
+/// Names a copy in the profile of the CPU; an accelerator's copies have scopes of their own.
+class CopyScope {
+ public:
+  explicit CopyScope(Device device) {
+    if (device.type == DeviceType::cpu) scope_.emplace(Work{"copy"});
+  }
+
+ private:
+  std::optional<WorkScope> scope_;
+};
+
 /// The gradients of a composite at `inputs`, by recomputing it under a tape of its own: the backward of an op whose
 /// backward kernel is missing or declines.
 std::vector<Tensor> composite_gradients(const std::function<std::vector<Tensor>(std::span<const Tensor>)>& composite,
@@ -56,11 +67,15 @@ std::int64_t row_count(const Tensor& x);
 /// x as a [rows, last] matrix with one stride between rows, at least their length, and dense columns: a view where one
 /// exists, else a copy.
 Tensor as_rows(const Tensor& x);
+/// The same for kernels that also take heads: where there is no such view of x [tokens, heads, d], but its columns are
+/// dense, x itself, whatever its other strides. Its row r is head r % heads of token r / heads.
+Tensor as_rows_or_heads(const Tensor& x);
 
 /// A tensor that a kernel writes as such a matrix: in place where a view exists, else by way of dense memory.
 class OutputRows {
  public:
-  explicit OutputRows(const Tensor& to);  ///< undefined: so are its rows
+  enum class Form { matrix, matrix_or_heads };
+  explicit OutputRows(const Tensor& to, Form form = Form::matrix);  ///< undefined: so are its rows
   const Tensor& rows() const noexcept { return rows_; }
   const Tensor& finished() const;  ///< the tensor, once the rows are written
 

@@ -230,7 +230,6 @@ class Walk {
     k.normed.free();
     k.attended.free();
     dattended.free();
-    if (c_.qk_norm) ledger_.touch(rows(q));
     dnormed.free();
     k.qkv.free();
     if (again && m.qkv.rank > 0) k.x = ledger_.hold(rows(c_.hidden_size + m.qkv.border));

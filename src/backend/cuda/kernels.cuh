@@ -85,9 +85,12 @@ inline bool packs(const Tensor& rows, std::int64_t row_stride) {
   const auto bytes = static_cast<std::int64_t>(size_of(rows.dtype()));
   return reinterpret_cast<std::uintptr_t>(rows.raw()) % 16 == 0 && row_stride * bytes % 16 == 0;
 }
-/// The same of a matrix, or an undefined tensor.
-inline bool packs(const Tensor& matrix) {
-  return !matrix.defined() || packs(matrix, matrix.rank() < 2 ? 0 : matrix.stride(0));
+/// The same of the rows of a matrix, or of more dimensions, or an undefined tensor.
+inline bool packs(const Tensor& t) {
+  if (!t.defined()) return true;
+  bool all = packs(t, 0);
+  for (int i = 0; i + 1 < t.rank(); ++i) all = all && packs(t, t.stride(i));
+  return all;
 }
 
 __device__ inline float warp_sum(float value) {

@@ -29,10 +29,10 @@ __device__ inline void write_sums(const float (&values)[kSize], float* to, std::
 
 /// partials [chunks, width]: the sums over a chunk of rows of dy x̂, x̂ = (x - mean) rstd, and for kBias, in the second
 /// half of the width, of dy.
-template <class T, int kSize, bool kBias>
+template <class T, int kSize, bool kBias, class X>
 __global__ void __launch_bounds__(32 * kWays)
-    norm_param_partials(Rows<const T> dy, Rows<const T> x, const float* mean, const float* rstd, float* partials,
-                        std::int64_t rows, std::int64_t columns, std::int64_t rows_per_chunk) {
+    norm_param_partials(Rows<const T> dy, X x, const float* mean, const float* rstd, float* partials, std::int64_t rows,
+                        std::int64_t columns, std::int64_t rows_per_chunk) {
   wait_for_previous();
   allow_next();
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x) * kSize;
@@ -76,12 +76,12 @@ __global__ void __launch_bounds__(32 * kThreadsPerColumn)
   write_sums(total, sums, column, inside);
 }
 
-/// dweight, and for kBias dbias behind it, f32 [columns] each, from the inputs of the backward.
-template <class T, bool kBias>
-void norm_param_gradients(const char* name, const Tensor& dy, const Tensor& x, const float* mean, const float* rstd,
-                          float* sums) {
-  const std::int64_t rows = x.size(0);
-  const std::int64_t columns = x.size(1);
+/// dweight, and for kBias dbias behind it, f32 [columns] each, from the inputs of the backward; x as its rows too.
+template <class T, bool kBias, class X>
+void norm_param_gradients(const char* name, const Tensor& dy, const Tensor& x, const X& x_rows, const float* mean,
+                          const float* rstd, float* sums) {
+  const std::int64_t rows = dy.size(0);
+  const std::int64_t columns = dy.size(1);
   if (columns == 0) return;
   const std::int64_t width = (kBias ? 2 : 1) * columns;
   const bool packed = packs(dy) && packs(x) && columns % kPackSize<T> == 0;
@@ -96,13 +96,13 @@ void norm_param_gradients(const char* name, const Tensor& dy, const Tensor& x, c
     const auto run = [&](auto* kernel) {
       launch({name, bytes}, kernel,
              {.grid = dim3(across, static_cast<unsigned>(chunks)), .block = block, .overlap = true},
-             rows_of<const T>(dy), rows_of<const T>(x), mean, rstd, pointer<float>(partials), rows, columns,
+             rows_of<const T>(dy), x_rows, mean, rstd, pointer<float>(partials), rows, columns,
              (rows + chunks - 1) / chunks);
     };
     if (packed) {
-      run(norm_param_partials<T, kPackSize<T>, kBias>);
+      run(norm_param_partials<T, kPackSize<T>, kBias, X>);
     } else {
-      run(norm_param_partials<T, 1, kBias>);
+      run(norm_param_partials<T, 1, kBias, X>);
     }
   }
   launch({name, 4.0 * static_cast<double>(chunks * width)}, sum_chunks<kWays>,

@@ -51,7 +51,7 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
       if (plan.rows == c.rows) fn(ClusterKernel<c.rows, k.many / c.rows, c.weights, c.early, c.threads>{});
     }
   } else if (plan.span == Span::cluster) {
-    fn(RowKernel<Span::cluster, k.many, 2, k.many_threads>{});
+    if constexpr (k.many != 0) fn(RowKernel<Span::cluster, k.many, 2, k.many_threads>{});
   } else if (plan.span == Span::warp && plan.packs == k.brief) {
     fn(RowKernel<Span::warp, k.brief, k.brief, k.brief_threads>{});
   } else if (plan.span == Span::warp) {
@@ -63,7 +63,7 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
       }
     }
   } else if (plan.packs == k.many) {
-    fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
+    if constexpr (k.many != 0) fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
   } else {
     if constexpr (k.few != 0) fn(RowKernel<Span::block, k.few, k.few, k.few_threads>{});
   }
@@ -76,7 +76,7 @@ struct RowCall {
   bool packed;  ///< every row and vector starts on 16 bytes
   int device;
 };
-/// The call that reads or writes these tensors, each of which may be undefined, but not the first one.
+/// The call that reads or writes these tensors, each of which may be undefined, but not the first one, a matrix.
 inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> matrices,
                         std::initializer_list<const Tensor*> vectors) {
   const Tensor& first = **matrices.begin();

@@ -54,6 +54,7 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
     return block_team(packs, kernels.few, kernels.few);
   }
   if (warps) return warp_teams(packs, kernels.brief_2, 2);
+  if (kernels.many == 0) return {};
   const bool clusters = device.major >= 9;
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
     return block_team(packs, kernels.many, 2);

@@ -1,11 +1,30 @@
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
 #include "backend/cuda/runtime.h"
 
 namespace wick::cuda {
+
+/// Divides numbers below 2^31 by one that is known beforehand, from 1 to 2^31: a product and a shift.
+class Divisor {
+ public:
+  constexpr explicit Divisor(std::uint32_t value)
+      : value_(value),
+        shift_(31 + std::bit_width(value - 1)),
+        factor_(static_cast<std::uint32_t>(((std::uint64_t{1} << shift_) + value - 1) / value)) {}
+  constexpr std::uint32_t value() const { return value_; }
+  constexpr std::uint32_t divide(std::uint32_t number) const {
+    return static_cast<std::uint32_t>(std::uint64_t{number} * factor_ >> shift_);
+  }
+
+ private:
+  std::uint32_t value_;
+  int shift_;
+  std::uint32_t factor_;  // 2^shift / value, rounded up: too large by less than 2^-31 of it
+};
 
 /// Who shares a row: a part of a warp (a power of two of its threads), a block, or the blocks of a cluster.
 enum class Span { warp, block, cluster };
@@ -41,7 +60,7 @@ struct RowKernels {
   int few = 0;               ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;             ///< in a warp
   int brief_2 = 0;           ///< in a warp, for rows too long for `brief`; 0: no such kernel
-  int many = 4;              ///< in a block, alone or of a cluster
+  int many = 4;              ///< in a block, alone or of a cluster; 0: no such kernel
   ClusterRows cluster = {};  ///< for rows that such a cluster can hold
   ClusterRows longer = {};   ///< for those that only this one can; others have a cluster each, of any size
 
@@ -57,6 +76,7 @@ inline constexpr RowKernels kTwoWeights = {
     .longer = {.rows = 1, .weights = 2, .early = true, .threads = 512}};
 inline constexpr RowKernels kTwoInputs = {.few = 2};
 inline constexpr RowKernels kBackward = {};
+inline constexpr RowKernels kHeads = {.many = 0};  // that do not lie in a matrix: short
 
 /// The smallest cluster for rows of `packs` packs, of which a thread holds `held`. `packs` is 0 in the result where the
 /// rows are too long for that.

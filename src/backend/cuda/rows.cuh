@@ -27,6 +27,27 @@ Rows<T> rows_of(const Tensor& t) {
   return {pointer<T>(t), t.defined() ? t.stride(0) : 0};
 }
 
+/// Heads [tokens, heads, n] as rows, fewer than 2^31: row r is head r % heads of token r / heads.
+template <class T>
+struct HeadRows {
+  T* data;
+  std::int64_t token_stride, head_stride;
+  Divisor heads;
+
+  __device__ T* operator[](std::int64_t row) const {
+    const auto r = static_cast<std::uint32_t>(row);
+    const std::uint32_t token = heads.divide(r);
+    return data + token * token_stride + (r - token * heads.value()) * head_stride;
+  }
+};
+/// Of heads, or of a matrix beside them.
+template <class T>
+HeadRows<T> head_rows_of(const Tensor& t, std::int64_t heads) {
+  const bool matrix = t.rank() == 2;
+  return {pointer<T>(t), matrix ? heads * t.stride(0) : t.stride(0), matrix ? t.stride(0) : t.stride(1),
+          Divisor(static_cast<std::uint32_t>(heads))};
+}
+
 /// What it takes to unpack two elements, for a second or third time: see unpack(). The compiler does not know the
 /// numbers.
 struct Halves {

@@ -233,7 +233,8 @@ Declined layer_norm_backward_cuda(const Tensor& dy, const Tensor& x, const Tenso
     using T = decltype(tag);
     if (dx.defined() && x.numel() > 0) backward<T>(dy, x, weight, means, rstds, dx);
     if (dparams.defined()) {
-      norm_param_gradients<T, true>("layer_norm_dparams", dy, x, means, rstds, pointer<float>(dparams));
+      norm_param_gradients<T, true>("layer_norm_dparams", dy, x, rows_of<const T>(x), means, rstds,
+                                    pointer<float>(dparams));
     }
   });
   return nullptr;

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <utility>
 
 #include "ops/op.h"
@@ -42,8 +41,7 @@ class JointGradient {
       there[i] = parts[i].defined() && same_memory(parts[i], cut(whole, i));
     }
     if (std::ranges::find(there, false) == there.end()) return whole;
-    std::optional<WorkScope> scope;  // an accelerator's copies have their own
-    if (whole.device().type == DeviceType::cpu) scope.emplace(Work{"copy"});
+    const CopyScope scope(whole.device());
     // A piece that was lent and did not come back may be part of another gradient: it is not written to.
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (!lent_[i] || there[i]) continue;

@@ -33,10 +33,11 @@ std::vector<Tensor> gradient(const char* op, const Tensor& x, const Tensor& weig
                              const Tensor& dsum, const Tensor& dy, const GradPlace& place, bool needs_x,
                              bool needs_weight) {
   if (!dy.defined()) return {dsum, Tensor()};
-  const OutputRows dx(place.empty());
+  const bool heads = !dsum.defined();
+  const OutputRows dx(place.empty(), heads ? OutputRows::Form::matrix_or_heads : OutputRows::Form::matrix);
   Tensor dweight = needs_weight ? Tensor::empty(weight.shape(), DType::f32, x.device()) : Tensor();
-  if (run_kernel(op, rms_norm_backward, x.device(), as_rows(dy), dsum.defined() ? as_rows(dsum) : Tensor(), as_rows(x),
-                 weight, rstd, dx.rows(), dweight)) {
+  if (run_kernel(op, rms_norm_backward, x.device(), as_rows(dy), dsum.defined() ? as_rows(dsum) : Tensor(),
+                 heads ? as_rows_or_heads(x) : as_rows(x), weight, rstd, dx.rows(), dweight)) {
     return {dx.finished(), needs_weight ? dweight.to(weight.dtype()) : Tensor()};
   }
   const Tensor inputs[] = {x, weight};
@@ -53,10 +54,9 @@ std::vector<Tensor> gradient(const char* op, const Tensor& x, const Tensor& weig
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, std::int64_t border) {
   check("rms_norm", x, weight, eps, border);
   Tensor y = Tensor::bordered(x.shape(), border, x.dtype(), x.device());
-  const Tensor rows = as_rows(x.detach());
-  const Tensor rstd = Tensor::empty({rows.size(0)}, DType::f32, x.device());
-  if (!run_kernel("rms_norm", rms_norm_forward, x.device(), rows, Tensor(), weight, static_cast<float>(eps), Tensor(),
-                  as_rows(y), rstd)) {
+  const Tensor rstd = Tensor::empty({row_count(x)}, DType::f32, x.device());
+  if (!run_kernel("rms_norm", rms_norm_forward, x.device(), as_rows_or_heads(x.detach()), Tensor(), weight,
+                  static_cast<float>(eps), Tensor(), as_rows(y), rstd)) {
     return composite(x, weight, eps);
   }
   record("rms_norm", {x, weight}, {&y},

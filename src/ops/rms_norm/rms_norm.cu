@@ -6,10 +6,11 @@
 namespace wick::cuda {
 namespace {
 
-template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kResidual>
+// X: how the rows of x lie, in a matrix or as heads; dx lies like x.
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kResidual, template <class> class X>
 __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 64, 64 >))
-    forward_rows(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
-                 float* rstd, RowShape shape) {
+    forward_rows(X<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y, float* rstd,
+                 RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan, kPacks> team(shape);
   const std::int64_t row = team.row();
@@ -64,10 +65,10 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeig
   }
 }
 
-template <class T, int kSize>
+template <class T, int kSize, template <class> class X>
 __global__ void __launch_bounds__(kLoopThreads)
-    forward_loop(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y,
-                 float* rstd, RowShape shape) {
+    forward_loop(X<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y, float* rstd,
+                 RowShape shape) {
   Team<Span::block> team(shape);
   wait_for_previous();
   allow_next();
@@ -98,9 +99,9 @@ __global__ void __launch_bounds__(kLoopThreads)
 }
 
 // dx = rstd (dy w - x̂ mean(dy w x̂)) + dsum with x̂ = x rstd.
-template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kSum>
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kSum, template <class> class X>
 __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum ? 96 : 80, kSum ? 96 : 64 >))
-    backward_rows(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
+    backward_rows(Rows<const T> dy, Rows<const T> dsum, X<const T> x, const T* weight, const float* rstd, X<T> dx,
                   RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   Team<kSpan, kPacks> team(shape);
@@ -151,9 +152,9 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kSum 
   }
 }
 
-template <class T, int kSize>
+template <class T, int kSize, template <class> class X>
 __global__ void __launch_bounds__(kLoopThreads)
-    backward_loop(Rows<const T> dy, Rows<const T> dsum, Rows<const T> x, const T* weight, const float* rstd, Rows<T> dx,
+    backward_loop(Rows<const T> dy, Rows<const T> dsum, X<const T> x, const T* weight, const float* rstd, X<T> dx,
                   RowShape shape) {
   Team<Span::block> team(shape);
   wait_for_previous();
@@ -186,34 +187,45 @@ __global__ void __launch_bounds__(kLoopThreads)
   });
 }
 
-template <class T, bool kResidual>
-void forward(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps, const Tensor& sum,
-             const Tensor& y, const Tensor& rstd) {
-  run_rows<T, kResidual ? kTwoInputs : kOneInput>(
-      row_call(kResidual ? "rms_norm_residual" : "rms_norm", {&x, &residual, &sum, &y}, {&weight}),
-      [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads, kResidual>; },
-      [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<const T>(residual),
-      pointer<const T>(weight), eps, rows_of<T>(sum), rows_of<T>(y), pointer<float>(rstd));
+template <class T, bool kResidual, const RowKernels& kKernels, template <class> class X>
+void forward(const RowCall& call, const X<const T>& x, const Tensor& residual, const Tensor& weight, float eps,
+             const Tensor& sum, const Tensor& y, const Tensor& rstd) {
+  run_rows<T, kKernels>(
+      call, [](auto k) { return forward_rows<T, k.span, k.packs, k.weights, k.threads, kResidual, X>; },
+      [](auto size) { return forward_loop<T, size, X>; }, x, rows_of<const T>(residual), pointer<const T>(weight), eps,
+      rows_of<T>(sum), rows_of<T>(y), pointer<float>(rstd));
 }
 
-template <class T, bool kSum>
-void backward(const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight, const Tensor& rstd,
-              const Tensor& dx) {
-  run_rows<T, kBackward>(
-      row_call("rms_norm_backward", {&dy, &dsum, &x, &dx}, {&weight}),
-      [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads, kSum>; },
-      [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(dsum),
-      rows_of<const T>(x), pointer<const T>(weight), pointer<const float>(rstd), rows_of<T>(dx));
+template <class T, bool kSum, const RowKernels& kKernels, template <class> class X>
+void backward(const RowCall& call, const Tensor& dy, const Tensor& dsum, const X<const T>& x, const Tensor& weight,
+              const Tensor& rstd, const X<T>& dx) {
+  run_rows<T, kKernels>(
+      call, [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads, kSum, X>; },
+      [](auto size) { return backward_loop<T, size, X>; }, rows_of<const T>(dy), rows_of<const T>(dsum), x,
+      pointer<const T>(weight), pointer<const float>(rstd), dx);
 }
+
+bool too_many_heads(const Tensor& t) { return t.rank() == 3 && t.size(0) * t.size(1) >= std::int64_t{1} << 31; }
+constexpr Declined kTooManyHeads = "2^31 heads and more";
 
 Declined rms_norm_forward_cuda(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps,
                                const Tensor& sum, const Tensor& y, const Tensor& rstd) {
   if (x.dtype() == DType::f64) return "f64";
   if (!weight.is_contiguous()) return "a strided weight";
   if (x.numel() == 0) return nullptr;
+  if (too_many_heads(x)) return kTooManyHeads;
   visit_narrow(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    (residual.defined() ? forward<T, true> : forward<T, false>)(x, residual, weight, eps, sum, y, rstd);
+    const RowCall call =
+        row_call(residual.defined() ? "rms_norm_residual" : "rms_norm", {&y, &x, &residual, &sum}, {&weight});
+    if (residual.defined()) {
+      forward<T, true, kTwoInputs, Rows>(call, rows_of<const T>(x), residual, weight, eps, sum, y, rstd);
+    } else if (x.rank() == 2) {
+      forward<T, false, kOneInput, Rows>(call, rows_of<const T>(x), residual, weight, eps, sum, y, rstd);
+    } else {
+      forward<T, false, kHeads, HeadRows>(call, head_rows_of<const T>(x, x.size(1)), residual, weight, eps, sum, y,
+                                          rstd);
+    }
   });
   return nullptr;
 }
@@ -222,11 +234,27 @@ Declined rms_norm_backward_cuda(const Tensor& dy, const Tensor& dsum, const Tens
                                 const Tensor& rstd, const Tensor& dx, const Tensor& dweight) {
   if (x.dtype() == DType::f64) return "f64";
   if (!weight.is_contiguous()) return "a strided weight";
+  if (too_many_heads(x) || too_many_heads(dx)) return kTooManyHeads;
   visit_narrow(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    if (x.numel() > 0) (dsum.defined() ? backward<T, true> : backward<T, false>)(dy, dsum, x, weight, rstd, dx);
-    if (dweight.defined()) {
-      norm_param_gradients<T, false>("rms_norm_dweight", dy, x, nullptr, pointer<float>(rstd), pointer<float>(dweight));
+    const RowCall call = row_call("rms_norm_backward", {&dy, &dsum, &x, &dx}, {&weight});
+    const auto weight_gradient = [&](const auto& x_rows) {
+      if (!dweight.defined()) return;
+      norm_param_gradients<T, false>("rms_norm_dweight", dy, x, x_rows, nullptr, pointer<float>(rstd),
+                                     pointer<float>(dweight));
+    };
+    if (x.rank() == 2 && dx.rank() == 2) {
+      const auto x_rows = rows_of<const T>(x);
+      if (x.numel() > 0) {
+        (dsum.defined() ? backward<T, true, kBackward, Rows>
+                        : backward<T, false, kBackward, Rows>)(call, dy, dsum, x_rows, weight, rstd, rows_of<T>(dx));
+      }
+      weight_gradient(x_rows);
+    } else {
+      const std::int64_t heads = x.rank() == 3 ? x.size(1) : dx.size(1);
+      const auto x_rows = head_rows_of<const T>(x, heads);
+      backward<T, false, kHeads, HeadRows>(call, dy, dsum, x_rows, weight, rstd, head_rows_of<T>(dx, heads));
+      weight_gradient(x_rows);
     }
   });
   return nullptr;

@@ -17,14 +17,22 @@ HWY_BEFORE_NAMESPACE();
 namespace wick {
 namespace HWY_NAMESPACE {
 
+// A row of a matrix, or of heads.
+template <class T>
+T* row_of(const Tensor& t, std::int64_t row) {
+  if (t.rank() == 2) return t.data<T>() + row * t.stride(0);
+  const std::int64_t heads = t.size(1);
+  return t.data<T>() + row / heads * t.stride(0) + row % heads * t.stride(1);
+}
+
 template <class T>
 HWY_ATTR void forward_rows(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps, const Tensor& sum,
                            const Tensor& y, const Tensor& rstd, std::int64_t begin, std::int64_t end) {
   const FloatTag d;
-  const auto n = static_cast<std::size_t>(x.size(1));
+  const auto n = static_cast<std::size_t>(weight.size(0));
   const T* w = weight.data<T>();
   for (std::int64_t row = begin; row < end; ++row) {
-    const T* in = x.data<T>() + row * x.stride(0);
+    const T* in = row_of<T>(x, row);
     if (residual.defined()) {
       const T* r = residual.data<T>() + row * residual.stride(0);
       T* s = sum.data<T>() + row * sum.stride(0);
@@ -53,11 +61,11 @@ HWY_ATTR void backward_rows(const Tensor& dy, const Tensor& dsum, const Tensor& 
                             const Tensor& rstd, const Tensor& dx, float* dweight, std::int64_t begin,
                             std::int64_t end) {
   const FloatTag d;
-  const auto n = static_cast<std::size_t>(x.size(1));
+  const auto n = static_cast<std::size_t>(weight.size(0));
   const T* w = weight.data<T>();
   for (std::int64_t row = begin; row < end; ++row) {
     const T* g = dy.data<T>() + row * dy.stride(0);
-    const T* in = x.data<T>() + row * x.stride(0);
+    const T* in = row_of<T>(x, row);
     const T* extra = dsum.defined() ? dsum.data<T>() + row * dsum.stride(0) : nullptr;
     const float scale = rstd.data<float>()[row];
     const auto vscale = hn::Set(d, scale);
@@ -65,7 +73,7 @@ HWY_ATTR void backward_rows(const Tensor& dy, const Tensor& dsum, const Tensor& 
       return hn::Mul(hn::Mul(load_some(d, g + i, k), load_some(d, w + i, k)), load_some(d, in + i, k));
     });
     const auto pull = hn::Set(d, dot * scale * scale * scale / static_cast<float>(n));
-    T* out = dx.data<T>() + row * dx.stride(0);
+    T* out = row_of<T>(dx, row);
     each_vector(d, n, [&](std::size_t i, std::size_t k) HWY_ATTR {
       const auto vg = load_some(d, g + i, k);
       const auto vx = load_some(d, in + i, k);
@@ -105,7 +113,7 @@ Declined rms_norm_forward_cpu(const Tensor& x, const Tensor& residual, const Ten
                               const Tensor& sum, const Tensor& y, const Tensor& rstd) {
   if (x.dtype() == DType::f64) return "f64";
   if (!weight.is_contiguous()) return "a strided weight";
-  parallel_for(x.size(0), rows_per_piece(x.size(1)), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(rstd.size(0), rows_per_piece(weight.size(0)), [&](std::int64_t begin, std::int64_t end) {
     HWY_DYNAMIC_DISPATCH(forward)(x, residual, weight, eps, sum, y, rstd, begin, end);
   });
   return nullptr;
@@ -116,14 +124,15 @@ Declined rms_norm_backward_cpu(const Tensor& dy, const Tensor& dsum, const Tenso
   if (x.dtype() == DType::f64) return "f64";
   const auto run = HWY_DYNAMIC_DISPATCH(backward);
   if (!dweight.defined()) {
-    parallel_for(x.size(0), rows_per_piece(x.size(1)), [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(rstd.size(0), rows_per_piece(weight.size(0)), [&](std::int64_t begin, std::int64_t end) {
       run(dy, dsum, x, weight, rstd, dx, nullptr, begin, end);
     });
     return nullptr;
   }
-  reduce_rows(x.size(0), x.size(1), dweight.data<float>(), [&](std::int64_t begin, std::int64_t end, float* partial) {
-    run(dy, dsum, x, weight, rstd, dx, partial, begin, end);
-  });
+  reduce_rows(rstd.size(0), weight.size(0), dweight.data<float>(),
+              [&](std::int64_t begin, std::int64_t end, float* partial) {
+                run(dy, dsum, x, weight, rstd, dx, partial, begin, end);
+              });
   return nullptr;
 }
 

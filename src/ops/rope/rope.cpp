@@ -25,7 +25,11 @@ Tensor composite(const Tensor& x, const Tensor& cos, const Tensor& sin, const Te
   return cast(concat(turned, -1), x.dtype());
 }
 
-Tensor dense_columns(const Tensor& x) { return x.stride(-1) == 1 || x.numel() == 0 ? x : x.contiguous(); }
+Tensor dense_columns(const Tensor& x) {
+  if (x.stride(-1) == 1 || x.numel() == 0) return x;
+  const CopyScope scope(x.device());
+  return x.contiguous();
+}
 
 // Written to dx, which may be dy.
 Tensor gradient(const Tensor& dy, const Tensor& cos, const Tensor& sin, const Tensor& positions, const Tensor& dx) {

@@ -81,9 +81,6 @@ __global__ void __launch_bounds__(kThreads) rotate(Rotation<T> r) {
   }
 }
 
-// Every head starts on 16 bytes.
-bool heads_pack(const Tensor& t) { return packs(t, t.stride(0)) && packs(t, t.stride(1)); }
-
 Declined rope_rotate_cuda(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions,
                           bool backwards, const Tensor& y) {
   if (x.dtype() == DType::f64) return "f64";
@@ -93,7 +90,7 @@ Declined rope_rotate_cuda(const Tensor& x, const Tensor& cos, const Tensor& sin,
     using T = decltype(tag);
     constexpr int kPack = Pack<T>::kSize;
     const std::int64_t half = x.size(2) / 2;
-    const bool packed = half % kPack == 0 && heads_pack(x) && heads_pack(y) && packs(cos, half) && packs(sin, half);
+    const bool packed = half % kPack == 0 && packs(x) && packs(y) && packs(cos, half) && packs(sin, half);
     const std::int64_t per_half = packed ? half / kPack : half;
     const std::int64_t groups = (x.size(1) + kHeads - 1) / kHeads;
     const std::int64_t threads = x.size(0) * groups * per_half;
