@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """NVIDIA's compute-sanitizer over the CUDA kernels: memcheck, racecheck and initcheck, several programs side by side.
 
-    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 8] [--within 300]
+    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--within 3600]
 
 A suite is a test program and those of its cases that take each kernel at a small shape. Prints a line for each tool and
 suite: cases that ran, errors, seconds. Exits with 1 if there is an error, a case fails, is skipped or does not end in time,
@@ -14,7 +14,8 @@ What is looked at:
 - initcheck has to see all kernels, or what a library writes would count as never written. Only reports on our kernels
   are errors here; those on other kernels and on copies are counted as "elsewhere". Where a kernel of ours is reported that reads
   a library's result, look first whether the tool saw it written: it may not know every way in which Hopper stores.
-- racecheck's errors count as errors, its warnings are counted and shown.
+- racecheck's errors count as errors, its warnings are counted and shown. It is by far the slowest; --tool and --only run a part.
+  Where it ends with an internal error of its own, nothing has been shown of the kernels that were running.
 """
 
 import argparse
@@ -237,9 +238,9 @@ def main():
     parser.add_argument("--sanitizer", default="compute-sanitizer")
     parser.add_argument("--tool", action="append", choices=TOOLS)
     parser.add_argument("--only", action="append", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
-    parser.add_argument("--jobs", type=int, default=8, help="processes side by side")
-    parser.add_argument("--limit", type=float, default=150, help="seconds for a process")
-    parser.add_argument("--within", type=float, default=300, help="seconds for everything")
+    parser.add_argument("--jobs", type=int, default=4, help="processes side by side: they share the GPU by turns")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for a process")
+    parser.add_argument("--within", type=float, default=3600, help="seconds for everything")
     parser.add_argument("--logs", type=pathlib.Path, help="a folder; a new one by default")
     options = parser.parse_args()
     options.logs = options.logs or pathlib.Path(tempfile.mkdtemp(prefix="sanitize-gpu-"))

@@ -130,8 +130,8 @@ __device__ inline void store_partial(const float (&outer)[R / 2], float* partial
     for (int i = 0; i < siblings.count; ++i) {
       const Siblings::Block& block = siblings.blocks[i];
       if (n < block.out_begin || n >= block.out_end || block.db == nullptr) continue;
-      from = block.rank_begin;
-      to = block.rank_end;
+      from = block.rank_begin / 4 * 4;  // add_partials() reads four at a time
+      to = (block.rank_end + 3) / 4 * 4;
     }
 #pragma unroll
     for (int j = 0; j < R / 8; ++j) {
