@@ -1,6 +1,7 @@
 // `wick embed` on the tiny encoder of data/encoder.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/stat.h>
 
 #include <cstring>
@@ -214,6 +215,23 @@ TEST_F(CliEmbed, EndsWhenItIsInterrupted) {
   }
 }
 
+TEST_F(CliEmbed, EndsWhenItIsInterruptedWhileNobodyReads) {
+  ASSERT_EQ(::mkfifo((dir_ / "pipe").c_str(), 0600), 0);
+  const int both_ends = ::open((dir_ / "pipe").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(both_ends, 0);
+  std::string many;
+  for (int i = 0; i < 20000; ++i) many += "hello\n";  // whose vectors are more than a pipe holds
+  Program program(words({"--batch-tokens", "64"}), {.input = many, .output_path = dir_ / "pipe"});
+  pollfd written{.fd = both_ends, .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&written, 1, 60000), 1);
+  ::usleep(200000);
+  program.interrupt();
+  const RunResult run = program.wait();
+  EXPECT_EQ(run.code, 130) << run.err;
+  EXPECT_EQ(run.err, "error: interrupted\n");
+  ::close(both_ends);
+}
+
 TEST_F(CliEmbed, UsesTheModelsPrompts) {
   const auto embed = [&](std::initializer_list<std::string> more, const std::string& text) {
     return expect_success(words(more), {.input = text + "\n"});
@@ -223,6 +241,7 @@ TEST_F(CliEmbed, UsesTheModelsPrompts) {
   EXPECT_EQ(embed({"--prompt-name", "query"}, "three"), embed({"--prompt", ""}, "one three"));
   EXPECT_EQ(embed({}, "three"), embed({"--prompt", ""}, "two three"));
   EXPECT_EQ(embed({"--prompt", "one "}, "three"), embed({"--prompt-name", "query"}, "three"));
+  EXPECT_EQ(embed({"--prompt=", "--skip-bad"}, "two three"), embed({}, "three"));  // the next word is no prompt
   expect_failure(2, {"--prompt-name", "\"passage\"", "\"document\", \"query\""}, words({"--prompt-name", "passage"}));
   EXPECT_EQ(wick(words({"--prompt-name", "query", "--prompt", "x"})).code, 2);
 }

@@ -125,6 +125,7 @@ TEST(CliUsage, MistakesAreNamedInOneLine) {
        {"--batch-tokens", "not in range"}},
       {{"generate", "--model", model, "--ids", "[1]", "--stop-token", "-5"}, {"--stop-token: id 0 is -5"}},
       {{"generate", "--model", "", "--ids", "[1]"}, {"--model: is empty"}},
+      {{"generate", "--model=", "--ids", "[1]"}, {"--model: is empty"}},
       {{"info", ""}, {"path: is empty"}},
       {{"score", "--model", model, "--ids", "[1, 2"}, {"--ids"}},
       {{"score", "--model", model, "--ids", "[1, \"a\"]"}, {"--ids"}},

@@ -1,4 +1,5 @@
-"""bench/report.py: the page and the chart of a sample, and runs of commands that print, fail and do not end."""
+"""bench/report.py: the page and the chart of a sample, and runs of commands that print, fail and do not end. Then what else is
+Python in bench/."""
 
 import json
 import pathlib
@@ -161,6 +162,26 @@ each_cell([("a", "works"), ("b", "fails"), ("c", "works"), ("d", "dies"), ("e", 
         self.assertIn("ZeroDivisionError", done.stderr)
         self.assertEqual(done.stderr.splitlines()[-1], "failed: b fails; d dies")
         self.assertEqual(done.returncode, 1)
+
+
+class EmbeddingTexts(unittest.TestCase):
+    """bench/embedding_texts.py."""
+
+    def texts(self, vocabulary, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+            done = subprocess.run([sys.executable, ROOT / "bench/embedding_texts.py", folder, *arguments],
+                                  capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return [json.loads(line)["text"].split() for line in done.stdout.splitlines()]
+
+    def test_words_are_tokens_of_the_vocabulary(self):
+        entries = ["[CLS]", "##ing", "a", "red", "\u0120fox", "\u00e9t\u00e9", "12", "sea"]
+        for vocabulary in ({entry: i for i, entry in enumerate(entries)}, [[entry, -1.5] for entry in entries]):
+            texts = self.texts(vocabulary, "200", "--words", "2", "4")
+            self.assertEqual({len(text) for text in texts}, {2, 3, 4})
+            self.assertEqual({word for text in texts for word in text}, {"red", "sea"})
+            self.assertEqual((len(texts), texts), (200, self.texts(vocabulary, "200", "--words", "2", "4")))
 
 
 if __name__ == "__main__":

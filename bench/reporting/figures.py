@@ -40,7 +40,9 @@ def of_wick_bench(record):
     case = {"model": pathlib.Path(record["shape"]).stem, "dtype": record["dtype"]}
     if record["work"] == "train":
         case |= {name: record[name] for name in ("sequences", "length", "rank")}
-        tokens = record["sequences"] * record["length"] * 1e3
+        if record.get("batches", 1) > 1:
+            case["batches"] = record["batches"]
+        tokens = record["tokens_per_second"] * record["step_ms"]
         yield figure(record, "train", case, record["tokens_per_second"], "tokens/s", tokens / record["step_ms_high"],
                      tokens / record["step_ms_low"])
         yield figure(record, "train, memory", case, record["peak_gib"], "GiB")

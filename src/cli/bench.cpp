@@ -322,11 +322,11 @@ void add_bench(CLI::App& app) {
   CLI::App* verb = app.add_subcommand(
       "bench", "measure training, decoding, reading a prompt or sentence embeddings, for a model of any shape");
   verb->require_subcommand(1);
-  verb->footer(
-      help_footer("Example: wick bench train --shape bench/shapes/qwen2.5-0.5b.json --sequences 4 --length 2048"));
+  verb->footer(help_footer("Example: wick bench train --shape bench/shapes/qwen2.5-0.5b.json"));
   const auto o = std::make_shared<Options>();
-  const auto work = [&](const char* name, const char* help, void (*run)(const Options&)) {
+  const auto work = [&](const char* name, const char* help, const char* example, void (*run)(const Options&)) {
     CLI::App* sub = verb->add_subcommand(name, help);
+    sub->footer(help_footer(fmt::format("Example: wick bench {} --shape bench/shapes/{}", name, example)));
     sub->add_option("--shape", o->shape, "config.json of a model; its weights are random")
         ->required()
         ->type_name("FILE");
@@ -341,7 +341,7 @@ void add_bench(CLI::App& app) {
     sub->callback([o, run] { run(*o); });
     return sub;
   };
-  CLI::App* t = work("train", "LoRA training steps", train);
+  CLI::App* t = work("train", "LoRA training steps", "qwen2.5-0.5b.json --sequences 4 --length 2048", train);
   t->add_option("--sequences", o->sequences, "sequences in a batch")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
@@ -356,9 +356,9 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   o->memory.add_to(*t, "Memory");
   t->add_option("--steps", o->steps, "steps that count")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  CLI::App* d = work("decode", "greedy decoding of one sequence", decode);
-  CLI::App* p = work("prefill", "reading a prompt", prefill);
-  CLI::App* e = work("embed", "sentence embeddings by an encoder", embed);
+  CLI::App* d = work("decode", "greedy decoding of one sequence", "llama-3.2-1b.json --tokens 128", decode);
+  CLI::App* p = work("prefill", "reading a prompt", "llama-3.2-1b.json --prompt 2048", prefill);
+  CLI::App* e = work("embed", "sentence embeddings by an encoder", "minilm.json", embed);
   e->add_option("--sentences", o->sentences, "sentences in a run")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();

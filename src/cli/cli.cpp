@@ -30,6 +30,7 @@ void install_signal_handlers() {
 
 void print(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    if (stop_requested) fail(ErrorCode::interrupted, "interrupted");  // a signal ends a write that waits
     fail(ErrorCode::io, "cannot write to stdout");
   }
 }

@@ -107,6 +107,23 @@ std::string describe(const CLI::ParseError& error, const CLI::App& app) {
   return path.empty() ? message + " (see wick --help)" : path + ": " + message + " (see wick " + path + " --help)";
 }
 
+// The words of the command line, the last one first, as CLI11 wants them. It takes "--name=" for "--name" and so the
+// next word for the value: here the value is an empty one.
+std::vector<std::string> reversed_words(int argc, char** argv) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word.starts_with("--") && word.find('=') == word.size() - 1) {
+      words.emplace_back(word.substr(0, word.size() - 1));
+      words.emplace_back();
+    } else {
+      words.emplace_back(word);
+    }
+  }
+  std::ranges::reverse(words);
+  return words;
+}
+
 int fail_with(const std::string& message, int code) {
   wick::cli::print_note("error: " + wick::cli::one_line(message));
   return code;
@@ -134,7 +151,7 @@ int main(int argc, char** argv) {
   wick::cli::add_bench(app);
   wick::set_fallback_listener([](const std::string& message) { wick::cli::print_note("note: " + message); });
   try {
-    app.parse(argc, argv);
+    app.parse(reversed_words(argc, argv));
     return wick::cli::ok;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version

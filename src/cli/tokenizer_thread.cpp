@@ -11,10 +11,9 @@ namespace wick::cli {
 namespace {
 
 constexpr std::size_t kAhead = 2;
-// Lines that are in memory at once, besides one that is longer.
-constexpr std::size_t kLines = 8192;
-constexpr std::size_t kBytes = 8 << 20;
-constexpr std::int64_t kPiece = 32;  // lines that a thread takes at a time
+constexpr std::size_t kLines = 8192;     // that are in memory at once, and bad ones of a part
+constexpr std::size_t kBytes = 8 << 20;  // of these, besides a last one that may be longer
+constexpr std::int64_t kPiece = 32;      // lines that a thread takes at a time
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -84,8 +83,7 @@ void TokenizerThread::read_lines() {
 
 TokenizedTexts TokenizerThread::make_part(std::exception_ptr& error) {
   TokenizedTexts part;
-  while (part.tokens < limits_.tokens && std::ssize(part.texts) < limits_.texts &&
-         std::ssize(part.bad) < limits_.texts) {
+  while (part.tokens < limits_.tokens && std::ssize(part.texts) < limits_.texts && part.bad.size() < kLines) {
     if (taken_ == lines_.size()) {
       if (input_ended_) break;
       read_lines();

@@ -24,7 +24,7 @@ struct TokenizedTexts {
   std::vector<std::string> bad;  ///< what is wrong with lines that were skipped
 };
 
-/// Where a part ends: at the text that brings it to one of these.
+/// Where a part ends: at the text that brings it to one of these, or after some thousand bad lines.
 struct PartLimits {
   std::int64_t tokens;
   std::int64_t texts;
