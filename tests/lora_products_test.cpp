@@ -64,6 +64,7 @@ TEST_P(LoraProducts, OfManyTiles) {
       {17, 8, {{8, 1, 1.0}}},
       {1100, 200, {{264, 16, 2.0}, {72, 16, 1.0}, {136, 16, 1.5}}},
       {600, 264, {{136, 32, 0.5}}},
+      {9, 16, {{8, 5, 1.0}, {24, 11, 2.0}}},
   };
   // A result rounded to the dtype, made of results that were.
   const double tolerance = dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 2e-3 : 1.5e-2;
@@ -123,6 +124,55 @@ TEST_P(LoraProducts, OfManyTiles) {
     EXPECT_LE(relative_error(forward.y, y), tolerance) << "y";
     EXPECT_LE(relative_error(gradients.dx, dx), tolerance) << "dx";
   }
+}
+
+// Of three siblings the first has no gradient of A, the second none of B; what is wanted is added to what is there.
+TEST_P(LoraProducts, AreAddedWhereTheyAreWanted) {
+  const DType dtype = GetParam();
+  const Device device = test_device();
+  const NoGrad no_grad;
+  const std::int64_t tokens = 150;
+  const std::int64_t in = 200;
+  const std::int64_t outs[] = {72, 40, 136};
+  const std::int64_t ranks[] = {3, 7, 6};
+  std::vector<LoraBranch> branches;
+  for (std::size_t i = 0; i < 3; ++i) {
+    branches.push_back({outs[i], random({ranks[i], in}, DType::f32, 0.3, 1).to(device),
+                        random({outs[i], ranks[i]}, DType::f32, 0.3, 2).to(device), 0.5});
+  }
+  const LoraWeight weight(random({248, in}, dtype, 0.3, 3).to(device), branches, LoraLayout::bordered);
+  const auto run = [&](std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+    const Tensor x = bordered(random({tokens, in}, dtype, 1, 4), weight.rank(), device);
+    const Tensor dy = bordered(random({tokens, 248}, dtype, 1, 5), weight.rank(), device);
+    const Tensor h = lora_forward(x, weight, {}).h;
+    (void)lora_backward(dy, x, h, weight, nullptr, da, db, add);
+  };
+  const auto filled = [&](const Shape& shape) { return Tensor::full(shape, 1, DType::f32, device); };
+  std::vector<Tensor> da;
+  std::vector<Tensor> db;
+  for (std::size_t i = 0; i < 3; ++i) {
+    da.push_back(filled({ranks[i], in}));
+    db.push_back(filled({outs[i], ranks[i]}));
+  }
+  run(da, db, false);
+  const std::vector<Tensor> some_a = {{}, filled(da[1].shape()), filled(da[2].shape())};
+  const std::vector<Tensor> some_b = {filled(db[0].shape()), {}, filled(db[2].shape())};
+  run(some_a, some_b, true);
+  const auto one_more = [](const Tensor& t) {
+    return add(t.to(Device::cpu()).to(DType::f64), Tensor::full({}, 1, DType::f64));
+  };
+  for (std::size_t i = 0; i < 3; ++i) {
+    if (i != 0) {
+      EXPECT_LE(relative_error(some_a[i], one_more(da[i])), 1e-5) << "dA of " << i;
+    }
+    if (i != 1) {
+      EXPECT_LE(relative_error(some_b[i], one_more(db[i])), 1e-5) << "dB of " << i;
+    }
+  }
+  const std::vector<Tensor> none(3);
+  const std::vector<Tensor> again = {filled(db[0].shape()), filled(db[1].shape()), filled(db[2].shape())};
+  run(none, again, true);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_LE(relative_error(again[i], one_more(db[i])), 1e-5) << "dB of " << i;
 }
 
 TEST_P(LoraProducts, AreTheSameBytesEachTime) {

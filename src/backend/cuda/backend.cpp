@@ -49,7 +49,7 @@ class CudaBackend final : public Primitives {
   std::vector<Library> libraries() const override { return cuda::libraries(); }
 
   Block allocate(std::size_t bytes, Device device) override {
-    (void)info(device.index);
+    (void)stream(device.index);  // launches go to the device that was used last
     Arena::Block* block = current_arena(device.index).allocate(bytes);
     return {block->data, block};
   }

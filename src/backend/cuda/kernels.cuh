@@ -150,7 +150,7 @@ struct Launch {
   unsigned cluster = 1;  ///< blocks in a cluster (along x)
 };
 
-/// Queues a kernel on the device's stream. Does nothing for an empty grid.
+/// Queues a kernel on the stream of current_device(). Does nothing for an empty grid.
 template <class... Parameters, class... Arguments>
 void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;

@@ -10,6 +10,8 @@
 namespace wick::cuda {
 namespace {
 
+thread_local int current = -1;  // none chosen yet
+
 struct Discovered {
   std::vector<DeviceInfo> devices;
   std::string reason;
@@ -62,13 +64,14 @@ const DeviceInfo& info(int index) {
   return devices()[static_cast<std::size_t>(index)];
 }
 
+int current_device() { return current < 0 ? 0 : current; }
+
 cudaStream_t stream(int index) {
   static std::mutex mutex;
   static std::array<cudaStream_t, 64> streams{};
   (void)info(index);
   if (index >= static_cast<int>(streams.size())) fail(ErrorCode::device, "device cuda:{} is too many", index);
   const std::scoped_lock lock(mutex);
-  thread_local int current = -1;
   if (current != index) {
     check(cudaSetDevice(index), "choosing the device");
     current = index;

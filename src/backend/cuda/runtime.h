@@ -26,11 +26,15 @@ struct DeviceInfo {
 const std::vector<DeviceInfo>& devices();
 /// Why devices() is empty, in the driver's words; "" when it is not.
 const std::string& no_device_reason();
-const DeviceInfo& info(int index = 0);
+
+/// The device that the calling thread used last, by stream(); at first 0. Whoever allocates uses the device, so it is
+/// the one of an op's results.
+int current_device();
+const DeviceInfo& info(int index = current_device());
 
 /// The stream that all work of a device goes to, in order. The calling thread's current device becomes `index`.
-cudaStream_t stream(int index = 0);
-bool capturing(int index = 0);  ///< the stream is recording a graph: nothing may wait for it
+cudaStream_t stream(int index = current_device());
+bool capturing(int index);  ///< the stream is recording a graph: nothing may wait for it
 
 /// Opens the first library of `names` that is there; null, and `reason` says why, when none is.
 void* open_library(std::initializer_list<const char*> names, std::string& reason);

@@ -15,11 +15,10 @@ CUtensorMap boxes_of(const Tensor& matrix, int rows, int columns);
 /// r at c ^ (r / 4 % 2).
 CUtensorMap narrow_boxes_of(const Tensor& matrix, int rows);
 
-/// The same as boxes_of() of a weight whose rows come in another order: row r of a box is 32 (r / 32) + fragment_row(r
-/// % 32) of the matrix, from where the box begins. With these, the columns of a product that a thread gets are 8 side
-/// by side in each
-/// 32. A box is named by its first column, three zeros, and its first row over 32. The matrix has a multiple of 32
-/// rows.
+/// The same as boxes_of() of a weight whose rows come in another order: row r of a box is 32 (r / 32) +
+/// fragment_row(r % 32) of the matrix, from where the box begins. With these, the columns of a product that a thread
+/// gets are 8 side by side in each 32. A box is named by its first column, three zeros, and its first row over 32. The
+/// matrix has a multiple of 32 rows.
 CUtensorMap fragment_boxes_of(const Tensor& matrix, int rows, int columns);
 constexpr int fragment_row(int r) { return r % 8 / 2 * 8 + r / 8 * 2 + r % 2; }
 

@@ -82,10 +82,10 @@ __device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[mayb
       "  wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type \
       " "                                                           \
       "{%0, %1, %2, %3, %4, %5, %6, %7}, "                          \
-      "%8, %9, p, 1, 1, %11, %12;\n"                                \
+      "%8, %9, p, 1, 1, %11, 1;\n"                                  \
       "}"                                                           \
       : WICK_8(0)                                                   \
-      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)))
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)))
 #define WICK_NARROW_32(type)                                        \
   asm volatile(                                                     \
       "{\n"                                                         \
@@ -95,18 +95,18 @@ __device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[mayb
       " "                                                           \
       "{%0, %1, %2, %3, %4, %5, %6, %7, "                           \
       "%8, %9, %10, %11, %12, %13, %14, %15}, "                     \
-      "%16, %17, p, 1, 1, %19, %20;\n"                              \
+      "%16, %17, p, 1, 1, %19, 1;\n"                                \
       "}"                                                           \
       : WICK_8(0), WICK_8(8)                                        \
-      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)))
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)))
 
-/// How an operand lies in its tile: a row's (a) or a column's (b) elements of k side by side, or those of one k.
+/// How `a` lies in its tile: a row's elements of k side by side, or those of one k.
 enum class Along { k = 0, rows = 1 };
 
-/// The same of b with 16 or 32 columns. An operand along k is read through tile_descriptor(), as is
-/// a along its rows, whose descriptor is greater by 128 16 elements further along k; b along its rows through
+/// c [64, kColumns] = a b, plus c where `add`; in c as above. a is read through tile_descriptor(); where it lies along
+/// its rows, 16 elements further along k the descriptor is greater by 128. b [16, kColumns] through
 /// narrow_descriptor().
-template <class T, int kColumns, Along kA, Along kB>
+template <class T, int kColumns, Along kA>
 __device__ inline void multiply_add_narrow([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,
                                            [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
   static_assert(kColumns == 16 || kColumns == 32);

@@ -10,7 +10,6 @@ Kernels<LoraFactorGradients> lora_factor_gradients;
 namespace {
 
 constexpr const char* kOp = "lora_linear";
-constexpr std::int64_t kFewTokens = 8;  // up to here gemm() streams the factor past x, which no kernel here does better
 
 void check(const Tensor& x, const LoraWeight& weight, const Tensor& bias, std::span<const LoraBranch> branches) {
   check_floating(kOp, "x", x);
@@ -53,6 +52,7 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
 // Measured on an H200 (lora_bench, 8,192 tokens): up to this rank reading dy and x once pays, beyond it the library's
 // products are faster.
 constexpr std::int64_t kMostFusedRank = 32;
+constexpr std::int64_t kFewTokens = 8;  // up to here a tile would be nearly empty
 
 // A device without a kernel for these is none that falls back: gemm() is its way.
 bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, const Tensor& g,

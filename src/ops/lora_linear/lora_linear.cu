@@ -25,15 +25,17 @@ constexpr bool kCompiled = true;
 constexpr bool kCompiled = false;
 #endif
 
-/// Null if the kernels take these: a tall matrix, a factor and a matrix [tokens, rank].
-Declined check_matrices(const Tensor& tall, const Tensor& factor, const Tensor& narrow) {
+constexpr Declined kUnaligned = "rows that are not aligned to 16 bytes";
+
+/// Null if the kernels take these: a matrix [tokens, columns] and one [tokens, rank].
+Declined check_matrices(const Tensor& tall, const Tensor& narrow) {
   if (!kCompiled || info(tall.device().index).major != 9) return "no code for sm_90a, or not such a device";
   if (tall.dtype() != DType::bf16 && tall.dtype() != DType::f16) return "neither bf16 nor f16";
   const std::int64_t rank = narrow.size(1);
   if (rank != 16 && rank != 32) return "neither a rank of 16 nor of 32";
   if (tall.size(0) == 0 || tall.size(1) == 0 || tall.size(1) % 8 != 0) return "no multiple of 8 columns";
   if (tall.size(0) > (1 << 30) || tall.size(1) > (1 << 30)) return "an extent past 2^30";
-  if (!packs(tall) || !packs(factor) || !packs(narrow)) return "rows that are not aligned to 16 bytes";
+  if (!packs(tall) || !packs(narrow)) return kUnaligned;
   return nullptr;
 }
 
@@ -160,8 +162,9 @@ void run_outer(Outer<T>& p) {
 
 Declined factor_gradients_cuda(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
                                const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
-  if (const Declined reason = check_matrices(dy, weight.scaled_b(), g)) return reason;
-  if (const Declined reason = check_matrices(x, weight.a(), h)) return reason;
+  if (const Declined reason = check_matrices(dy, g)) return reason;
+  if (const Declined reason = check_matrices(x, h)) return reason;
+  if (!packs(weight.scaled_b())) return kUnaligned;
   if (h.size(1) != g.size(1)) return "h and g of different ranks";
   if (weight.blocks().size() > kMaxBlocks) return "more than 8 siblings";
   const auto defined = [](const Tensor& t) { return t.defined(); };

@@ -7,8 +7,8 @@
 
 namespace wick {
 
-/// y += what the adapters add, or the whole product where the layouts allow one GEMM; h [tokens, rank] is saved for
-/// backward. The products with a rank are kernels where the device has them, else gemm().
+/// y [tokens, n] = x Wᵀ + bias with what the adapters add, in one GEMM where x and the weight have a border; h [tokens,
+/// rank] = x Aᵀ, then in the border of x, is saved for backward.
 struct LoraForward {
   Tensor y;
   Tensor h;

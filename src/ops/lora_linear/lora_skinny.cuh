@@ -4,13 +4,11 @@
 // boxes of 64 x 64 that the copy engine brings to a ring in shared memory, where products take them along their rows
 // and along their columns; whatever has the rank as an extent stays in registers or shared memory.
 //
-//   project: out [tokens, R] = x f, f = Aᵀ [columns, R] or sB [columns, R]; and in the same pass partial sums of
-//            outer [columns, R] = xᵀ h (the gradient of B). A cluster of blocks has a range of rows, each group of
-//            warps in it every so many columns: out is added up over the cluster, outer over the ranges by whoever
-//            comes next.
-//   outer:   gᵀ x [R, columns], the gradient of A. A cluster has 64 or 128 columns, each of its blocks some
-//   of
-//            the rows, so the sum is complete within the cluster.
+//   project: g [tokens, R] = dy sB; and in the same pass partial sums of dyᵀ h [columns, R], the gradient of B. A
+//            cluster of blocks has a range of rows, each group of warps in it every so many columns: g is added up over
+//            the cluster, the gradient over the ranges by whoever comes next.
+//   outer:   gᵀ x [R, columns], the gradient of A. A cluster has 64 or 128 columns, each of its blocks some of the
+//            rows, so the sum is complete within the cluster.
 //
 // All sums are made in a fixed order.
 
@@ -255,8 +253,8 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
       begin_products();
 #pragma unroll
       for (int k = 0; k < kBox / 16; ++k) {
-        multiply_add_narrow<T, R, Along::k, Along::rows>(sums[s], dy + 2 * k, narrow_descriptor(factor) + 32 * k, true);
-        multiply_add_narrow<T, R, Along::rows, Along::rows>(
+        multiply_add_narrow<T, R, Along::k>(sums[s], dy + 2 * k, narrow_descriptor(factor) + 32 * k, true);
+        multiply_add_narrow<T, R, Along::rows>(
             outer, dy + 128 * k, narrow_descriptor(shared_address(h + s * kNarrow<R>)) + 32 * k, s > 0 || k > 0);
       }
       close_products();
@@ -391,7 +389,7 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
     begin_products();
 #pragma unroll
     for (int k = 0; k < kBox / 16; ++k) {
-      multiply_add_narrow<T, R, Along::rows, Along::rows>(sums, x + 128 * k, g + 32 * k, true);
+      multiply_add_narrow<T, R, Along::rows>(sums, x + 128 * k, g + 32 * k, true);
     }
     close_products();
     wait_products<0>();
