@@ -85,8 +85,9 @@ int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, st
   static std::mutex mutex;
   static std::map<std::tuple<const void*, unsigned, unsigned, std::size_t>, int> known;
   const std::scoped_lock lock(mutex);
-  int& found = known[{kernel, threads, cluster, shared}];
-  if (found == 0) {
+  const auto [entry, unknown] = known.try_emplace({kernel, threads, cluster, shared});
+  int& found = entry->second;
+  if (unknown) {
     if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
             "a cluster's shared memory");
@@ -103,7 +104,6 @@ int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, st
     config.attrs = &attribute;
     config.numAttrs = 1;
     check(cudaOccupancyMaxActiveClusters(&found, kernel, &config), "counting clusters");
-    found = std::max(found, 1);
   }
   return found;
 }

@@ -288,7 +288,8 @@ template <class T, int kPacks>
 void launch_held(const Work& work, const Rows& rows, std::int64_t count, int packs_per_block, unsigned blocks) {
   constexpr std::size_t kShared = sizeof(float) * kPack * kPacks * kHeldThreads;
   void (*const kernel)(Rows, int, int) = loss_rows_held<T, kPacks>;
-  const int resident = resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, kShared);
+  const int resident =
+      std::max(resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, kShared), 1);
   launch(work, kernel,
          {.grid = static_cast<unsigned>(std::min<std::int64_t>(count, resident)) * blocks,
           .block = kHeldThreads,

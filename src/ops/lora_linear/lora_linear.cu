@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 
+#include "backend/cuda/row_plan.h"
 #include "backend/cuda/tensor_map.h"
 #include "ops/lora_linear/lora_linear.h"
 #include "ops/lora_linear/lora_skinny.cuh"
@@ -55,21 +56,8 @@ struct ClustersAtOnce {
 
   template <class Kernel>
   ClustersAtOnce(Kernel* kernel, std::size_t shared) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-          "lora_linear");
     for (unsigned size = 1; size <= kMaxCluster; ++size) {
-      cudaLaunchAttribute cluster = {};
-      cluster.id = cudaLaunchAttributeClusterDimension;
-      cluster.val.clusterDim.x = size;
-      cluster.val.clusterDim.y = 1;
-      cluster.val.clusterDim.z = 1;
-      cudaLaunchConfig_t config = {};
-      config.gridDim = dim3(size);
-      config.blockDim = dim3(kThreads);
-      config.dynamicSmemBytes = shared;
-      config.attrs = &cluster;
-      config.numAttrs = 1;
-      check(cudaOccupancyMaxActiveClusters(&of[size], kernel, &config), "lora_linear");
+      of[size] = resident_clusters(reinterpret_cast<const void*>(kernel), kThreads, size, shared);
     }
   }
 };
