@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdlib>
 
+#include "backend/cuda/runtime.h"
 #include "core/fail.h"
 
 namespace wick::cuda {
@@ -20,10 +21,10 @@ struct Loaded {
 
 Loaded load() {
   Loaded result;
-  void* library = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
+  std::string reason;
+  void* library = open_library({"libcudnn.so.9"}, reason);
   if (library == nullptr) {
-    const char* error = dlerror();
-    result.absent = fmt::format("cuDNN 9 is not installed ({})", error == nullptr ? "libcudnn.so.9" : error);
+    result.absent = fmt::format("cuDNN 9 is missing: {}", reason);
     return result;
   }
   // Kept open: a library with threads and device state of its own is not safely closed.

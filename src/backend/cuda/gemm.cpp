@@ -312,15 +312,16 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
       gemv(a, b.transpose(0, 1), c, static_cast<float>(alpha), static_cast<float>(beta), few)) {
     return;
   }
+  GemmLayout la = gemm_layout(a, "a");
+  const GemmLayout lb = gemm_layout(b, "b");
+  GemmLayout lc = gemm_layout(c, "c");
+  if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
+  if (!libraries_wanted()) return gemm_tiled(a, b, c, alpha, beta, bias);
   if (a.dtype() == DType::f64 && bias.defined()) {  // no epilogues in double
     c.copy_from(bias.expand(c.shape()));
     return cuda::gemm(a, b, c, alpha, 1.0, {});
   }
   const CublasLt& lib = CublasLt::needed();
-  GemmLayout la = gemm_layout(a, "a");
-  const GemmLayout lb = gemm_layout(b, "b");
-  GemmLayout lc = gemm_layout(c, "c");
-  if (lc.transposed) fail(ErrorCode::invalid_argument, "[gemm] the columns of c must be dense");
   const int device = a.device().index;
   const double products =
       static_cast<double>(a.size(0)) * static_cast<double>(b.size(1)) * static_cast<double>(a.size(1));

@@ -1,5 +1,7 @@
 #include "backend/cuda/gemm_tiled.h"
 
+#include <type_traits>
+
 #include "backend/cuda/kernels.cuh"
 
 namespace wick::cuda {
@@ -23,26 +25,31 @@ Strided<T> strided(const Tensor& t) {
   return {pointer<T>(t), t.stride(0), t.stride(1)};
 }
 
+// What products of T are added up in.
+template <class T>
+using SumOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 template <class In, class Out>
 struct TiledArguments {
   Strided<const In> a, b;
   Strided<Out> c;
   const Out* bias;  // null: none
   std::int64_t m, n, k;
-  float alpha, beta;
+  SumOf<In> alpha, beta;
 };
 
 // Threads are 16 x 16, each with every 16th row and column of a tile.
 template <class In, class Out>
 __global__ void __launch_bounds__(kThreads) tiled_kernel(const TiledArguments<In, Out> in) {
-  __shared__ float left[kDepth][kTile + 1];
-  __shared__ float right[kDepth][kTile + 1];
+  using Sum = SumOf<In>;
+  __shared__ Sum left[kDepth][kTile + 1];
+  __shared__ Sum right[kDepth][kTile + 1];
   const int thread = static_cast<int>(threadIdx.x);
   const int x = thread % kLanes;
   const int y = thread / kLanes;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t first_column = static_cast<std::int64_t>(blockIdx.y) * kTile;
-  float sums[kEach][kEach] = {};
+  Sum sums[kEach][kEach] = {};
   for (std::int64_t at = 0; at < in.k; at += kDepth) {
     __syncthreads();
     for (int i = thread; i < kTile * kDepth; i += kThreads) {
@@ -51,8 +58,8 @@ __global__ void __launch_bounds__(kThreads) tiled_kernel(const TiledArguments<In
       const bool there = at + depth < in.k;
       const std::int64_t row = first_row + across;
       const std::int64_t column = first_column + across;
-      left[depth][across] = there && row < in.m ? to_float(in.a.at(row, at + depth)) : 0.0F;
-      right[depth][across] = there && column < in.n ? to_float(in.b.at(at + depth, column)) : 0.0F;
+      left[depth][across] = there && row < in.m ? static_cast<Sum>(in.a.at(row, at + depth)) : Sum{0};
+      right[depth][across] = there && column < in.n ? static_cast<Sum>(in.b.at(at + depth, column)) : Sum{0};
     }
     __syncthreads();
 #pragma unroll
@@ -61,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) tiled_kernel(const TiledArguments<In
       for (int i = 0; i < kEach; ++i) {
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
-          sums[i][j] = fmaf(left[depth][y + kLanes * i], right[depth][x + kLanes * j], sums[i][j]);
+          sums[i][j] = fma(left[depth][y + kLanes * i], right[depth][x + kLanes * j], sums[i][j]);
         }
       }
     }
@@ -73,10 +80,10 @@ __global__ void __launch_bounds__(kThreads) tiled_kernel(const TiledArguments<In
       const std::int64_t row = first_row + y + kLanes * i;
       const std::int64_t column = first_column + x + kLanes * j;
       if (row >= in.m || column >= in.n) continue;
-      float result = in.alpha * sums[i][j];
-      if (in.bias != nullptr) result += to_float(in.bias[column]);
-      if (in.beta != 0.0F) result = fmaf(in.beta, to_float(in.c.at(row, column)), result);
-      in.c.at(row, column) = from_float<Out>(result);
+      Sum result = in.alpha * sums[i][j];
+      if (in.bias != nullptr) result += static_cast<Sum>(in.bias[column]);
+      if (in.beta != 0) result = fma(in.beta, static_cast<Sum>(in.c.at(row, column)), result);
+      in.c.at(row, column) = static_cast<Out>(result);
     }
   }
 }
@@ -90,8 +97,8 @@ void run(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double
                                    .m = a.size(0),
                                    .n = b.size(1),
                                    .k = a.size(1),
-                                   .alpha = static_cast<float>(alpha),
-                                   .beta = static_cast<float>(beta)};
+                                   .alpha = static_cast<SumOf<In>>(alpha),
+                                   .beta = static_cast<SumOf<In>>(beta)};
   const double moved = static_cast<double>(a.numel() + b.numel()) * sizeof(In);
   const Work work{.name = "gemm, plain",
                   .bytes = moved + static_cast<double>(c.numel()) * sizeof(Out) * (beta != 0 ? 2 : 1),
@@ -115,6 +122,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void gemm_tiled(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, double beta, const Tensor& bias) {
+  if (a.dtype() == DType::f64) return run<double, double>(a, b, c, alpha, beta, bias);
   visit_narrow(a.dtype(), [&]<class In>(In) {
     if (c.dtype() == DType::f32) {
       run<In, float>(a, b, c, alpha, beta, bias);

@@ -3,7 +3,9 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cstdlib>
 #include <mutex>
+#include <string_view>
 
 #include "core/fail.h"
 
@@ -87,7 +89,19 @@ bool capturing(int index) {
   return status != cudaStreamCaptureStatusNone;
 }
 
+bool libraries_wanted() {
+  static const bool wanted = [] {
+    const char* const value = std::getenv("WICK_LIBRARIES");
+    return value == nullptr || std::string_view(value) != "off";
+  }();
+  return wanted;
+}
+
 void* open_library(std::initializer_list<const char*> names, std::string& reason) {
+  if (!libraries_wanted()) {
+    reason = "WICK_LIBRARIES=off";
+    return nullptr;
+  }
   for (const char* name : names) {
     if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
     if (const char* error = dlerror(); error != nullptr && reason.empty()) reason = error;

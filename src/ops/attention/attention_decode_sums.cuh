@@ -108,6 +108,8 @@ struct ByTensorCores {
     const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
 
     const int first = share.first_of(static_cast<int>(threadIdx.x) / 32, 16);
+    // Of the keys in the cache. The newest, the last of all, is not there yet with kAppend.
+    const int end = kAppend && query.newest >= 0 ? ::min(share.end, query.newest) : share.end;
     int at = first;
     const T* k = in.k.at(at + row, unit.kv_head);
     const T* v = in.v.at(at + 2 * column, unit.kv_head);
@@ -121,7 +123,7 @@ struct ByTensorCores {
           const int key = u * kStep + 8 * r;
 #pragma unroll
           for (int i = 0; i < 2 * kUnits; ++i) {
-            keys[u][r][i] = load(k + key * in.k.row, 32 * i + 8 * column, at + row + key < share.end);
+            keys[u][r][i] = load(k + key * in.k.row, 32 * i + 8 * column, at + row + key < end);
           }
         }
       }
@@ -132,12 +134,12 @@ struct ByTensorCores {
           const int key = u * kStep + r % 2 + 8 * (r / 2);
 #pragma unroll
           for (int i = 0; i < kUnits; ++i) {
-            values[u][r][i] = load(v + key * in.v.row, 64 * i + 8 * row, at + 2 * column + key < share.end);
+            values[u][r][i] = load(v + key * in.v.row, 64 * i + 8 * row, at + 2 * column + key < end);
           }
         }
       }
       if constexpr (kAppend) {
-        // In the row of the new key there is nothing yet: a few lanes put it there, and into what they have loaded.
+        // A few lanes put the new key into its row, and into what they have loaded.
         const Turn& turn = query.turn;
         if (at == first) {
           wait_for_previous();
