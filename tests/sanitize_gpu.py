@@ -1,24 +1,27 @@
 #!/usr/bin/env python3
 """NVIDIA's compute-sanitizer over the CUDA kernels: memcheck, racecheck and initcheck, several programs side by side.
 
-    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--within 3600]
+    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--within 470]
+    tests/sanitize_gpu.py --list
 
 A suite is a test program and those of its cases that take each kernel at a small shape. Prints a line for each tool and
-suite: cases that ran, errors, seconds. Exits with 1 if there is an error, a case fails, is skipped or does not end in time,
-and with 2 if nothing can run here. Everything that was said is in --logs.
+suite as it ends: cases that ran, errors, seconds of its processes together. Exits with 1 if there is an error, a case fails,
+is skipped or does not end in time, and with 2 if nothing can run here. Everything that was said is in --logs. --list shows
+the cases and runs none.
 
 What is looked at:
+- WICK_LIBRARIES=off: all kernels are ours. Beside those of cuBLASLt racecheck ends with an error of its own ("failed to handle a
+  hardware exception"), observed or not, and initcheck does not see what they write by TMA.
 - WICK_ARENA=off: each tensor is an allocation of the driver's. In the arena, memory behind a tensor is another's.
-- memcheck and racecheck look at our kernels only (namespace wick::cuda). A library's kernels are their makers' matter, and
-  launching them unobserved takes a fraction of the time.
-- initcheck has to see all kernels, or what a library writes would count as never written. Only reports on our kernels
-  are errors here; those on other kernels and on copies are counted as "elsewhere". Where a kernel of ours is reported that reads
-  a library's result, look first whether the tool saw it written: it may not know every way in which Hopper stores.
+- initcheck's reports on kernels are errors; those on copies, of columns between rows that nobody wrote, are counted as "elsewhere".
 - racecheck's errors count as errors, its warnings are counted and shown. It is by far the slowest; --tool and --only run a part.
-  Where it ends with an internal error of its own, nothing has been shown of the kernels that were running.
+  It looks at shared memory alone, so that it leaves out what has none. Where it ends with an internal error, nothing has
+  been shown of the kernels that were running.
+- None looks at programmatic dependent launch: a kernel that reads before wait_for_previous() what the one ahead writes is not seen.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import dataclasses
 import fnmatch
@@ -45,31 +48,63 @@ class Suite:
     leave_out: dict = dataclasses.field(default_factory=dict)  # by tool, more of the filter
 
 
+def patterns(prefix, names):
+    return ":".join(prefix + name for name in names.split())
+
+
+# Each op's kernels: rows of few and of many columns, aligned and not, forward and backward, in every dtype and layout, and the
+# composites of primitives. Names end in "_" and their number.
+OPS = patterns("*EveryDTypeAndLayout/", """
+    primitive_erf_? primitive_sum_last_? primitive_sum_middle_kept_? primitive_sum_all_?? primitive_dropout_?? primitive_max_??
+    primitive_concat_?? primitive_matmul_batched_?? primitive_matmul_transposed_?? primitive_gather_rows_?? primitive_where_??
+    rms_norm__5__257__?? rms_norm_heads_before_tokens_?? rms_norm_residual__2__3__64__?? linear__33__20__to_5_??
+    lora_linear__33__24__17__16__separate_?? lora_linear_siblings_bordered_?? lora_linear_aligned_siblings_bordered_??
+    lora_linear_dropout_??
+    fused_linear_everything__1__72__38__??? fused_linear_everything__8__136__50__??? fused_linear_everything__11__24__18__???
+    fused_linear_gelu__70__64__192__??? fused_linear_residual_and_norm_after__70__64__384__???
+    fused_linear_adapters_bordered_5_???
+    linear_cross_entropy_odd_??? linear_cross_entropy_smoothing_??? linear_cross_entropy_token_log_probs_of_6_???
+    swiglu__5__257__??? swiglu_one_buffer__2__3__40__??? softmax_masked_??? softmax__5__257__??? layer_norm__33__40__???
+    layer_norm_residual__5__257__??? layer_norm_tables_of_257_columns_???
+    attention_causal_??? attention_odd_head_7_??? attention_head_64_??? attention_head_128_??? attention_head_256_???
+    attention_packed_window_??? attention_short_packed_64_grouped_??? attention_decode_odd_??? attention_packed_decode_???
+    attention_decode_1200_??? attention_borders_70_??? attention_borders_packed_???
+    attention_append__1__14__2__64__to_6_??? attention_append__1__4__4__128__to_40_??? attention_append__1__2__1__64__to_2500_???
+    attention_bias__packed_??? attention_bias__one_query_???
+    adamw_odd_??? adamw_clipped_adamw_step_of_3_??? adamw_gradient_norm_of_8192_???
+    gelu_exact__5__257__??? gelu_tanh__19__??? rope_positions__7__3__64__??? rope_append__7__8__4__24__to_20_???
+    embedding_repeated_ids_??? embedding_one_id_200_times_???
+    pool_mean_sequences_of_0_to_40_??? pool_max_sequences_of_0_to_40_??? l2_normalize__33__384__???
+""")
 # Rows in part of a warp, a warp, a block of both kinds, a cluster of 2, 4 and 8, and rows in several passes; then heads.
-ROWS = ":".join(f"*/{size}" for size in (
-    "3_7_dense", "33_40_odd", "65_1024_dense", "1000_2040_gaps", "1200_2048_gaps", "7_4096_dense", "3_16384_gaps",
-    "400_8192_gaps", "5_16392_gaps", "1_24576_gaps", "1_151936_dense", "3_50257_dense", "2_262144_dense",
-    "72_40_odd", "120_256_dense", "48_1032_gaps"))
+ROWS = patterns("*/", """
+    3_7_dense 33_40_odd 65_1024_dense 1000_2040_gaps 1200_2048_gaps 7_4096_dense 3_16384_gaps 400_8192_gaps 5_16392_gaps
+    1_24576_gaps 1_151936_dense 3_50257_dense 2_262144_dense 72_40_odd 120_256_dense 48_1032_gaps
+""")
 
 SUITES = {
-    # All ops, in every dtype and layout, fused and as composites of primitives. The loss of vocabularies that are no multiple of
-    # four reads a last pack of logits that reaches behind them, and drops what is there.
-    "ops": Suite("op_matrix_test", "*MatchesTheF64Composite*", 8, {"initcheck": "*linear_cross_entropy*"}),
-    "rows": Suite("rows_cuda_test", ROWS, 4),
-    # By blocks in a cluster: 1, 2, 8, 8 with more in each thread, a block in passes. 300007 is no multiple of four.
-    "cross_entropy": Suite("cross_entropy_cuda_test", "*MatchesSumsInDouble/1000_*:*MatchesSumsInDouble/32000_*:"
-                           "*MatchesSumsInDouble/151936_*:*MatchesSumsInDouble/262144_*:*MatchesSumsInDouble/300007_*", 5,
-                           {"initcheck": "*300007_*"}),
-    "gemv": Suite("gemv_cuda_test", "*MatchesSumsInDouble/bf16_bf16:*MatchesSumsInDouble/f16_f32", 2),
+    # The loss of vocabularies that are no multiple of four reads a last pack of logits that reaches behind them, and drops what
+    # is there.
+    "ops": Suite("op_matrix_test", OPS, 6, {"initcheck": "*linear_cross_entropy*"}),
+    # Rows of a warp share no memory.
+    "rows": Suite("rows_cuda_test", ROWS, 4, {"racecheck": "*/33_40_odd:*/65_1024_*:*/1000_2040_*:*/1200_2048_*:*/400_8192_*:"
+                                              "*WithoutAResult*:*FarFromZero*:*DependsOnNoOther*"}),
+    # By blocks in a cluster: 1, 2, 8, a block in passes. 300007 is no multiple of four.
+    "cross_entropy": Suite("cross_entropy_cuda_test", patterns("*ALabelThatIsNoWord*/", "1000_* 32000_* 151936_* 300007_*")
+                           + ":*MatchesSumsInDouble/1000_*", 2,
+                           {"racecheck": "*MatchesSumsInDouble*", "initcheck": "*/300007_*"}),
+    # For racecheck, which takes minutes for its 720 products, the same kernels are those of fused_linear in ops.
+    "gemv": Suite("gemv_cuda_test", "*MatchesSumsInDouble/bf16_bf16", 1, {"racecheck": "*"}),
+    "gemm": Suite("gemm_test", "*MatchesSumsInDouble/*", 2, {"racecheck": "*/bf16_f32:*/f16_*"}),
     "gemm_resident": Suite("gemm_resident_cuda_test", "*TakesStridedRows*:*KeepsSmallValues*"),
     "gemm_norm": Suite("gemm_norm_cuda_test", "GemmNorm.TakesStridedRows*"),
     "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16", 2),
-    "lora_refresh": Suite("lora_refresh_test", "*OfManyWeightsIsThatOfEach*"),
-    # initcheck: attention_append loads the cache's row that it is about to write, and drops what is there.
+    "lora_refresh": Suite("lora_refresh_test", "*OfManyWeightsIsThatOfEach/bf16"),
     "decode": Suite("decode_test", "*BehindACacheIsWithoutOne/llama_gqa_bf16_fused:*SoItIsWithAnAdapter/qwen3_qknorm_bf16_fused:"
                     "*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused:"
-                    "*ChoosesTheTokensThatTheHostWouldChoose/llama_gqa_f32_fused", 2, {"initcheck": "*"}),
-    "sampler": Suite("device_sampler_test", "*/of_1_everything:*/of_2_top_p_with_ties:*/of_5_greedy:*/of_5_top_k:*/of_1_min_p"),
+                    "*ChoosesTheTokensThatTheHostWouldChoose/llama_gqa_f32_fused", 2),
+    # Each by a cluster of 8.
+    "sampler": Suite("device_sampler_test", "*/of_31_everything:*/of_2_top_p_with_ties:*/of_5_greedy:*/of_1_min_p"),
     "embedding": Suite("embedding_cuda_test", "*GivesTheVectorsOfSentenceTransformers"),
 }
 
@@ -110,8 +145,6 @@ class Outcome:
 def sanitizer_options(tool, known):
     """`known`: what the program says of its options, which have changed their names."""
     options = ["--tool", tool, "--show-backtrace", "no", "--print-limit", "10000"]
-    if tool != "initcheck":
-        options += ["--kernel-name" if "--kernel-name" in known else "--kernel-regex", "kns=4wick4cuda"]  # mangled
     if tool == "memcheck":  # the program looks at what calls return; some ask what a device can do
         options += ["--report-api-errors", "no"]
     if tool == "racecheck":
@@ -145,11 +178,13 @@ def cases_of(program, suite, tool):
             listed.append(group + name.strip())
         else:
             group = name
-    patterns = suite.cases.split(":")
-    out = suite.leave_out.get(tool)
-    idle = [p for p in patterns + [out] * bool(out) if not fnmatch.filter(listed, p)]
-    chosen = [name for name in listed if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    return [name for name in chosen if not out or not fnmatch.fnmatchcase(name, out)], idle
+    wanted = suite.cases.split(":")
+    out = suite.leave_out[tool].split(":") if tool in suite.leave_out else []
+    idle = [p for p in wanted + out if not fnmatch.filter(listed, p)]
+
+    def fits(name, among):
+        return any(fnmatch.fnmatchcase(name, p) for p in among)
+    return [name for name in listed if fits(name, wanted) and not fits(name, out)], idle
 
 
 def judge(tool, said, outcome):
@@ -211,8 +246,9 @@ class Runner:
             command += ["--port", str(49152 + 32 * slot)]
         out = job.suite.leave_out.get(job.tool)
         command += [str(program), f"--gtest_filter={job.suite.cases}{':-' + out if out else ''}", "--gtest_color=no"]
-        environment = dict(os.environ, WICK_TEST_DEVICE="cuda", WICK_ARENA="off", WICK_GEMM_TUNING="off",
-                           OMP_WAIT_POLICY="passive", OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // o.jobs)),
+        environment = dict(os.environ, WICK_TEST_DEVICE="cuda", WICK_LIBRARIES="off", WICK_ARENA="off",
+                           OMP_WAIT_POLICY="passive",
+                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // o.jobs)),
                            GTEST_TOTAL_SHARDS=str(job.suite.shards), GTEST_SHARD_INDEX=str(job.shard))
         log = o.logs / f"{job.tool}.{job.name}.{job.shard}.log"
         start = time.monotonic()
@@ -239,10 +275,23 @@ def main():
     parser.add_argument("--tool", action="append", choices=TOOLS)
     parser.add_argument("--only", action="append", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
     parser.add_argument("--jobs", type=int, default=4, help="processes side by side: they share the GPU by turns")
-    parser.add_argument("--limit", type=float, default=900, help="seconds for a process")
-    parser.add_argument("--within", type=float, default=3600, help="seconds for everything")
+    parser.add_argument("--limit", type=float, default=240, help="seconds for a process")
+    parser.add_argument("--within", type=float, default=470, help="seconds for everything")
+    parser.add_argument("--list", action="store_true", help="show each tool's suites and their cases, and run none")
     parser.add_argument("--logs", type=pathlib.Path, help="a folder; a new one by default")
     options = parser.parse_args()
+    absent = sorted({s.program for s in SUITES.values() if not (options.bin / s.program).exists()})
+    if absent:
+        print(f"{options.bin} has no {', '.join(absent)}: nothing was checked", file=sys.stderr)
+        return 2
+    chosen = [(tool, name) for tool in TOOLS if not options.tool or tool in options.tool
+              for name in SUITES if not options.only or name in options.only]
+    if options.list:
+        for tool, name in chosen:
+            cases, _ = cases_of(options.bin / SUITES[name].program, SUITES[name], tool)
+            print(f"{tool} {name}: {len(cases)} of {SUITES[name].program}")
+            print("".join(f"    {case}\n" for case in cases), end="")
+        return 0
     options.logs = options.logs or pathlib.Path(tempfile.mkdtemp(prefix="sanitize-gpu-"))
     options.logs.mkdir(parents=True, exist_ok=True)
     found = shutil.which(options.sanitizer) or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
@@ -250,39 +299,40 @@ def main():
         print(f"{options.sanitizer} is not in PATH (it comes with the CUDA toolkit): nothing was checked", file=sys.stderr)
         return 2
     options.sanitizer = found
-    absent = sorted({s.program for s in SUITES.values() if not (options.bin / s.program).exists()})
-    if absent:
-        print(f"{options.bin} has no {', '.join(absent)}: nothing was checked", file=sys.stderr)
-        return 2
     known = subprocess.run([found, "--help"], capture_output=True, text=True).stdout
 
-    jobs = [Job(tool, name, suite, shard)
-            for tool in TOOLS if not options.tool or tool in options.tool
-            for name, suite in SUITES.items() if not options.only or name in options.only
-            if suite.leave_out.get(tool) != "*"
-            for shard in range(suite.shards)]
+    jobs = [Job(tool, name, SUITES[name], shard) for tool, name in chosen if SUITES[name].leave_out.get(tool) != "*"
+            for shard in range(SUITES[name].shards)]
+    left = collections.Counter((job.tool, job.name) for job in jobs)
+    totals = {key: Outcome() for key in left}
     runner = Runner(options, known)
     start = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = list(pool.map(runner, jobs))
-
-    totals = {}
-    for job, outcome in zip(jobs, outcomes):
-        totals.setdefault((job.tool, job.name), Outcome()).add(outcome)
-    for (tool, name), o in totals.items():
-        cases, idle = cases_of(options.bin / SUITES[name].program, SUITES[name], tool)
-        o.announced = len(cases)  # also those of processes that did not come to announce them
-        o.problems += [f"no case is called {pattern}" for pattern in idle]
     print(f"{'tool':9} {'suite':14} {'cases':>9} {'errors':>6} {'seconds':>7}")
-    for (tool, name), o in totals.items():
-        counts = {"failed": o.failed, "skipped: did not run": o.skipped, "warnings": o.warnings, "elsewhere": o.elsewhere}
-        more = [f"{count} {what}" for what, count in counts.items() if count] + o.problems
-        print(f"{tool:9} {name:14} {f'{o.passed}/{o.announced}':>9} {o.errors:6} {o.seconds:7.0f}  {'; '.join(more)}".rstrip())
-        for text, count in sorted(o.reports.items(), key=lambda item: -item[1])[:6]:
-            print(f"{'':24} {count} x {text}")
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        running = {pool.submit(runner, job): (job.tool, job.name) for job in jobs}
+        for done in concurrent.futures.as_completed(running):
+            key = running[done]
+            totals[key].add(done.result())
+            left[key] -= 1
+            if left[key] == 0:
+                show(key, totals[key], options)
     bad = [key for key, o in totals.items() if not o.good]
     print(f"{len(totals)} suites in {time.monotonic() - start:.0f} s, {len(bad)} not clean; logs in {options.logs}")
     return 1 if bad else 0
+
+
+def show(key, o, options):
+    """The line of a suite whose processes have all ended."""
+    tool, name = key
+    cases, idle = cases_of(options.bin / SUITES[name].program, SUITES[name], tool)
+    o.announced = len(cases)  # also those of processes that did not come to announce them
+    o.problems += [f"no case is called {pattern}" for pattern in idle]
+    counts = {"failed": o.failed, "skipped: did not run": o.skipped, "warnings": o.warnings, "elsewhere": o.elsewhere}
+    more = [f"{count} {what}" for what, count in counts.items() if count] + o.problems
+    print(f"{tool:9} {name:14} {f'{o.passed}/{o.announced}':>9} {o.errors:6} {o.seconds:7.0f}  {'; '.join(more)}".rstrip())
+    for text, count in sorted(o.reports.items(), key=lambda item: -item[1])[:6]:
+        print(f"{'':24} {count} x {text}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

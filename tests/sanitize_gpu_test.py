@@ -26,7 +26,7 @@ exit $rc
 # Runs, or skips, the cases Kernels.Small and Kernels.Large.
 PROGRAM = """#!/bin/bash
 [ "$1" = --gtest_list_tests ] && { printf 'Kernels.\\n  Small\\n  Large  # GetParam() = 4\\n'; exit; }
-[ "$WICK_TEST_DEVICE$WICK_ARENA" = cudaoff ] || exit 3
+[ "$WICK_TEST_DEVICE$WICK_LIBRARIES$WICK_ARENA" = cudaoffoff ] || exit 3
 echo "[==========] Running 2 tests from 1 test suite."
 for name in Small Large; do
   echo "[ RUN      ] Kernels.$name"
@@ -96,12 +96,15 @@ class SanitizeGpu(unittest.TestCase):
         code, said = self.run_it("--tool", "racecheck", RACES="2 hazards displayed (0 errors, 2 warnings)")
         self.assertEqual(code, 0)
 
-    def test_initcheck_tells_ours_from_a_librarys(self):
-        says = "========= Uninitialized __global__ memory read of size 4 bytes\n=========     at {}+0x10\n"
-        code, said = self.run_it("--tool", "initcheck", ERRORS="2", SAYS=says.format("cublas::kernel(int)"))
+    def test_initcheck_tells_kernels_from_copies(self):
+        code, said = self.run_it("--tool", "initcheck", ERRORS="2", SAYS="""\
+========= Host API memory access error at host access to 0x7f00 of size 64 bytes
+=========     Uninitialized access at 0x7f10 on access by cudaMemcpy source
+""")
         self.assertEqual(code, 0, said)
         self.assertIn("2 elsewhere", said)
-        code, said = self.run_it("--tool", "initcheck", ERRORS="2", SAYS=says.format("wick::cuda::kernel(int)"))
+        says = "========= Uninitialized __global__ memory read of size 4 bytes\n=========     at wick::cuda::kernel(int)+0x10\n"
+        code, said = self.run_it("--tool", "initcheck", ERRORS="2", SAYS=says)
         self.assertEqual(code, 1)
         self.assertRegex(said, r"2/2 +2 ")
 
@@ -116,6 +119,12 @@ class SanitizeGpu(unittest.TestCase):
                                  suites={"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large:*Gone")})
         self.assertEqual(code, 1)
         self.assertIn("no case is called *Gone", said)
+
+    def test_cases_can_be_listed(self):
+        suites = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large", 1, {"racecheck": "*Small:*Lar?e"})}
+        code, said = self.run_it("--list", "--sanitizer", "/nowhere/tool", suites=suites)
+        self.assertEqual(code, 0)
+        self.assertIn("racecheck kernels: 0 of kernels_test\nmemcheck kernels: 2 of kernels_test\n    Kernels.Small\n", said)
 
     def test_nothing_runs_without_the_tool_or_the_programs(self):
         for arguments in (["--sanitizer", "/nowhere/tool"], ["--bin", "/nowhere"]):

@@ -36,8 +36,8 @@ const DeviceInfo& info(int index = current_device());
 cudaStream_t stream(int index = current_device());
 bool capturing(int index);  ///< the stream is recording a graph: nothing may wait for it
 
-/// False with WICK_LIBRARIES=off in the environment: no library of NVIDIA's but the CUDA run time is opened, and kernels
-/// of ours do all the work, products slowly. For tools that watch kernels, as compute-sanitizer does.
+/// False with WICK_LIBRARIES=off in the environment: no library of NVIDIA's but the CUDA run time is opened, and
+/// kernels of ours do all the work, products slowly. For tools that watch kernels, as compute-sanitizer does.
 bool libraries_wanted();
 /// Opens the first library of `names` that is there; null, and `reason` says why, when none is or none is wanted.
 void* open_library(std::initializer_list<const char*> names, std::string& reason);
