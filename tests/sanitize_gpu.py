@@ -164,7 +164,7 @@ def reports_in(said):
         if where and found and not found[-1][1]:
             found[-1][1] = re.sub(r"(\+0x[0-9a-f]+.*| in \S+:\d+)$", "", where[1])
         elif re.match(r" \S", text) and not re.match(r" (COMPUTE-SANITIZER|(ERROR|RACECHECK|LEAK) SUMMARY)", text):
-            found.append([re.sub(r" (of size|at 0x).*", "", text.strip())[:200], ""])
+            found.append([re.sub(r" (of size|at 0x|at host access).*", "", text.strip())[:200], ""])
     return found
 
 
@@ -208,11 +208,13 @@ def judge(tool, said, outcome):
     elif summary := re.search(r"ERROR SUMMARY: (\d+) errors?", said):
         outcome.errors = int(summary[1])
         if tool == "initcheck":
-            outcome.elsewhere = sum("wick::cuda" not in where and "4wick4cuda" not in where for _, where in reports)
+            outcome.elsewhere = sum(text.startswith("Host API") for text, _ in reports)
             outcome.errors = max(0, outcome.errors - outcome.elsewhere)
     else:
         complaint = re.search(r"^========= (Error.*)", said, re.M)
         outcome.problems.append(f"the tool gave no summary{': ' + complaint[1] if complaint else ''}")
+    if "Internal Sanitizer Error" in said:
+        outcome.problems.append("the tool failed by itself")
     for text, where in reports:
         line = f"{text} in {where[:140]}" if where else text
         outcome.reports[line] = outcome.reports.get(line, 0) + 1

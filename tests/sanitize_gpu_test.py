@@ -114,6 +114,13 @@ class SanitizeGpu(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("no summary: Error: Device not supported", said)
 
+    def test_an_error_of_the_tools_own_is_no_success(self):
+        says = "========= Internal Sanitizer Error: The Sanitizer failed to handle a hardware exception.\n"
+        for tool in sanitize_gpu.TOOLS:
+            code, said = self.run_it("--tool", tool, SAYS=says)
+            self.assertEqual(code, 1)
+            self.assertIn("the tool failed by itself", said)
+
     def test_a_pattern_without_cases_is_told(self):
         code, said = self.run_it("--tool", "memcheck",
                                  suites={"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large:*Gone")})
