@@ -10,8 +10,8 @@ is skipped or does not end in time, and with 2 if nothing can run here. Everythi
 the cases and runs none.
 
 What is looked at:
-- WICK_LIBRARIES=off: all kernels are ours. Beside those of cuBLASLt racecheck ends with an error of its own ("failed to handle a
-  hardware exception"), observed or not, and initcheck does not see what they write by TMA.
+- WICK_LIBRARIES=off: all kernels are ours, and all are observed. With cuBLASLt's among them, left unobserved, racecheck has ended
+  with an error of its own ("failed to handle a hardware exception"), and initcheck does not see what they write by TMA.
 - WICK_ARENA=off: each tensor is an allocation of the driver's. In the arena, memory behind a tensor is another's.
 - initcheck's reports on kernels are errors; those on copies, of columns between rows that nobody wrote, are counted as "elsewhere".
 - racecheck's errors count as errors, its warnings are counted and shown. It is by far the slowest; --tool and --only run a part.
