@@ -17,6 +17,9 @@ constexpr std::int64_t kUsualTeam = 256;
 constexpr std::int64_t kThreadsAtOnce = 1024;  // a multiprocessor's, at 64 registers each
 constexpr std::int64_t kSchedulers = 4;        // of warps, in a multiprocessor
 constexpr unsigned kLargestCluster = 8;        // that every device with clusters has
+constexpr double kFar = 4;                     // a call that moves so many times what L2 holds
+
+thread_local const RowTrial* trial = nullptr;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 unsigned whole_warps(std::int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kWarp) * kWarp); }
@@ -42,20 +45,37 @@ RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how) {
 }
 
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
-  if (packs <= kWarp * kernels.brief) return warp_teams(packs, kernels.brief, kernels.brief);
+  const bool far = 32.0 * static_cast<double>(rows * packs) > kFar * static_cast<double>(device.l2_bytes);
+  // A row's place is free for another one as soon as it is done, not when its neighbours are too.
+  const auto in_warps = [&](int held, int weights) {
+    RowPlan plan = warp_teams(packs, held, weights);
+    if (kernels.alone && far && plan.team == kWarp) plan.teams = 1;
+    return plan;
+  };
+  if (packs <= kWarp * kernels.brief) return in_warps(kernels.brief, kernels.brief);
   const bool warps = packs <= kWarp * kernels.brief_2;
   // Few rows: all of them are in registers at the same time, on as many threads as there are, or where there is a warp
   // for each scheduler, in warps, which need not wait for others.
   if (!BatchInvariance::wanted() && packs <= RowKernels::few_threads * kernels.few &&
       rows * packs <= device.multiprocessors * kThreadsAtOnce * kernels.few) {
     if (warps && rows >= kSchedulers * device.multiprocessors) {
-      return warp_teams(packs, kernels.brief_2, kernels.brief_2);
+      return in_warps(kernels.brief_2, kernels.brief_2);
     }
     return block_team(packs, kernels.few, kernels.few);
   }
-  if (warps) return warp_teams(packs, kernels.brief_2, 2);
+  if (warps) return in_warps(kernels.brief_2, 2);
   if (kernels.many == 0) return {};
   const bool clusters = device.major >= 9;
+  // Twice the threads with half as much each: more of them are loading while others compute.
+  unsigned shared_by = 1;
+  const auto too_few = [&] { return packs > std::int64_t{shared_by} * RowKernels::many_threads * kernels.middle; };
+  while (clusters && shared_by < kLargestCluster && too_few()) shared_by *= 2;
+  if (!too_few()) {
+    RowPlan plan = block_team(ceil_div(packs, shared_by), kernels.middle, 2);
+    if (shared_by > 1) plan.span = Span::cluster;
+    plan.cluster = shared_by;
+    return plan;
+  }
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
     return block_team(packs, kernels.many, 2);
   }
@@ -75,6 +95,17 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
 RowPlan plan_loop(std::int64_t accesses) {
   return {Span::block, 0, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLoopThreads))};
 }
+
+L2Marks plan_marks(double bytes, bool forward, const DeviceInfo& device) {
+  const auto l2 = static_cast<double>(device.l2_bytes);
+  if (forward && bytes > kFar * l2) return {.reads = Evict::last, .writes = Evict::usual};
+  if (bytes > l2) return {.reads = Evict::first, .writes = Evict::first};
+  return {};
+}
+
+RowTrial::RowTrial(L2Marks how, const RowPlan& planned) : marks(how), plan(planned) { trial = this; }
+RowTrial::~RowTrial() { trial = nullptr; }
+const RowTrial* RowTrial::current() { return trial; }
 
 std::size_t team_scratch(const RowPlan& plan) {
   if (plan.span == Span::warp) return 0;
