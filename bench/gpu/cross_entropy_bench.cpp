@@ -93,8 +93,9 @@ void measure(const Report& report, const Model& model, const std::vector<std::in
 }
 
 int usage() {
-  std::fprintf(stderr, "usage: cross_entropy_bench [--json] [--repeats N] [--model PART-OF-NAME] [--chunks N,N,...] "
-                       "[--policies]\n");
+  std::fprintf(stderr,
+               "usage: cross_entropy_bench [--json] [--repeats N] [--model PART-OF-NAME] [--chunks N,N,...] "
+               "[--policies]\n");
   return 2;
 }
 

@@ -16,10 +16,10 @@
 #include <cstdio>
 #include <string>
 
+#include "backend/cuda/row_plan.h"
 #include "gpu/layer_norm_plans.h"
 #include "gpu/record.h"
 #include "gpu/timing.h"
-#include "backend/cuda/row_plan.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/softmax/softmax.h"
@@ -266,7 +266,7 @@ std::vector<cuda::RowPlan> possible_plans(std::int64_t packs, const cuda::RowKer
     }
   };
   in_blocks(kernels.few, cuda::RowKernels::few_threads, 1);
-  in_blocks(kernels.middle, cuda::RowKernels::many_threads, 8);
+  in_blocks(kernels.middle, cuda::RowKernels::many_threads, 1);
   in_blocks(kernels.many, cuda::RowKernels::many_threads, 8);
   return plans;
 }
@@ -321,7 +321,8 @@ void measure_policies(const Options& options, const RowShape& shape, Device devi
                 std::string(to_string(shape.dtype)).c_str(), us(0), all.bytes(kernel) / us(0) / 1e3 / copy * 100);
     for (const Line& line : lines) {
       std::printf("  %-20s", line.name.c_str());
-      for (std::size_t i = 0; i < std::size(kReads) * std::size(kWrites); ++i) std::printf(" %8.2f", us(line.first + i));
+      for (std::size_t i = 0; i < std::size(kReads) * std::size(kWrites); ++i)
+        std::printf(" %8.2f", us(line.first + i));
       std::printf("\n");
     }
     std::fflush(stdout);

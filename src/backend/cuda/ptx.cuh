@@ -54,11 +54,22 @@ struct L2Policy {
   std::uint64_t bits;
 };
 __device__ inline L2Policy l2_policy(Evict lines) {
-  L2Policy first, usual, last;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first.bits));
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(usual.bits));
-  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(last.bits));
-  return lines == Evict::first ? first : lines == Evict::last ? last : usual;
+  L2Policy policy;
+  asm("{\n"
+      "  .reg .pred p;\n"
+      "  .reg .b64 other;\n"
+      "  createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n"
+      "  createpolicy.fractional.L2::evict_first.b64 other, 1.0;\n"
+      "  setp.eq.u32 p, %1, %2;\n"
+      "  selp.b64 %0, other, %0, p;\n"
+      "  createpolicy.fractional.L2::evict_last.b64 other, 1.0;\n"
+      "  setp.eq.u32 p, %1, %3;\n"
+      "  selp.b64 %0, other, %0, p;\n"
+      "}"
+      : "=&l"(policy.bits)
+      : "r"(static_cast<std::uint32_t>(lines)), "n"(static_cast<int>(Evict::first)),
+        "n"(static_cast<int>(Evict::last)));
+  return policy;
 }
 
 __device__ inline uint4 load_once(const uint4* from, bool valid, L2Policy policy, std::uint32_t otherwise) {

@@ -17,7 +17,7 @@ inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span
 
 /// What a thread of a block needs at most in a kernel with one input, of which it holds so many packs.
 template <int kPacks>
-inline constexpr int kBlockRegisters = kPacks == 4 ? 40 : 64;
+inline constexpr int kBlockRegisters = kPacks == kOneInput.middle ? 40 : 64;
 
 /// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
 /// a time, and the largest block.
@@ -54,14 +54,6 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
     if constexpr (constexpr ClusterRows c = k.longer; c.rows != 0) {
       if (plan.rows == c.rows) fn(ClusterKernel<c.rows, k.many / c.rows, c.weights, c.early, c.threads>{});
     }
-  } else if (k.middle != 0 && plan.span != Span::warp && plan.packs == k.middle) {
-    if constexpr (k.middle != 0) {
-      if (plan.span == Span::cluster) {
-        fn(RowKernel<Span::cluster, k.middle, 2, k.many_threads>{});
-      } else {
-        fn(RowKernel<Span::block, k.middle, 2, k.many_threads>{});
-      }
-    }
   } else if (plan.span == Span::cluster) {
     if constexpr (k.many != 0) fn(RowKernel<Span::cluster, k.many, 2, k.many_threads>{});
   } else if (plan.span == Span::warp && plan.packs == k.brief) {
@@ -74,6 +66,8 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
         fn(RowKernel<Span::warp, k.brief_2, 2, k.brief_threads>{});
       }
     }
+  } else if (k.middle != 0 && plan.packs == k.middle) {
+    if constexpr (k.middle != 0) fn(RowKernel<Span::block, k.middle, 2, k.many_threads>{});
   } else if (plan.packs == k.many) {
     if constexpr (k.many != 0) fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
   } else {

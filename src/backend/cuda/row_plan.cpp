@@ -66,16 +66,8 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
   if (warps) return in_warps(kernels.brief_2, 2);
   if (kernels.many == 0) return {};
   const bool clusters = device.major >= 9;
-  // Twice the threads with half as much each: more of them are loading while others compute.
-  unsigned shared_by = 1;
-  const auto too_few = [&] { return packs > std::int64_t{shared_by} * RowKernels::many_threads * kernels.middle; };
-  while (clusters && shared_by < kLargestCluster && too_few()) shared_by *= 2;
-  if (!too_few()) {
-    RowPlan plan = block_team(ceil_div(packs, shared_by), kernels.middle, 2);
-    if (shared_by > 1) plan.span = Span::cluster;
-    plan.cluster = shared_by;
-    return plan;
-  }
+  // Twice the threads with half as much each: more of them load while others compute.
+  if (packs <= RowKernels::many_threads * kernels.middle) return block_team(packs, kernels.middle, 2);
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
     return block_team(packs, kernels.many, 2);
   }

@@ -61,8 +61,8 @@ struct RowKernels {
   int few = 0;               ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;             ///< in a warp
   int brief_2 = 0;           ///< in a warp, for rows too long for `brief`; 0: no such kernel
-  int middle = 0;            ///< in a block, alone or of a cluster, where a row fits; 0: no such kernel
-  int many = 4;              ///< in a block, alone or of a cluster, for rows too long for `middle`; 0: no such kernel
+  int middle = 0;            ///< in a block that is alone, where a row fits into one; 0: no such kernel
+  int many = 4;              ///< in a block, alone or of a cluster; 0: no such kernel
   ClusterRows cluster = {};  ///< for rows that such a cluster can hold
   ClusterRows longer = {};   ///< for those that only this one can; others have a cluster each, of any size
   bool alone = false;        ///< where L2 is far too small for the rows, a whole warp's row has a block to itself

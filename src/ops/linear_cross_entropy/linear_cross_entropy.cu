@@ -15,7 +15,7 @@
 namespace wick::cuda {
 namespace {
 
-constexpr int kPack = 4;  // logits that are read as one
+constexpr int kPack = 4;        // logits that are read as one
 constexpr int kLinePacks = 16;  // whose gradients of 16 bits are a line of 128 bytes
 constexpr int kHeldThreads = 512;
 constexpr int kHeldWarps = kHeldThreads / 32;
@@ -134,8 +134,7 @@ struct Split {
 // while the row before is worked on, and from there into registers: they are read once, and may be overwritten as soon
 // as all blocks have theirs. The warps of the cluster meet once a row.
 template <class T, int kPacks>
-__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
-    loss_rows_held(Rows rows, Split split) {
+__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, Split split) {
   __shared__ Meeting meeting;
   __shared__ Arrival loaded;
   __shared__ float at_target;  // thread 0's

@@ -8,7 +8,8 @@ namespace {
 
 // X: how the rows of x lie, in a matrix or as heads; dx lies like x.
 template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kResidual, template <class> class X>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 64, kResidual ? 64 : kBlockRegisters<kPacks> >))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 64,
+                                             kResidual ? 64 : kBlockRegisters<kPacks> >))
     forward_rows(X<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y, float* rstd,
                  RowShape shape) {
   constexpr int kSize = kPackSize<T>;
