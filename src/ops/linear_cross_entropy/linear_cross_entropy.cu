@@ -130,9 +130,9 @@ struct Split {
   Evict reads;
 };
 
-// Loss and gradient: a cluster takes one row after another, each block its part. The logits come into shared memory
-// while the row before is worked on, and from there into registers: they are read once, and may be overwritten as soon
-// as all blocks have theirs. The warps of the cluster meet once a row.
+// Loss and, where it is wanted, gradient: a cluster takes one row after another, each block its part. The logits come
+// into shared memory while the row before is worked on, and from there into registers: they are read once, and may be
+// overwritten as soon as all blocks have theirs. The warps of the cluster meet once a row.
 template <class T, int kPacks>
 __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, Split split) {
   __shared__ Meeting meeting;
@@ -231,8 +231,8 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_
   }
 }
 
-// A block a row, which is read for its loss and, where that is wanted, again for its gradient: for losses alone,
-// devices without clusters, and vocabularies that no cluster can hold.
+// A block a row, which is read for its loss and, where that is wanted, again for its gradient: for devices without
+// clusters, and vocabularies that no cluster can hold.
 template <class T>
 __global__ void __launch_bounds__(kPassThreads, 3) loss_rows_in_passes(Rows rows) {
   __shared__ float scratch[kPassThreads / 32];
