@@ -95,8 +95,9 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
 /// reads as much as it writes, gains 3 %, and what it has read it leaves behind.
 L2Marks plan_marks(double bytes, bool forward, const DeviceInfo& device);
 
-/// While one lives, what its thread launches is marked as it says, and has its plan where that holds packs: for the
-/// benchmarks. The plan must be of a kernel that the op has, and hold the row.
+/// While one lives, the ops on rows that its thread launches have these marks, and this plan where it holds packs; the
+/// kernel of the cross-entropy has the mark for what is read. For benchmarks, which time one choice beside another. The
+/// plan must be of a kernel that the op has, and hold the row.
 class RowTrial {
  public:
   explicit RowTrial(L2Marks marks, const RowPlan& plan = {});
