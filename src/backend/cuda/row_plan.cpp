@@ -45,25 +45,18 @@ RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how) {
 }
 
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device) {
-  const bool far = 32.0 * static_cast<double>(rows * packs) > kFar * static_cast<double>(device.l2_bytes);
-  // A row's place is free for another one as soon as it is done, not when its neighbours are too.
-  const auto in_warps = [&](int held, int weights) {
-    RowPlan plan = warp_teams(packs, held, weights);
-    if (kernels.alone && far && plan.team == kWarp) plan.teams = 1;
-    return plan;
-  };
-  if (packs <= kWarp * kernels.brief) return in_warps(kernels.brief, kernels.brief);
+  if (packs <= kWarp * kernels.brief) return warp_teams(packs, kernels.brief, kernels.brief);
   const bool warps = packs <= kWarp * kernels.brief_2;
   // Few rows: all of them are in registers at the same time, on as many threads as there are, or where there is a warp
   // for each scheduler, in warps, which need not wait for others.
   if (!BatchInvariance::wanted() && packs <= RowKernels::few_threads * kernels.few &&
       rows * packs <= device.multiprocessors * kThreadsAtOnce * kernels.few) {
     if (warps && rows >= kSchedulers * device.multiprocessors) {
-      return in_warps(kernels.brief_2, kernels.brief_2);
+      return warp_teams(packs, kernels.brief_2, kernels.brief_2);
     }
     return block_team(packs, kernels.few, kernels.few);
   }
-  if (warps) return in_warps(kernels.brief_2, 2);
+  if (warps) return warp_teams(packs, kernels.brief_2, 2);
   if (kernels.many == 0) return {};
   const bool clusters = device.major >= 9;
   // Twice the threads with half as much each: more of them load while others compute.

@@ -65,19 +65,17 @@ struct RowKernels {
   int many = 4;              ///< in a block, alone or of a cluster; 0: no such kernel
   ClusterRows cluster = {};  ///< for rows that such a cluster can hold
   ClusterRows longer = {};   ///< for those that only this one can; others have a cluster each, of any size
-  bool alone = false;        ///< where L2 is far too small for the rows, a whole warp's row has a block to itself
 
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
-inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .middle = 4, .many = 8, .alone = true};
+inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .middle = 4, .many = 8};
 // `row_bench --plans` times other clusters.
 inline constexpr RowKernels kTwoWeights = {
     .few = 2,
     .brief_2 = 8,
     .many = 8,
     .cluster = {.rows = 2, .weights = 2, .early = true, .threads = 512, .blocks = 2},
-    .longer = {.rows = 1, .weights = 2, .early = true, .threads = 512},
-    .alone = true};
+    .longer = {.rows = 1, .weights = 2, .early = true, .threads = 512}};
 inline constexpr RowKernels kTwoInputs = {.few = 2};
 inline constexpr RowKernels kBackward = {};
 inline constexpr RowKernels kHeads = {.many = 0};  // that do not lie in a matrix: short

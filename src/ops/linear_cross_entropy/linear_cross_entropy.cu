@@ -316,7 +316,8 @@ void launch_held(const Work& work, const Rows& rows, const Split& split) {
 template <class T>
 void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
   const RowTrial* const trial = RowTrial::current();
-  const Evict reads = trial != nullptr ? trial->marks.reads : Evict::first;  // nobody reads the logits again
+  // Nobody reads the logits again; but where their gradients take their places, these lines are written.
+  const Evict reads = trial != nullptr ? trial->marks.reads : rows.gradient ? Evict::usual : Evict::first;
   const bool held = info(device.index).major >= 9;
   for (int shift = 0; held && 1U << shift <= kMaxCluster; ++shift) {
     const int blocks = 1 << shift;
