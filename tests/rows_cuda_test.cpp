@@ -388,6 +388,45 @@ TEST_P(CudaRows, LayerNormOfALongRowDependsOnNoOther) {
   }
 }
 
+// What leaves L2 first, and how many rows are in a block, is a matter of time alone.
+TEST_P(CudaRows, IsTheSameHoweverL2IsUsed) {
+  using cuda::Evict;
+  const auto [rows, columns, layout] = GetParam();
+  const Tensor x = random_rows(DType::bf16);
+  const Tensor residual = random_rows(DType::bf16);
+  const Tensor weight = random_vector(DType::bf16);
+  const Tensor bias = random_vector(DType::bf16);
+  const auto results = [&, rows = rows] {
+    const Tensor rstd = Tensor::full({rows}, kUntouched, DType::f32, device_);
+    const Tensor stats = Tensor::full({2, rows}, kUntouched, DType::f32, device_);
+    std::vector<Tensor> ys;
+    for (int i = 0; i < 5; ++i) ys.push_back(empty_rows(DType::bf16));
+    EXPECT_EQ(rms_norm_forward.on(kCuda)(x, Tensor(), weight, kEps, Tensor(), ys[0], rstd), nullptr);
+    EXPECT_EQ(rms_norm_forward.on(kCuda)(x, residual, weight, kEps, ys[1], ys[2], rstd), nullptr);
+    EXPECT_EQ(layer_norm_forward.on(kCuda)(x, Tensor(), weight, bias, kEps, Tensor(), ys[3], stats), nullptr);
+    EXPECT_EQ(softmax_forward.on(kCuda)(x, ys[4]), nullptr);
+    std::vector<std::vector<double>> all = {values(rstd), values(stats)};
+    for (const Tensor& y : ys) all.push_back(values(y));
+    return all;
+  };
+  const auto expected = results();
+  for (const Evict reads : {Evict::usual, Evict::first, Evict::last}) {
+    for (const Evict writes : {Evict::usual, Evict::first, Evict::last}) {
+      const cuda::RowTrial trial({reads, writes});
+      EXPECT_EQ(results(), expected) << static_cast<int>(reads) << ", " << static_cast<int>(writes);
+    }
+  }
+  const std::int64_t packs = (columns + 7) / 8;
+  const auto& device = cuda::info(x.device().index);
+  cuda::RowPlan plan = cuda::plan_rows(rows, packs, cuda::kOneInput, device);
+  if (layout == Layout::odd || columns % 8 != 0 || plan.packs != 4 || plan.team != 32) return;
+  for (const unsigned teams : {1U, 2U}) {
+    plan.teams = teams;
+    const cuda::RowTrial trial({}, plan);
+    EXPECT_EQ(results(), expected) << teams << " rows in a block";
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Sizes, CudaRows,
     testing::Values(Case{1, 1, Layout::dense}, Case{3, 7, Layout::dense}, Case{33, 40, Layout::odd},
@@ -442,6 +481,7 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
   using namespace cuda;
   DeviceInfo device;
   device.multiprocessors = 132;
+  device.l2_bytes = std::size_t{50} << 20;
   std::size_t in_registers = 0;
   for (const int major : {8, 9}) {
     device.major = major;
@@ -470,6 +510,7 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
           const int most = warp ? RowKernels::brief_threads : many ? RowKernels::many_threads : RowKernels::few_threads;
           EXPECT_LE(plan.packs * plan.rows, std::max({kernels.many, kernels.brief, kernels.brief_2}));
           EXPECT_LE(static_cast<int>(plan.team * plan.teams), most);
+          EXPECT_TRUE(!warp || plan.team * plan.teams == 128);
           EXPECT_TRUE(warp ? plan.team <= 32 && 32 % plan.team == 0 : plan.team % 32 == 0);
           EXPECT_TRUE(plan.span == Span::cluster ? major >= 9 && plan.cluster <= 8 : plan.cluster == 1);
         }
@@ -477,6 +518,20 @@ TEST(RowPlan, GivesEveryPackToOneThread) {
     }
   }
   EXPECT_GT(in_registers, 1000U);
+}
+
+TEST(RowPlan, LeavesInL2WhatItCanHold) {
+  using namespace cuda;
+  DeviceInfo device;
+  device.l2_bytes = 1000;
+  for (const bool forward : {false, true}) {
+    EXPECT_EQ(plan_marks(1000, forward, device).reads, Evict::usual);
+    EXPECT_EQ(plan_marks(1000, forward, device).writes, Evict::usual);
+    EXPECT_EQ(plan_marks(1001, forward, device).reads, Evict::first);
+    EXPECT_EQ(plan_marks(4000, forward, device).writes, Evict::first);
+    EXPECT_EQ(plan_marks(4001, forward, device).reads, forward ? Evict::last : Evict::first);
+    EXPECT_EQ(plan_marks(4001, forward, device).writes, forward ? Evict::usual : Evict::first);
+  }
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ std::string name_of(const cuda::RowPlan& plan, const char* weights) {
 
 std::vector<LayerNormPlan> layer_norm_plans(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps,
                                             const Tensor& y, const Tensor& stats) {
-  const Call call = {cuda::row_call("layer_norm", {&x, &y}, {&weight, &bias}), x, weight, bias, y, stats, eps};
+  const Call call = {cuda::forward_call("layer_norm", {&x, &y}, {&weight, &bias}), x, weight, bias, y, stats, eps};
   std::vector<LayerNormPlan> plans;
   const std::int64_t length = cuda::accesses_of<T>(call.rows);
   const cuda::RowPlan one = cuda::plan_rows(call.rows.rows, length, cuda::kOneInput, cuda::info(call.rows.device));

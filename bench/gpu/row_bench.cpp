@@ -2,19 +2,21 @@
 // a copy of device memory in the same run.
 //
 //   row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... [--heads N]
-//   [--plans]
+//   [--plans] [--policies]
 //
 // Timed are the kernels, many launches recorded as one graph, on memory that lies ready. "memory": the launches go
 // through as many sets of tensors as together pass the L2 cache four times, as in training. "cache": all launches work
 // on one set, as the microbenchmarks of others do. Bytes are those of all inputs and results, each counted once. --json
 // prints records instead of a table. --heads: RMS norm alone; N rows of x and dx are heads of a token, which lie
 // together, tokens twice as far apart, as queries do between keys and values. --plans: layer norm of long bf16 rows in
-// each way in which a cluster may hold them, beside what the op chooses, and whether results are the same.
+// each way in which a cluster may hold them, beside what the op chooses, and whether results are the same. --policies:
+// bf16 rows under each plan that the op has a kernel for, with each combination of marks for L2.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <string>
 
+#include "backend/cuda/row_plan.h"
 #include "gpu/layer_norm_plans.h"
 #include "gpu/record.h"
 #include "gpu/timing.h"
@@ -33,6 +35,7 @@ struct RowShape {
 struct Options {
   bool json = false;
   bool plans = false;
+  bool policies = false;
   std::int64_t elements = std::int64_t{1} << 27;
   int repeats = 11;
   std::int64_t heads = 0;
@@ -75,45 +78,46 @@ class Case {
     int matrices;  // read or written
     int vectors;   // weights read
     int numbers;   // of a row, read or written
+    const cuda::RowKernels& plans;
     std::function<void(std::size_t)> run;
   };
   std::vector<Kernel> kernels() const {
     const DeviceType cuda = DeviceType::cuda;
     const auto rstd = [](const Set& s) { return s.statistics.select(0, 1); };
     return {
-        {"rms_norm", "forward", 2, 1, 1,
+        {"rms_norm", "forward", 2, 1, 1, cuda::kOneInput,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
            require(rms_norm_forward.on(cuda)(s.x, Tensor(), weight_, kEps, Tensor(), s.y, rstd(s)));
          }},
-        {"rms_norm", "backward", 3, 1, 1,
+        {"rms_norm", "backward", 3, 1, 1, cuda::kBackward,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
            require(rms_norm_backward.on(cuda)(s.dy, Tensor(), s.x, weight_, rstd(s), s.dx, Tensor()));
          }},
-        {"rms_norm_residual", "forward", 4, 1, 1,
+        {"rms_norm_residual", "forward", 4, 1, 1, cuda::kTwoInputs,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
            require(rms_norm_forward.on(cuda)(s.x, s.residual, weight_, kEps, s.sum, s.y, rstd(s)));
          }},
-        {"rms_norm_residual", "backward", 4, 1, 1,
+        {"rms_norm_residual", "backward", 4, 1, 1, cuda::kBackward,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
            require(rms_norm_backward.on(cuda)(s.dy, s.dsum, s.x, weight_, rstd(s), s.dx, Tensor()));
          }},
-        {"layer_norm", "forward", 2, 2, 2,
+        {"layer_norm", "forward", 2, 2, 2, cuda::kTwoWeights,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
            require(layer_norm_forward.on(cuda)(s.x, Tensor(), weight_, bias_, kEps, Tensor(), s.y, s.statistics));
          }},
-        {"layer_norm", "backward", 3, 1, 2,
+        {"layer_norm", "backward", 3, 1, 2, cuda::kBackward,
          [=, this](std::size_t i) {
            const Set& s = sets_[i];
            require(layer_norm_backward.on(cuda)(s.dy, s.x, weight_, s.statistics, s.dx, Tensor()));
          }},
-        {"softmax", "forward", 2, 0, 0,
+        {"softmax", "forward", 2, 0, 0, cuda::kOneInput,
          [=, this](std::size_t i) { require(softmax_forward.on(cuda)(sets_[i].x, sets_[i].y)); }},
-        {"softmax", "backward", 3, 0, 0,
+        {"softmax", "backward", 3, 0, 0, cuda::kBackward,
          [=, this](std::size_t i) { require(softmax_backward.on(cuda)(sets_[i].dy, sets_[i].x, sets_[i].dx)); }},
     };
   }
@@ -241,10 +245,94 @@ void measure_plans(const Options& options, const RowShape& shape, Device device,
   std::fflush(stdout);
 }
 
+// Every plan for rows of `packs` packs that `kernels` has a kernel for, but those of clusters of several rows.
+std::vector<cuda::RowPlan> possible_plans(std::int64_t packs, const cuda::RowKernels& kernels) {
+  using cuda::Span;
+  std::vector<cuda::RowPlan> plans;
+  const auto threads = [](std::int64_t length, int held) {
+    return static_cast<unsigned>((length + held * 32 - 1) / (held * 32) * 32);
+  };
+  for (const int held : {kernels.brief, kernels.brief_2}) {
+    if (held == 0 || threads(packs, held) > 32 || (held == kernels.brief_2 && packs <= 32 * kernels.brief)) continue;
+    for (const unsigned teams : {4U, 2U, 1U}) {
+      plans.push_back({Span::warp, held, held == kernels.brief ? held : 2, 32, teams});
+    }
+  }
+  const auto in_blocks = [&](int held, unsigned most, unsigned clusters) {
+    for (unsigned cluster = 1; held != 0 && cluster <= clusters; cluster *= 2) {
+      const unsigned team = threads((packs + cluster - 1) / cluster, held);
+      if (team > most || (cluster > 1 && team < 128)) continue;
+      plans.push_back({cluster > 1 ? Span::cluster : Span::block, held, 2, team, 1, cluster});
+    }
+  };
+  in_blocks(kernels.few, cuda::RowKernels::few_threads, 1);
+  in_blocks(kernels.middle, cuda::RowKernels::many_threads, 1);
+  in_blocks(kernels.many, cuda::RowKernels::many_threads, 8);
+  return plans;
+}
+
+void measure_policies(const Options& options, const RowShape& shape, Device device, double copy) {
+  using cuda::Evict;
+  constexpr Evict kReads[] = {Evict::usual, Evict::first, Evict::last};
+  constexpr Evict kWrites[] = {Evict::usual, Evict::first};
+  const Case all(shape, 0, device);
+  const auto packs = shape.columns * static_cast<std::int64_t>(size_of(shape.dtype)) / 16;
+  for (const Case::Kernel& kernel : all.kernels()) {
+    const bool wanted = options.ops.empty()
+                            ? std::string(kernel.direction) == "forward"
+                            : std::find(options.ops.begin(), options.ops.end(), kernel.op) != options.ops.end();
+    if (!wanted) continue;
+    struct Line {
+      std::string name;
+      std::size_t first;
+    };
+    std::vector<Line> lines;
+    std::vector<Work> works;
+    const auto repeated = [&all, run = kernel.run] {
+      const std::size_t launches = std::max(all.sets(), kLeastLaunches);
+      for (std::size_t i = 0; i < launches; ++i) run(i % all.sets());
+    };
+    const auto add = [&](const std::string& name, const cuda::RowPlan& plan) {
+      lines.push_back({name, works.size()});
+      for (const Evict reads : kReads) {
+        for (const Evict writes : kWrites) {
+          works.push_back({[=] {
+                             const cuda::RowTrial trial({reads, writes}, plan);
+                             repeated();
+                           },
+                           true});
+        }
+      }
+    };
+    works.push_back({repeated, true});
+    add("the op's plan", {});
+    for (const cuda::RowPlan& plan : possible_plans(packs, kernel.plans)) {
+      const char* const span = plan.span == cuda::Span::warp ? "warp" : "block";
+      add((plan.span == cuda::Span::cluster ? std::to_string(plan.cluster) + " x " : std::to_string(plan.teams) + " ") +
+              span + " " + std::to_string(plan.team) + " x " + std::to_string(plan.packs),
+          plan);
+    }
+    const std::vector<Spread> times = time_in_turn(device, works, options.repeats, 1);
+    const auto us = [&](std::size_t i) {
+      return times[i].median / static_cast<double>(std::max(all.sets(), kLeastLaunches));
+    };
+    std::printf("\n%s %s %lldx%lld %s: as the op chooses %.2f us, %.1f%% of a copy\n", kernel.op, kernel.direction,
+                static_cast<long long>(shape.rows), static_cast<long long>(shape.columns),
+                std::string(to_string(shape.dtype)).c_str(), us(0), all.bytes(kernel) / us(0) / 1e3 / copy * 100);
+    for (const Line& line : lines) {
+      std::printf("  %-20s", line.name.c_str());
+      for (std::size_t i = 0; i < std::size(kReads) * std::size(kWrites); ++i)
+        std::printf(" %8.2f", us(line.first + i));
+      std::printf("\n");
+    }
+    std::fflush(stdout);
+  }
+}
+
 int usage() {
   std::fprintf(stderr,
                "row_bench [--json] [--elements N] [--repeats N] [--op NAME]... [--shape ROWSxCOLUMNS:DTYPE]... "
-               "[--heads N] [--plans]\n");
+               "[--heads N] [--plans] [--policies]\n");
   return 2;
 }
 
@@ -252,8 +340,8 @@ int run(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    if (name == "--json" || name == "--plans") {
-      (name == "--json" ? options.json : options.plans) = true;
+    if (name == "--json" || name == "--plans" || name == "--policies") {
+      (name == "--json" ? options.json : name == "--plans" ? options.plans : options.policies) = true;
       continue;
     }
     if (++i == argc) return usage();
@@ -281,7 +369,7 @@ int run(int argc, char** argv) {
       options.shapes.push_back({std::max<std::int64_t>(1, options.elements / columns), columns, DType::bf16});
     }
   } else if (options.shapes.empty()) {
-    options.shapes = {{1024, 1024, DType::f32}, {64, 1024, DType::f32}, {1, 4096, DType::bf16}};
+    if (!options.policies) options.shapes = {{1024, 1024, DType::f32}, {64, 1024, DType::f32}, {1, 4096, DType::bf16}};
     for (std::int64_t columns = 1024; columns <= 131072; columns *= 2) {
       options.shapes.push_back({std::max<std::int64_t>(1, options.elements / columns), columns, DType::bf16});
     }
@@ -296,6 +384,13 @@ int run(int argc, char** argv) {
     std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\n", cuda::info(device.index).name.c_str(), copy.median, copy.low,
                 copy.high);
     for (const RowShape& shape : options.shapes) measure_plans(options, shape, device, copy.median);
+    return 0;
+  }
+  if (options.policies) {
+    std::printf("%s, copy %.0f GB/s [%.0f, %.0f]\nreads/writes are evicted: u(sually), f(irst), l(ast); us\n",
+                cuda::info(device.index).name.c_str(), copy.median, copy.low, copy.high);
+    std::printf("  rows, threads, packs      u/u      u/f      f/u      f/f      l/u      l/f\n");
+    for (const RowShape& shape : options.shapes) measure_policies(options, shape, device, copy.median);
     return 0;
   }
   if (!options.json) {

@@ -72,6 +72,17 @@ __device__ inline void load_async([[maybe_unused]] void* to, [[maybe_unused]] co
                : "memory");
 #endif
 }
+__device__ inline void load_async([[maybe_unused]] void* to, [[maybe_unused]] const void* from,
+                                  [[maybe_unused]] std::uint32_t bytes, [[maybe_unused]] Arrival* arrival,
+                                  [[maybe_unused]] L2Policy policy) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared_address(to)),
+      "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(arrival)), "l"(policy.bits)
+      : "memory");
+#endif
+}
 
 /// 4, 8 or 16 bytes to where `to` and `arrival` are in block `rank` of the cluster, which may be the own one. A block
 /// that was launched without a cluster may not send.

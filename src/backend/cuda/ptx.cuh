@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/l2_marks.h"
+
 namespace wick::cuda {
 
 /// The block's dynamic shared memory.
@@ -51,12 +53,23 @@ __device__ inline void store_if(uint4* to, const uint4& v, bool valid) {
 struct L2Policy {
   std::uint64_t bits;
 };
-/// `passing`: they are the first to be evicted, as what nobody reads again soon. Otherwise they are as all others.
-__device__ inline L2Policy l2_policy(bool passing) {
-  L2Policy first, usual;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first.bits));
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(usual.bits));
-  return passing ? first : usual;
+__device__ inline L2Policy l2_policy(Evict lines) {
+  L2Policy policy;
+  asm("{\n"
+      "  .reg .pred p;\n"
+      "  .reg .b64 other;\n"
+      "  createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n"
+      "  createpolicy.fractional.L2::evict_first.b64 other, 1.0;\n"
+      "  setp.eq.u32 p, %1, %2;\n"
+      "  selp.b64 %0, other, %0, p;\n"
+      "  createpolicy.fractional.L2::evict_last.b64 other, 1.0;\n"
+      "  setp.eq.u32 p, %1, %3;\n"
+      "  selp.b64 %0, other, %0, p;\n"
+      "}"
+      : "=&l"(policy.bits)
+      : "r"(static_cast<std::uint32_t>(lines)), "n"(static_cast<int>(Evict::first)),
+        "n"(static_cast<int>(Evict::last)));
+  return policy;
 }
 
 __device__ inline uint4 load_once(const uint4* from, bool valid, L2Policy policy, std::uint32_t otherwise) {

@@ -15,6 +15,10 @@ namespace wick::cuda {
 template <Span kSpan, int kThreads, int kInWarp, int kInBlock>
 inline constexpr int kMinBlocks = std::max(1, 65536 / (kThreads * (kSpan == Span::warp ? kInWarp : kInBlock)));
 
+/// What a thread of a block needs at most in a kernel with one input, of which it holds so many packs.
+template <int kPacks>
+inline constexpr int kBlockRegisters = kPacks == kOneInput.middle ? 40 : 64;
+
 /// One of an op's kernels: the span of a row, its packs in a thread, the packs of a weight vector that a thread has at
 /// a time, and the largest block.
 template <Span kSpan, int kPacks, int kWeights, int kThreads>
@@ -62,6 +66,8 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
         fn(RowKernel<Span::warp, k.brief_2, 2, k.brief_threads>{});
       }
     }
+  } else if (k.middle != 0 && plan.packs == k.middle) {
+    if constexpr (k.middle != 0) fn(RowKernel<Span::block, k.middle, 2, k.many_threads>{});
   } else if (plan.packs == k.many) {
     if constexpr (k.many != 0) fn(RowKernel<Span::block, k.many, 2, k.many_threads>{});
   } else {
@@ -75,6 +81,7 @@ struct RowCall {
   std::int64_t rows, columns;
   bool packed;  ///< every row and vector starts on 16 bytes
   int device;
+  bool forward = false;  ///< see plan_marks()
 };
 /// The call that reads or writes these tensors, each of which may be undefined, but not the first one, a matrix.
 inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> matrices,
@@ -93,6 +100,13 @@ inline RowCall row_call(const char* name, std::initializer_list<const Tensor*> m
   return call;
 }
 
+inline RowCall forward_call(const char* name, std::initializer_list<const Tensor*> matrices,
+                            std::initializer_list<const Tensor*> vectors) {
+  RowCall call = row_call(name, matrices, vectors);
+  call.forward = true;
+  return call;
+}
+
 /// Packs or single elements of a row, as the call's rows allow.
 template <class T>
 std::int64_t accesses_of(const RowCall& call) {
@@ -104,7 +118,7 @@ inline RowShape row_shape(const RowCall& call, std::int64_t length) {
           .inverse = 1.0F / static_cast<float>(call.columns),
           .part = 0,
           .cluster = 1,
-          .passing = call.work.bytes > static_cast<double>(info(call.device).l2_bytes)};
+          .marks = plan_marks(call.work.bytes, call.forward, info(call.device))};
 }
 
 /// Launches a kernel for rows in registers as planned. Its last parameter is their shape.
@@ -134,8 +148,12 @@ void run_rows(const RowCall& call, Pick&& pick, Loop&& loop, Arguments... argume
   constexpr int kSize = kPackSize<T>;
   const std::int64_t length = accesses_of<T>(call);
   const bool packed = length < call.columns;
-  const RowShape shape = row_shape(call, length);
-  const RowPlan plan = packed ? plan_rows(call.rows, length, kKernels, info(call.device)) : RowPlan{};
+  RowShape shape = row_shape(call, length);
+  RowPlan plan = packed ? plan_rows(call.rows, length, kKernels, info(call.device)) : RowPlan{};
+  if (const RowTrial* trial = RowTrial::current()) {
+    shape.marks = trial->marks;
+    if (trial->plan.packs != 0) plan = trial->plan;
+  }
   if (plan.packs != 0) {
     visit_plan<kKernels>(plan, [&](auto choice) { launch_plan(call, plan, pick(choice), shape, arguments...); });
     return;

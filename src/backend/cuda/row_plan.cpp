@@ -17,6 +17,9 @@ constexpr std::int64_t kUsualTeam = 256;
 constexpr std::int64_t kThreadsAtOnce = 1024;  // a multiprocessor's, at 64 registers each
 constexpr std::int64_t kSchedulers = 4;        // of warps, in a multiprocessor
 constexpr unsigned kLargestCluster = 8;        // that every device with clusters has
+constexpr double kFar = 4;                     // a call that moves so many times what L2 holds
+
+thread_local const RowTrial* trial = nullptr;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 unsigned whole_warps(std::int64_t threads) { return static_cast<unsigned>(ceil_div(threads, kWarp) * kWarp); }
@@ -56,6 +59,8 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
   if (warps) return warp_teams(packs, kernels.brief_2, 2);
   if (kernels.many == 0) return {};
   const bool clusters = device.major >= 9;
+  // Twice the threads with half as much each: more of them load while others compute.
+  if (packs <= RowKernels::many_threads * kernels.middle) return block_team(packs, kernels.middle, 2);
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {
     return block_team(packs, kernels.many, 2);
   }
@@ -75,6 +80,17 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
 RowPlan plan_loop(std::int64_t accesses) {
   return {Span::block, 0, 0, whole_warps(std::clamp<std::int64_t>(ceil_div(accesses, 8), 1, kLoopThreads))};
 }
+
+L2Marks plan_marks(double bytes, bool forward, const DeviceInfo& device) {
+  const auto l2 = static_cast<double>(device.l2_bytes);
+  if (forward && bytes > kFar * l2) return {.reads = Evict::last, .writes = Evict::usual};
+  if (bytes > l2) return {.reads = Evict::first, .writes = Evict::first};
+  return {};
+}
+
+RowTrial::RowTrial(L2Marks how, const RowPlan& planned) : marks(how), plan(planned) { trial = this; }
+RowTrial::~RowTrial() { trial = nullptr; }
+const RowTrial* RowTrial::current() { return trial; }
 
 std::size_t team_scratch(const RowPlan& plan) {
   if (plan.span == Span::warp) return 0;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/l2_marks.h"
 #include "backend/cuda/runtime.h"
 
 namespace wick::cuda {
@@ -60,13 +61,14 @@ struct RowKernels {
   int few = 0;               ///< in a block, where there are few rows and latency counts; 0: no such kernel
   int brief = 4;             ///< in a warp
   int brief_2 = 0;           ///< in a warp, for rows too long for `brief`; 0: no such kernel
+  int middle = 0;            ///< in a block that is alone, where a row fits into one; 0: no such kernel
   int many = 4;              ///< in a block, alone or of a cluster; 0: no such kernel
   ClusterRows cluster = {};  ///< for rows that such a cluster can hold
   ClusterRows longer = {};   ///< for those that only this one can; others have a cluster each, of any size
 
   static constexpr int few_threads = 1024, brief_threads = 128, many_threads = 512;
 };
-inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .many = 8};
+inline constexpr RowKernels kOneInput = {.few = 2, .brief_2 = 8, .middle = 4, .many = 8};
 // `row_bench --plans` times other clusters.
 inline constexpr RowKernels kTwoWeights = {
     .few = 2,
@@ -84,6 +86,28 @@ RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how);
 
 /// `packs` is 0 in the result where rows are too long: a kernel must read them more than once.
 RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kernels, const DeviceInfo& device);
+
+/// How a call on rows that moves `bytes` marks them. What L2 can hold stays there, for whoever reads it next. Of more,
+/// nothing is left by the time that somebody would, and it makes room for other things. Far more is written as fast as
+/// memory takes it when L2 has little but results to evict, in the order in which they came: a `forward` call, which
+/// reads as much as it writes, gains 3 %, and what it has read it leaves behind.
+L2Marks plan_marks(double bytes, bool forward, const DeviceInfo& device);
+
+/// While one lives, the ops on rows that its thread launches have these marks, and this plan where it holds packs; the
+/// kernel of the cross-entropy has the mark for what is read. For benchmarks, which time one choice beside another. The
+/// plan must be of a kernel that the op has, and hold the row.
+class RowTrial {
+ public:
+  explicit RowTrial(L2Marks marks, const RowPlan& plan = {});
+  ~RowTrial();
+  RowTrial(const RowTrial&) = delete;
+  RowTrial& operator=(const RowTrial&) = delete;
+
+  static const RowTrial* current();  ///< null: there is none
+
+  const L2Marks marks;
+  const RowPlan plan;
+};
 
 /// The clusters that run at the same time of a kernel, given as its host function. `shared`: bytes of dynamic shared
 /// memory.

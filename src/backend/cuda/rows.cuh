@@ -61,7 +61,7 @@ struct RowShape {
   float inverse;        ///< 1 / elements of a row
   int part;             ///< packs of a row in each block
   unsigned cluster;
-  bool passing;                            ///< L2 is too small for the rows, see l2_policy()
+  L2Marks marks;                           ///< of rows; weights have none
   std::uint32_t zero = 0, other_zero = 0;  ///< see stay_packed()
   Halves second = {}, third = {};
 };
@@ -107,7 +107,7 @@ struct RowPart {
   static constexpr bool kWholeWarp = kStride == 32;
   int first;
   int left;  ///< packs of its block from the thread's first on, other threads' too; 0 and less: it has none
-  L2Policy policy;
+  L2Policy reads, writes;
 
   __device__ static int offset(int p) { return p * (kStride > 0 ? kStride : static_cast<int>(blockDim.x)); }
   __device__ bool has(int p) const { return offset(p) < left; }
@@ -144,7 +144,7 @@ class Team {
     int left = static_cast<int>(shape.length) - first;
     if constexpr (kSpan == Span::cluster) left = ::min(left, shape.part - thread);
     if (kSpan == Span::warp && row() >= shape.rows) left = 0;
-    return {first, left, l2_policy(shape.passing)};
+    return {first, left, l2_policy(shape.marks.reads), l2_policy(shape.marks.writes)};
   }
   /// True in the one thread that writes what is one for a row.
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
@@ -321,11 +321,11 @@ template <class T, int kPacks, class Part>
 __device__ inline void load_row(uint4 (&packs)[kPacks], const T* row, Part part, std::uint32_t otherwise = 0) {
   const uint4* first = as_packs(row) + part.first;
 #pragma unroll
-  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), part.policy, otherwise);
+  for (int p = 0; p < kPacks; ++p) packs[p] = load_once(first + part.offset(p), part.has(p), part.reads, otherwise);
 }
 template <class T, class Part>
 __device__ inline void store_pack(T* row, int p, Part part, const uint4& pack) {
-  store_if(as_packs(row) + part.first + part.offset(p), pack, part.has(p), part.policy);
+  store_if(as_packs(row) + part.first + part.offset(p), pack, part.has(p), part.writes);
 }
 
 /// Has the compiler unpack the elements again where they are used next: keeping them takes twice the registers. It

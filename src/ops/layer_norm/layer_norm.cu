@@ -191,8 +191,8 @@ Declined layer_norm_forward_cuda(const Tensor& x, const Tensor& residual, const 
   if (x.numel() == 0) return nullptr;
   visit_narrow(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    const RowCall call = row_call(residual.defined() ? "layer_norm_residual" : "layer_norm",
-                                  {&x, &residual, &total, &y}, {&weight, &bias});
+    const RowCall call = forward_call(residual.defined() ? "layer_norm_residual" : "layer_norm",
+                                      {&x, &residual, &total, &y}, {&weight, &bias});
     const InputRows<T> in = {rows_of<const T>(x)};
     if (residual.defined()) {
       forward<T, true>(call, in, {rows_of<const T>(residual)}, weight, bias, eps, total, y, stats);

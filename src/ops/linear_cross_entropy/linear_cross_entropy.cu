@@ -15,7 +15,8 @@
 namespace wick::cuda {
 namespace {
 
-constexpr int kPack = 4;  // logits that are read as one
+constexpr int kPack = 4;        // logits that are read as one
+constexpr int kLinePacks = 16;  // whose gradients of 16 bits are a line of 128 bytes
 constexpr int kHeldThreads = 512;
 constexpr int kHeldWarps = kHeldThreads / 32;
 constexpr int kPassThreads = 512;
@@ -89,13 +90,12 @@ struct Meeting {
 
 // Sends a warp's part to all blocks, and combines all parts in an order that only their number decides. Row `number` of
 // the cluster's. A warp takes part in row n + 2 when all have in n + 1, so after all have read n's.
-__device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool with_total) {
+__device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool with_total, int blocks, int rank) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const auto blocks = static_cast<int>(cluster_blocks());
   const int turn = number % 2;
   float4* const parts = meeting.parts[turn];
   Arrival* const all = &meeting.all[turn];
-  float4* const to = parts + cluster_rank() * kHeldWarps + threadIdx.x / 32;
+  float4* const to = parts + rank * kHeldWarps + threadIdx.x / 32;
   const float4 part{mine.top, mine.sum, mine.total, 0.0F};
   if (blocks == 1) {  // a block that is no cluster has nobody to send to
     if (lane == 0) *to = part;
@@ -121,28 +121,38 @@ __device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool
   return whole;
 }
 
-// Loss and gradient: a cluster takes one row after another, each block its part. The logits come into shared memory
-// while the row before is worked on, and from there into registers: they are read once, and may be overwritten as soon
-// as all blocks have theirs. The warps of the cluster meet once a row.
+// How clusters share rows out.
+struct Split {
+  int count;            // rows
+  int packs_per_block;  // of a row
+  int blocks;           // of a cluster: 2^shift
+  int shift;
+  Evict reads;
+};
+
+// Loss and, where it is wanted, gradient: a cluster takes one row after another, each block its part. The logits come
+// into shared memory while the row before is worked on, and from there into registers: they are read once, and may be
+// overwritten as soon as all blocks have theirs. The warps of the cluster meet once a row.
 template <class T, int kPacks>
-__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
-    loss_rows_held(Rows rows, int count, int packs_per_block) {
+__global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_held(Rows rows, Split split) {
   __shared__ Meeting meeting;
   __shared__ Arrival loaded;
   __shared__ float at_target;  // thread 0's
   const auto* const buffer = reinterpret_cast<const float*>(dynamic_shared());
-  const unsigned blocks = cluster_blocks();
-  const unsigned rank = cluster_rank();
+  // From what the compiler knows to be the same in all threads: registers are scarce.
+  const int rank = static_cast<int>(blockIdx.x) & (split.blocks - 1);
   const int thread = static_cast<int>(threadIdx.x);
-  const int begin = static_cast<int>(rank) * packs_per_block;
-  const int end = min(begin + packs_per_block, rows.packs);
+  const int begin = rank * split.packs_per_block;
+  const int end = min(begin + split.packs_per_block, rows.packs);
   const int first = begin + thread;                                  // of this thread's packs, in steps of kHeldThreads
   const int columns = min(rows.vocab, end * kPack) - first * kPack;  // from there to the end of the block's part
-  const int step = static_cast<int>(gridDim.x / blocks);
+  const int step = static_cast<int>(gridDim.x) >> split.shift;
+  const int count = split.count;
   const auto fetch = [&](int row) {  // by thread 0
     const std::uint32_t bytes = static_cast<std::uint32_t>(end - begin) * kPack * sizeof(float);
     arrival_expect(&loaded, bytes);
-    load_async(dynamic_shared(), rows.logits + row * rows.stride + begin * kPack, bytes, &loaded);
+    load_async(dynamic_shared(), rows.logits + row * rows.stride + begin * kPack, bytes, &loaded,
+               l2_policy(split.reads));
   };
   if (thread == 0) {
     for (Arrival* arrival : {&loaded, &meeting.all[0], &meeting.all[1]}) arrival_init(arrival);
@@ -151,7 +161,7 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
   wait_for_previous();
   allow_next();
 
-  int row = static_cast<int>(blockIdx.x / blocks);
+  int row = static_cast<int>(blockIdx.x) >> split.shift;
   int target = row < count ? rows.targets[row] : -1;
   if (thread == 0 && target >= 0) fetch(row);
   int number = 0;  // of the cluster's rows that are trained on
@@ -203,15 +213,17 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
     }
     mine.sum = warp_sum(mine.sum);
     if (rows.smoothing != 0) mine.total = warp_sum(mine.total);
-    const Part whole = meet(meeting, number, mine, rows.smoothing != 0);
+    const Part whole = meet(meeting, number, mine, rows.smoothing != 0, split.blocks, rank);
     if (speaks) rows.losses[row] = loss_of(rows, whole, at_target);
-    const float factor = expf(mine.top - whole.top) / whole.sum;
-    T* const out = reinterpret_cast<T*>(rows.logits + row * rows.stride) + first * kPack;
-    const int at = target - first * kPack;
+    if (rows.gradient) {
+      const float factor = expf(mine.top - whole.top) / whole.sum;
+      T* const out = reinterpret_cast<T*>(rows.logits + row * rows.stride) + first * kPack;
+      const int at = target - first * kPack;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (p * kHeldThreads * kPack < columns) {
-        store_slopes(rows, out + p * kHeldThreads * kPack, z[p], factor, at - p * kHeldThreads * kPack);
+      for (int p = 0; p < kPacks; ++p) {
+        if (p * kHeldThreads * kPack < columns) {
+          store_slopes(rows, out + p * kHeldThreads * kPack, z[p], factor, at - p * kHeldThreads * kPack);
+        }
       }
     }
     ++number;
@@ -219,8 +231,8 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1)
   }
 }
 
-// A block a row, which is read for its loss and, where that is wanted, again for its gradient: for losses alone,
-// devices without clusters, and vocabularies that no cluster can hold.
+// A block a row, which is read for its loss and, where that is wanted, again for its gradient: for devices without
+// clusters, and vocabularies that no cluster can hold.
 template <class T>
 __global__ void __launch_bounds__(kPassThreads, 3) loss_rows_in_passes(Rows rows) {
   __shared__ float scratch[kPassThreads / 32];
@@ -285,31 +297,38 @@ __global__ void __launch_bounds__(kPassThreads, 3) loss_rows_in_passes(Rows rows
 
 // As many clusters as run at once.
 template <class T, int kPacks>
-void launch_held(const Work& work, const Rows& rows, std::int64_t count, int packs_per_block, unsigned blocks) {
+void launch_held(const Work& work, const Rows& rows, const Split& split) {
   constexpr std::size_t kShared = sizeof(float) * kPack * kPacks * kHeldThreads;
-  void (*const kernel)(Rows, int, int) = loss_rows_held<T, kPacks>;
+  void (*const kernel)(Rows, Split) = loss_rows_held<T, kPacks>;
+  const auto blocks = static_cast<unsigned>(split.blocks);
   const int resident =
       std::max(resident_clusters(reinterpret_cast<const void*>(kernel), kHeldThreads, blocks, kShared), 1);
   launch(work, kernel,
-         {.grid = static_cast<unsigned>(std::min<std::int64_t>(count, resident)) * blocks,
+         {.grid = static_cast<unsigned>(std::min(split.count, resident)) * blocks,
           .block = kHeldThreads,
           .shared = kShared,
           .overlap = true,
           .cluster = blocks},
-         rows, static_cast<int>(count), packs_per_block);
+         rows, split);
 }
 
-// For gradients the fewest blocks in whose registers a row fits.
+// The fewest blocks in whose registers a row fits.
 template <class T>
 void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device device) {
-  const bool held = rows.gradient && info(device.index).major >= 9;
-  for (unsigned blocks = 1; held && blocks <= kMaxCluster; blocks *= 2) {
-    const int per_block = (rows.packs + static_cast<int>(blocks) - 1) / static_cast<int>(blocks);
+  const RowTrial* const trial = RowTrial::current();
+  // Nobody reads the logits again; but where their gradients take their places, these lines are written.
+  const Evict reads = trial != nullptr ? trial->marks.reads : rows.gradient ? Evict::usual : Evict::first;
+  const bool held = info(device.index).major >= 9;
+  for (int shift = 0; held && 1U << shift <= kMaxCluster; ++shift) {
+    const int blocks = 1 << shift;
+    // Parts begin on a line, of logits and of gradients.
+    const int per_block = ((rows.packs + blocks - 1) / blocks + kLinePacks - 1) / kLinePacks * kLinePacks;
     const int per_thread = (per_block + kHeldThreads - 1) / kHeldThreads;
-    if (per_thread <= 8) return launch_held<T, 8>(work, rows, count, per_block, blocks);
-    if (blocks < kMaxCluster) continue;
-    if (per_thread <= 10) return launch_held<T, 10>(work, rows, count, per_block, blocks);
-    if (per_thread <= 16) return launch_held<T, 16>(work, rows, count, per_block, blocks);
+    const Split split = {static_cast<int>(count), per_block, blocks, shift, reads};
+    if (per_thread <= 8) return launch_held<T, 8>(work, rows, split);
+    if (1U << shift < kMaxCluster) continue;
+    if (per_thread <= 10) return launch_held<T, 10>(work, rows, split);
+    if (per_thread <= 16) return launch_held<T, 16>(work, rows, split);
   }
   launch(work, loss_rows_in_passes<T>, {.grid = static_cast<unsigned>(count), .block = kPassThreads, .overlap = true},
          rows);

@@ -8,7 +8,8 @@ namespace {
 
 // X: how the rows of x lie, in a matrix or as heads; dx lies like x.
 template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kResidual, template <class> class X>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 64, 64 >))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks < kSpan, kThreads, kWeights == 8 ? 128 : 64,
+                                             kResidual ? 64 : kBlockRegisters<kPacks> >))
     forward_rows(X<const T> x, Rows<const T> residual, const T* weight, float eps, Rows<T> sum, Rows<T> y, float* rstd,
                  RowShape shape) {
   constexpr int kSize = kPackSize<T>;
@@ -217,7 +218,7 @@ Declined rms_norm_forward_cuda(const Tensor& x, const Tensor& residual, const Te
   visit_narrow(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
     const RowCall call =
-        row_call(residual.defined() ? "rms_norm_residual" : "rms_norm", {&y, &x, &residual, &sum}, {&weight});
+        forward_call(residual.defined() ? "rms_norm_residual" : "rms_norm", {&y, &x, &residual, &sum}, {&weight});
     if (residual.defined()) {
       forward<T, true, kTwoInputs, Rows>(call, rows_of<const T>(x), residual, weight, eps, sum, y, rstd);
     } else if (x.rank() == 2) {

@@ -62,7 +62,7 @@ __device__ inline float largest_of(const uint4 (&packs)[kPacks]) {
 
 // A row of only -inf gives NaN, and so does one with NaN or inf in it.
 template <class T, Span kSpan, int kPacks, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, 64>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, kBlockRegisters<kPacks>>))
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kLoopThreads)
 template <class T>
 void forward(const Tensor& x, const Tensor& y) {
   run_rows<T, kOneInput>(
-      row_call("softmax", {&x, &y}, {}), [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
+      forward_call("softmax", {&x, &y}, {}), [](auto k) { return forward_rows<T, k.span, k.packs, k.threads>; },
       [](auto size) { return forward_loop<T, size>; }, rows_of<const T>(x), rows_of<T>(y));
 }
 
