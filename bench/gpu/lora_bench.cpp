@@ -96,6 +96,9 @@ class Case {
     const auto y = all([=, this](const Inputs& in) { gemm(in.x_bordered, w_rows, y_); });
     const auto gradients = all([=, this](const Inputs& in) { factor_gradients(in, da_); });
     const auto g_and_db = all([=, this](const Inputs& in) { factor_gradients(in, {&none_, 1}); });
+    const auto da_db = all([=, this](const Inputs& in) { outer_products(in, da_, db_); });
+    const auto da_alone = all([=, this](const Inputs& in) { outer_products(in, da_, {&none_, 1}); });
+    const auto db_alone = all([=, this](const Inputs& in) { outer_products(in, {&none_, 1}, db_); });
     const auto dx = all([=, this](const Inputs& in) { gemm(in.dy_bordered, w_columns, dx_); });
     const auto h_gemm = all([=, this](const Inputs& in) { gemm(in.x_rows, weight_.a().transpose(0, 1), in.h); });
     const auto g_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows, weight_.scaled_b(), in.g); });
@@ -141,6 +144,9 @@ class Case {
                                    {"y", {y}},
                                    {"g_db_da", {gradients}},
                                    {"g_db", {g_and_db}},
+                                   {"da_db", {da_db}},
+                                   {"da", {da_alone}},
+                                   {"db", {db_alone}},
                                    {"dx", {dx}},
                                    {"h", {h_gemm}},
                                    {"g_gemm", {g_gemm}},
@@ -189,6 +195,15 @@ class Case {
     if (da[0].defined()) gemm(in.g.transpose(0, 1), in.x_rows, da[0]);
     declined(reason);
   }
+  // The same where g is known.
+  void outer_products(const Inputs& in, std::span<const Tensor> da, std::span<const Tensor> db) const {
+    const Declined reason =
+        lora_outer_products.on(DeviceType::cuda)(in.dy_rows, in.x_rows, in.h, in.g, weight_, da, db, false);
+    if (reason == nullptr) return;
+    if (da[0].defined()) gemm(in.g.transpose(0, 1), in.x_rows, da[0]);
+    if (db[0].defined()) gemm(in.dy_rows.transpose(0, 1), in.h, db[0], 2.0);
+    declined(reason);
+  }
   static void declined(const char* reason) {
     static std::string said;
     if (said == reason) return;
@@ -207,7 +222,14 @@ class Case {
     gemm(in.dy_rows, weight_.scaled_b(), in.g);
     gemm(in.g.transpose(0, 1), in.x_rows, da_[0]);
     gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0);
-    return {{"g", relative_error(g, in.g)}, {"da", relative_error(da, da_[0])}, {"db", relative_error(db, db_[0])}};
+    const Tensor library_da = da_[0].clone();
+    const Tensor library_db = db_[0].clone();
+    outer_products(in, da_, db_);
+    return {{"g", relative_error(g, in.g)},
+            {"da", relative_error(da, library_da)},
+            {"db", relative_error(db, library_db)},
+            {"da of da_db", relative_error(da_[0], library_da)},
+            {"db of da_db", relative_error(db_[0], library_db)}};
   }
 
   const Options& options_;

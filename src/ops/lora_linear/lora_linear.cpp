@@ -6,6 +6,7 @@
 namespace wick {
 
 Kernels<LoraFactorGradients> lora_factor_gradients;
+Kernels<LoraOuterProducts> lora_outer_products;
 
 namespace {
 
@@ -52,7 +53,8 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
 // Measured on an H200 (lora_bench, 8,192 tokens): up to this rank reading dy and x once pays, beyond it the library's
 // products are faster.
 constexpr std::int64_t kMostFusedRank = 32;
-constexpr std::int64_t kFewTokens = 8;  // up to here a tile would be nearly empty
+constexpr std::int64_t kMostOuterRank = 48;  // of the kernel that is given g
+constexpr std::int64_t kFewTokens = 8;       // up to here a tile would be nearly empty
 
 // A device without a kernel for these is none that falls back: gemm() is its way.
 bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, const Tensor& g,
@@ -60,6 +62,13 @@ bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const L
   return lora_factor_gradients.on(x.device().type) != nullptr && x.size(0) > kFewTokens &&
          weight.rank() <= kMostFusedRank &&
          run_kernel(kOp, lora_factor_gradients, x.device(), dy, x, h, weight, g, da, db, add);
+}
+
+bool fused_outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g, const LoraWeight& weight,
+                          std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+  return lora_outer_products.on(x.device().type) != nullptr && x.size(0) > kFewTokens &&
+         weight.rank() <= kMostOuterRank &&
+         run_kernel(kOp, lora_outer_products, x.device(), dy, x, h, g, weight, da, db, add);
 }
 
 // The ranks of all siblings, without padding.
@@ -82,29 +91,38 @@ Tensor in_one(const LoraWeight& weight, std::span<const Tensor> da) {
   return first.as_strided({ranks_of(weight), first.size(1)}, {first.size(1), 1});
 }
 
-// g, dA and dB as products of the library. Without `padding` the columns of g past the last sibling's stay as they are.
-void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool padding,
-                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
-  const double beta = add ? 1.0 : 0.0;
-  const Tensor stacked = in_one(weight, da);  // x is then read once
-  if (padding) gemm(dy, weight.scaled_b(), g);
-  for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
-    const LoraWeight::Block& block = weight.blocks()[i];
-    if (block.rank_size == 0) continue;
-    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
-    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
-    const Tensor b_i =
-        weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
-    if (!padding) gemm(dy_i, b_i, g_i);
-    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i], 1.0, beta);
-    if (db[i].defined()) {
-      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), db[i], block.scale, beta);
-    }
+// g as a product of the library. Without `padding` the columns of g past the last sibling's stay as they are.
+void make_g(const Tensor& dy, const LoraWeight& weight, bool padding, const Tensor& g) {
+  if (padding) {
+    gemm(dy, weight.scaled_b(), g);
+    return;
   }
-  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked, 1.0, beta);
+  for (const LoraWeight::Block& block : weight.blocks()) {
+    if (block.rank_size == 0) continue;
+    const Tensor b =
+        weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
+    gemm(dy.slice(1, block.out_begin, block.out_size), b, g.slice(1, block.rank_begin, block.rank_size));
+  }
 }
 
 }  // namespace
+
+void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g, const LoraWeight& weight,
+                    std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+  if (fused_outer_products(dy, x, h, g, weight, da, db, add)) return;
+  const double beta = add ? 1.0 : 0.0;
+  const Tensor stacked = in_one(weight, da);  // x is then read once
+  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked, 1.0, beta);
+  for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
+    const LoraWeight::Block& block = weight.blocks()[i];
+    if (block.rank_size == 0) continue;
+    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
+    const Tensor h_i = h.slice(1, block.rank_begin, block.rank_size);
+    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
+    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i], 1.0, beta);
+    if (db[i].defined()) gemm(dy_i.transpose(0, 1), h_i, db[i], block.scale, beta);
+  }
+}
 
 Tensor with_border(const Tensor& m, std::int64_t border) {
   return m.as_strided({m.size(0), m.size(1) + border}, {m.size(1) + m.storage()->border(), 1});
@@ -144,7 +162,8 @@ Tensor lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeig
   const Tensor border = claim_border(dy, weight);
   const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
   if (!fused_gradients(dy, x, h, weight, g, da, db, add)) {
-    factor_gradients(dy, x, h, weight, border.defined(), g, da, db, add);
+    make_g(dy, weight, border.defined(), g);
+    outer_products(dy, x, h, g, weight, da, db, add);
   }
   x = {};  // perhaps made again for this alone
   if (place == nullptr) return {};
