@@ -43,8 +43,9 @@ struct OuterPlan {
   }
 };
 
-/// `at_once`: how many clusters of each size run at a time. All blocks do, where that can be: of the ways that make it
-/// so, the one whose busiest block reads the least. A block reads `narrow` bytes beside the boxes of each 64 rows.
+/// `at_once`: how many clusters of each size run at a time. All blocks do, where that can be, and a block reads
+/// `narrow` bytes beside the boxes of each 64 rows: of the ways to divide the boxes it is the one with the least bytes
+/// of the busiest block, which may hold up the end, and an even share of all bytes, which is what L2 has to give.
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
                      const std::array<int, OuterPlan::kMaxCluster + 1>& at_once);
 
