@@ -53,7 +53,7 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
 // Measured on an H200 (lora_bench, 8,192 tokens): up to this rank reading dy and x once pays, beyond it the library's
 // products are faster.
 constexpr std::int64_t kMostFusedRank = 32;
-constexpr std::int64_t kMostOuterRank = 48;  // of the kernel that is given g
+constexpr std::int64_t kMostOuterRank = 48;  // the highest that lora_outer_products takes
 constexpr std::int64_t kFewTokens = 8;       // up to here a tile would be nearly empty
 
 // A device without a kernel for these is none that falls back: gemm() is its way.

@@ -139,6 +139,30 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
   }
 
   take_registers<kRegisters>();
+
+  // The sums that the block adds up in the end: a share of the cluster's columns.
+  const int begin = share.box * kBox;
+  const int extent = min(share.boxes * kBox, matrix.columns - begin);
+  const int each = (extent + blocks - 1) / blocks;
+  const int from = min(rank * each, extent);
+  const int width = min(each, extent - from);
+  const int own_count = width * (R / 4);
+  struct Own {
+    int column, rank;  // the first of four
+  };
+  // Side by side in memory are the ranks of a column of dy, the columns of a rank of x.
+  const auto own_of = [&](int id) {
+    return matrix.of_b ? Own{from + id / (R / 4), 4 * (id % (R / 4))} : Own{from + id % width, 4 * (id / width)};
+  };
+  for (int id = thread; p.siblings.add && id < own_count; id += kMultiplying) {
+    const Own own = own_of(id);
+    const Targets targets(p.siblings, matrix.of_b, begin + own.column, own.rank);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (targets.at[e] != nullptr) prefetch(targets.at[e]);
+    }
+  }
+
   wait_for_previous();
   allow_next();
   if (p.partial != nullptr) add_partials<R>(p.partial, p.ranges, p.n, p.siblings);
@@ -189,17 +213,9 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
     }
   }
   cluster_sync();
-  const int begin = share.box * kBox;
-  const int extent = min(share.boxes * kBox, matrix.columns - begin);
-  const int each = (extent + blocks - 1) / blocks;
-  const int from = min(rank * each, extent);
-  const int mine = min(each, extent - from);
-  constexpr int kFours = R / 4;
-  for (int id = thread; id < mine * kFours; id += kMultiplying) {
-    // Side by side in memory are the ranks of a column of dy, the columns of a rank of x.
-    const int column = from + (matrix.of_b ? id / kFours : id % mine);
-    const int r = 4 * (matrix.of_b ? id % kFours : id / mine);
-    const Targets targets(p.siblings, matrix.of_b, begin + column, r);
+  for (int id = thread; id < own_count; id += kMultiplying) {
+    const Own own = own_of(id);
+    const Targets targets(p.siblings, matrix.of_b, begin + own.column, own.rank);
     if (targets.none()) continue;
     float old[4];
 #pragma unroll
@@ -212,7 +228,7 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
       sum.z += part.z;
       sum.w += part.w;
     };
-    const float* const here = exchange + column * Shape::kPitch + r;
+    const float* const here = exchange + own.column * Shape::kPitch + own.rank;
 #pragma unroll
     for (unsigned q = 0; q < kMaxCluster; ++q) {
       if (q >= static_cast<unsigned>(blocks)) break;
