@@ -104,6 +104,15 @@ class Case {
     const auto g_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows, weight_.scaled_b(), in.g); });
     const auto da_gemm = all([=, this](const Inputs& in) { gemm(in.g.transpose(0, 1), in.x_rows, da_[0]); });
     const auto db_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0); });
+    const auto y_with_h = all([=, this](const Inputs& in) { product(LoraWay::forward, in); });
+    const auto dx_with_g = all([=, this](const Inputs& in) { product(LoraWay::backward, in); });
+    const auto fused = [=, this] {
+      for (const Inputs& in : sets_) product(LoraWay::forward, in);
+      for (const Inputs& in : sets_) {
+        product(LoraWay::backward, in);
+        outer_products(in, da_, db_);
+      }
+    };
     const auto base = [=] {
       base_forward();
       base_backward();
@@ -151,7 +160,10 @@ class Case {
                                    {"h", {h_gemm}},
                                    {"g_gemm", {g_gemm}},
                                    {"da_gemm", {da_gemm}},
-                                   {"db_gemm", {db_gemm}}};
+                                   {"db_gemm", {db_gemm}},
+                                   {"y_with_h", {y_with_h}},
+                                   {"dx_with_g", {dx_with_g}},
+                                   {"fused", {fused}}};
     std::vector<Work> works;
     for (const Row& row : rows) works.push_back(row.work);
     const std::vector<Spread> times = time_in_turn(device_, works, options_.repeats, 4);
@@ -204,6 +216,12 @@ class Case {
     if (db[0].defined()) gemm(in.dy_rows.transpose(0, 1), in.h, db[0], 2.0);
     declined(reason);
   }
+  void product(LoraWay way, const Inputs& in) const {
+    const bool forward = way == LoraWay::forward;
+    const Declined reason = lora_product.on(DeviceType::cuda)(way, forward ? in.x_rows : in.dy_rows, weight_, Tensor(),
+                                                              forward ? in.h : in.g, forward ? y_ : dx_);
+    if (reason != nullptr) declined(reason);
+  }
   static void declined(const char* reason) {
     static std::string said;
     if (said == reason) return;
@@ -225,7 +243,19 @@ class Case {
     const Tensor library_da = da_[0].clone();
     const Tensor library_db = db_[0].clone();
     outer_products(in, da_, db_);
-    return {{"g", relative_error(g, in.g)},
+    const Tensor library_h = in.h.clone();
+    const Tensor library_g = in.g.clone();
+    gemm(in.x_bordered, weight_.bordered().slice(0, 0, n_).transpose(0, 1), y_);
+    gemm(in.dy_bordered, weight_.bordered().slice(1, 0, k_), dx_);
+    const Tensor y = y_.clone();
+    const Tensor dx = dx_.clone();
+    product(LoraWay::forward, in);
+    product(LoraWay::backward, in);
+    return {{"y of y_with_h", relative_error(y_, y)},
+            {"h of y_with_h", relative_error(in.h, library_h)},
+            {"dx of dx_with_g", relative_error(dx_, dx)},
+            {"g of dx_with_g", relative_error(in.g, library_g)},
+            {"g", relative_error(g, library_g)},
             {"da", relative_error(da, library_da)},
             {"db", relative_error(db, library_db)},
             {"da of da_db", relative_error(da_[0], library_da)},

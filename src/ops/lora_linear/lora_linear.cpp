@@ -7,6 +7,7 @@ namespace wick {
 
 Kernels<LoraFactorGradients> lora_factor_gradients;
 Kernels<LoraOuterProducts> lora_outer_products;
+Kernels<LoraProduct> lora_product;
 
 namespace {
 

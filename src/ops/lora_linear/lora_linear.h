@@ -46,9 +46,17 @@ using LoraOuterProducts = Declined(const Tensor& dy, const Tensor& x, const Tens
                                    const LoraWeight& weight, std::span<const Tensor> da, std::span<const Tensor> db,
                                    bool add);
 
+/// One of the large products of a bordered weight with its narrow one inside. Forward, from x [tokens, k]: h = x Aᵀ and
+/// y [tokens, n] = x Wᵀ + h (sB)ᵀ + bias, which may be undefined. Backward, from dy [tokens, n]: g = dy sB and dx
+/// [tokens, k] = dy W + g A. `narrow` is h or g [tokens, rank], `wide` is y or dx; dense columns.
+enum class LoraWay { forward, backward };
+using LoraProduct = Declined(LoraWay way, const Tensor& from, const LoraWeight& weight, const Tensor& bias,
+                             const Tensor& narrow, const Tensor& wide);
+
 // No kernels for the CPU: its gemm() is as good at these.
 extern Kernels<LoraFactorGradients> lora_factor_gradients;
 extern Kernels<LoraOuterProducts> lora_outer_products;
+extern Kernels<LoraProduct> lora_product;
 
 /// By that kernel, or as products of the library.
 void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g, const LoraWeight& weight,
