@@ -1,7 +1,7 @@
 #pragma once
 
-// Products of warp_group.cuh that are 16, 192, 224 or 256 columns wide, with the left side in shared memory or in
-// registers. With 256 columns a group has half of a multiprocessor's registers in its sums: nothing on Hopper reads
+// Products of warp_group.cuh that are 16, 32, 48, 192, 224 or 256 columns wide, with the left side in shared memory or
+// in registers. With 256 columns a group has half of a multiprocessor's registers in its sums: nothing on Hopper reads
 // less shared memory for a product.
 
 #include "backend/cuda/mma.cuh"
@@ -32,6 +32,21 @@ __device__ inline std::uint64_t wide_descriptor(std::uint32_t shared) {
       "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type      \
       " {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, 0, %11;\n}" \
       : WICK_C8(0)                                                     \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kRight)))
+#define WICK_TILE_32(type)                                                                                     \
+  asm volatile(                                                                                                \
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %18, 0;\n"                                                             \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                                              \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, 0, %19;\n}" \
+      : WICK_C8(0), WICK_C8(8)                                                                                 \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kRight)))
+#define WICK_TILE_48(type)                                                                                          \
+  asm volatile(                                                                                                     \
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %26, 0;\n"                                                                  \
+      "wgmma.mma_async.sync.aligned.m64n48k16.f32." type "." type                                                   \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
+      "%23}, %24, %25, p, 1, 1, 0, %27;\n}"                                                                         \
+      : WICK_C8(0), WICK_C8(8), WICK_C8(16)                                                                         \
       : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kRight)))
 #define WICK_NAMES_96                                                                \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
@@ -101,12 +116,17 @@ __device__ inline std::uint64_t wide_descriptor(std::uint32_t shared) {
 template <class T, int kColumns, Right kRight>
 __device__ inline void multiply_add_wide([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,
                                          [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
-  static_assert(kColumns == 16 || kColumns == 192 || kColumns == 224 || kColumns == 256);
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 || kColumns == 192 || kColumns == 224 ||
+                kColumns == 256);
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
   static_assert(kBf16 || std::is_same_v<T, __half>);
 #ifdef WICK_WARP_GROUPS
   if constexpr (kColumns == 16 && kBf16) WICK_TILE_16("bf16");
   if constexpr (kColumns == 16 && !kBf16) WICK_TILE_16("f16");
+  if constexpr (kColumns == 32 && kBf16) WICK_TILE_32("bf16");
+  if constexpr (kColumns == 32 && !kBf16) WICK_TILE_32("f16");
+  if constexpr (kColumns == 48 && kBf16) WICK_TILE_48("bf16");
+  if constexpr (kColumns == 48 && !kBf16) WICK_TILE_48("f16");
   if constexpr (kColumns == 192 && kBf16) WICK_TILE_192("bf16");
   if constexpr (kColumns == 192 && !kBf16) WICK_TILE_192("f16");
   if constexpr (kColumns == 224 && kBf16) WICK_TILE_224("bf16");
@@ -134,6 +154,8 @@ __device__ inline void multiply_add_held([[maybe_unused]] float (&c)[kColumns / 
 #endif
 }
 #undef WICK_TILE_16
+#undef WICK_TILE_32
+#undef WICK_TILE_48
 #undef WICK_TILE_192
 #undef WICK_HELD_192
 #undef WICK_TILE_224
@@ -148,9 +170,9 @@ __device__ inline void multiply_add_held([[maybe_unused]] float (&c)[kColumns / 
 #undef WICK_SUMS_128
 #undef WICK_C8
 
-/// Sums [64, 16] of a group, rounded, as the left side of a product.
+/// 16 columns of a group's sums [64, ...], which begin at `sums`, rounded, as the left side of a product.
 template <class T>
-__device__ inline void fragments_of(const float (&sums)[8], std::uint32_t (&a)[4]) {
+__device__ inline void fragments_of(const float* sums, std::uint32_t (&a)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) a[i] = pack_pair<T>(sums[2 * i], sums[2 * i + 1]);
 }
@@ -179,15 +201,17 @@ __device__ inline void store_box([[maybe_unused]] const CUtensorMap& map, [[mayb
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 #endif
 }
-/// Waits until at most the last kPending boxes that this thread stored are still read; with 0, until all are written.
+/// Waits until of the boxes that this thread stored at most the last kPending are still read.
 template <int kPending>
+__device__ inline void wait_stores_read() {
+#ifdef WICK_WARP_GROUPS
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+#endif
+}
+/// Waits until all of them are written.
 __device__ inline void wait_stores() {
 #ifdef WICK_WARP_GROUPS
-  if constexpr (kPending == 0) {
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-  } else {
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
-  }
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 #endif
 }
 

@@ -7,6 +7,7 @@
 // a is read for its large product alone, and t costs what a few tiles more would.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "backend/cuda/arrival.cuh"
 #include "backend/cuda/kernels.cuh"
@@ -31,6 +32,8 @@ constexpr int kSuperRows = 16;                   // so many tiles one below the 
 constexpr int kSharedLimit = 227 * 1024 - 1024;  // but for what the alignment may take
 constexpr int kArrivals = 128;                   // bytes of it
 
+constexpr int kOut = 64 * kOutBox * 2;  // a group's box of c
+
 template <LoraWay kWay, int kColumns, int kSlices>
 struct Shape {
   static constexpr bool kForward = kWay == LoraWay::forward;
@@ -41,9 +44,10 @@ struct Shape {
   static constexpr int kSliceV = kSlice * kDepth * 2;
   static constexpr int kSliceU = (kForward ? kColumns : kBoxes * kWideBox) * kSlice * 2;
   static constexpr int kStage = kPieceA + kPieceW + kSlices * kSliceV;
-  static constexpr int kOut = 64 * kOutBox * 2;  // of a group, twice
-  static constexpr int kStages = std::min(4, (kSharedLimit - kArrivals - 2 * kGroups * kOut) / kStage);
-  static constexpr int kShared = 1024 + kStages * kStage + 2 * kGroups * kOut + kArrivals;
+  static constexpr int kStages = 4;
+  static constexpr int kOutBuffers = kStages * kStage + 2 * kGroups * kOut + kArrivals <= kSharedLimit ? 2 : 1;
+  static constexpr int kShared = 1024 + kStages * kStage + kOutBuffers * kGroups * kOut + kArrivals;
+  static_assert(kShared - 1024 <= kSharedLimit);
   static_assert(kSlices * kSliceU <= kPieceW, "U takes the place of W");
   static_assert(kPieceW % 1024 == 0 && kStage % 1024 == 0 && 2 * kStages * sizeof(Arrival) <= kArrivals);
 };
@@ -54,7 +58,7 @@ struct Arguments {
   CUtensorMap w;  // forward: a tile's rows of W [columns, k]; backward: boxes of W [k, columns]
   CUtensorMap v;  // forward: 16 rows of A [rank, k]; backward: narrow boxes of sB [k, rank]
   CUtensorMap u;  // forward: narrow boxes of sB [columns, rank]; backward: boxes of 16 rows of A [rank, columns]
-  CUtensorMap c;  // boxes of c [rows, columns]
+  CUtensorMap c;  // half boxes of c [rows, columns]
   const T* bias;  // null: none
   T* t;           // [rows, rank]
   std::int64_t t_row;
@@ -109,18 +113,17 @@ __device__ inline void load_narrow(const Arguments<T>& in, std::uint32_t (&held)
   }
 }
 
-// By all lanes of a warp. What they wrote is there for those that have waited.
+// By all lanes of a warp, after they wrote.
 __device__ inline void announce(unsigned* mark, int lane) {
   __threadfence();
   __syncwarp();
   if (lane == 0) atomicAdd(mark, 1U);
 }
-__device__ inline void wait_for(const unsigned* mark, int lane) {
-  if (lane == 0) {
-    unsigned count = 0;
-    while (count == 0) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(mark) : "memory");
-  }
-  __syncwarp();
+// By all lanes. Once it is not 0, what was announced may be read.
+__device__ inline unsigned acquire(const unsigned* mark) {
+  unsigned count;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(mark) : "memory");
+  return count;
 }
 __device__ inline void have_read(unsigned* mark, int tiles, int lane) {
   __syncwarp();
@@ -128,16 +131,15 @@ __device__ inline void have_read(unsigned* mark, int tiles, int lane) {
 }
 
 // A group's 64 rows of c, which go through shared memory a box of columns at a time.
-template <class T, int kColumns>
+template <class T, int kColumns, int kBuffers>
 __device__ inline void store_tile(const Arguments<T>& in, const float (&sums)[kColumns / 2], unsigned char* out,
                                   int row, int column, int group) {
-  constexpr int kBytes = 64 * kOutBox * 2;
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int lane = thread % 32;
 #pragma unroll
   for (int box = 0; box < kColumns / kOutBox; ++box) {
-    const std::uint32_t to = shared_address(out + box % 2 * kBytes);
-    if (thread == 0) wait_stores<1>();  // the box before the last has left
+    const std::uint32_t to = shared_address(out + box % kBuffers * kOut);
+    if (thread == 0) wait_stores_read<kBuffers - 1>();
     group_barrier(group);
 #pragma unroll
     for (int part = 0; part < kOutBox / 16; ++part) {
@@ -158,7 +160,7 @@ __device__ inline void store_tile(const Arguments<T>& in, const float (&sums)[kC
           pack_pair<T>(s[4] + bias[2], s[5] + bias[3]), pack_pair<T>(s[6] + bias[2], s[7] + bias[3])};
       const std::uint32_t at =
           static_cast<std::uint32_t>((thread / 32 * 16 + lane % 16) * (kOutBox * 2) + (2 * part + lane / 16) * 16);
-      store_matrices(to + (at ^ (at >> 7 & 7U) << 4), words);
+      store_matrices(to + (at ^ (at >> 7 & 3U) << 4), words);
     }
     show_to_products();
     group_barrier(group);
@@ -174,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
   unsigned char* const ring = memory + ((1024 - (shared_address(memory) & 1023)) & 1023);
   const std::uint32_t start = shared_address(ring);
   unsigned char* const out = ring + S::kStages * S::kStage;
-  auto* const full = reinterpret_cast<Arrival*>(out + 2 * kGroups * S::kOut);
+  auto* const full = reinterpret_cast<Arrival*>(out + S::kOutBuffers * kGroups * kOut);
   auto* const empty = full + S::kStages;
   const int thread = static_cast<int>(threadIdx.x);
   const int tiles = in.down * in.across;
@@ -258,33 +260,33 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
   const auto release = [&](int number) {
     if (lane == 0) arrive(empty + number % S::kStages);
   };
-  // The products of one stage; with those of V where there are sums for them.
-  const auto multiply = [&]<int kNarrow>(float(&narrow)[kNarrow][8], bool add) {
+  // The products of one stage, with those of V where it is there.
+  const auto multiply = [&]<bool kWithNarrow>(std::bool_constant<kWithNarrow>, float(&narrow)[8 * kSlices], bool add) {
     const std::uint32_t from = next();
     const std::uint64_t a = tile_descriptor(from + group * (S::kPieceA / kGroups));
     const std::uint32_t from_w = from + S::kPieceA;
+    const std::uint32_t from_v = from_w + S::kPieceW;
     const std::uint64_t w = S::kForward ? tile_descriptor(from_w) : wide_descriptor<kDepth>(from_w);
+    const std::uint64_t v = S::kForward ? tile_descriptor(from_v) : narrow_descriptor(from_v);
     begin_products();
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
       multiply_add_wide<T, kColumns, S::kRight>(sums, a + 2 * k, w + (S::kForward ? 2 : 128) * k, add || k > 0);
-      if constexpr (kNarrow == kSlices) {
-#pragma unroll
-        for (int s = 0; s < kSlices; ++s) {
-          const std::uint32_t v = from_w + S::kPieceW + s * S::kSliceV;
-          const std::uint64_t b = S::kForward ? tile_descriptor(v) + 2 * k : narrow_descriptor(v) + 32 * k;
-          multiply_add_wide<T, kSlice, S::kRight>(narrow[s], a + 2 * k, b, add || k > 0);
-        }
+      if constexpr (kWithNarrow) {
+        multiply_add_wide<T, kSlice * kSlices, S::kRight>(narrow, a + 2 * k, v + (S::kForward ? 2 : 32) * k,
+                                                          add || k > 0);
       }
     }
     close_products();
   };
-  const auto multiply_all = [&]<int kNarrow>(float(&narrow)[kNarrow][8]) {
-    multiply(narrow, false);
+  // Those of a tile; between(depth) is called while those of `depth` are under way.
+  const auto multiply_all = [&](auto with_narrow, float(&narrow)[8 * kSlices], const auto& between) {
+    multiply(with_narrow, narrow, false);
     for (int depth = 1; depth < in.depths; ++depth) {
-      multiply(narrow, true);
+      multiply(with_narrow, narrow, true);
       wait_products<1>();
       release(piece - 2);
+      between(depth);
     }
   };
   for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
@@ -293,24 +295,29 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
     const int row = warp_row + lane / 4;
     unsigned* const mark = lora_gemm_marks + warp_row / kSlice;
     std::uint32_t held[kSlices][4];
+    float narrow[8 * kSlices];
     settle(sums);
     if (tile.column == 0) {
-      float narrow[kSlices][8];
-#pragma unroll
-      for (auto& slice : narrow) settle(slice);
-      multiply_all(narrow);
+      settle(narrow);
+      multiply_all(std::true_type{}, narrow, [](int) {});
       wait_products<0>();
+      settle(narrow);
 #pragma unroll
-      for (auto& slice : narrow) settle(slice);
-#pragma unroll
-      for (int s = 0; s < kSlices; ++s) fragments_of<T>(narrow[s], held[s]);
+      for (int s = 0; s < kSlices; ++s) fragments_of<T>(narrow + 8 * s, held[s]);
       store_narrow(in, held, row, lane);
       if (in.across > 1) announce(mark, lane);
     } else {
-      float none[kSlices + 1][8];
-      multiply_all(none);
-      wait_for(mark, lane);
-      load_narrow(in, held, row, lane);
+      // t is asked for early, so that neither its mark nor itself is waited for, unless it is late.
+      unsigned marked = 0;
+      multiply_all(std::false_type{}, narrow, [&](int depth) {
+        if (depth == in.depths - 3) marked = acquire(mark);
+        if (depth == in.depths - 2 && marked != 0) load_narrow(in, held, row, lane);
+      });
+      if (marked == 0) {
+        while (acquire(mark) == 0) {
+        }
+        load_narrow(in, held, row, lane);
+      }
       have_read(mark, in.across, lane);
       wait_products<0>();
     }
@@ -328,10 +335,10 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
     wait_products<0>();
     settle(sums);
     release(piece - 1);
-    store_tile<T, kColumns>(in, sums, out + group * 2 * S::kOut, tile.row * kRows + group * 64, tile.column * kColumns,
-                            group);
+    store_tile<T, kColumns, S::kOutBuffers>(in, sums, out + group * S::kOutBuffers * kOut,
+                                            tile.row * kRows + group * 64, tile.column * kColumns, group);
   }
-  if (thread % 128 == 0) wait_stores<0>();
+  if (thread % 128 == 0) wait_stores();
 #endif
 }
 
@@ -377,7 +384,7 @@ void run(const Tensor& a, const LoraWeight& weight, const Tensor& bias, const Te
       .w = kForward ? boxes_of(w, width, kDepth) : boxes_of(w, kDepth, kWideBox),
       .v = kForward ? boxes_of(weight.a(), kSlice, kDepth) : narrow_boxes_of(weight.scaled_b(), kDepth),
       .u = kForward ? narrow_boxes_of(weight.scaled_b(), width) : boxes_of(weight.a(), kSlice, kWideBox),
-      .c = boxes_of(c, 64, kOutBox),
+      .c = half_boxes_of(c, 64),
       .bias = pointer<const T>(bias),
       .t = pointer<T>(t),
       .t_row = t.stride(0),

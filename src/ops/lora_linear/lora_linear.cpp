@@ -126,7 +126,7 @@ void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Te
 }
 
 Tensor with_border(const Tensor& m, std::int64_t border) {
-  return m.as_strided({m.size(0), m.size(1) + border}, {m.size(1) + m.storage()->border(), 1});
+  return m.as_strided({m.size(0), m.size(1) + border}, {m.border_columns().stride(0), 1});
 }
 
 Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
