@@ -9,6 +9,7 @@
 #include "core/fail.h"
 #include "ops/attention/attention.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/lora_linear/lora_linear.h"
 
 namespace wick {
 namespace {
@@ -173,11 +174,13 @@ class Walk {
     return dx;
   }
 
-  // Memory of `dx_bytes` for the gradient of a linear layer's x, which is let go before if it was made again; those of
-  // its factors are added where they are gathered.
+  // Memory of `dx_bytes` for the gradient of a linear layer's x, which is let go before if it was made again, unless it
+  // is needed once more; those of its factors are added where they are gathered.
   Block linear_gradients(const Linear& linear, Block& dy, Block& x, bool again, std::int64_t dx_bytes) {
     const Block g = ledger_.hold(linear.border > 0 ? 0 : rows(linear.rank));
-    if (again) x.free();
+    const bool after = s_.device == DeviceType::cuda && e_ == 2 && linear.rank > 0 && dx_bytes > 0 &&
+                       narrow_inside(LoraWay::backward, linear.in, linear.out, linear.rank);
+    if (again && !after) x.free();
     Block dx = ledger_.hold(dx_bytes);
     dy.free();
     x.free();

@@ -26,8 +26,8 @@ struct LoraGradients {
   std::vector<Tensor> da;
   std::vector<Tensor> db;
 };
-/// dx goes where `place` says; null: it is not needed. x is let go before dx is made: moved in, only one of them
-/// exists.
+/// dx goes where `place` says; null: it is not needed. x, moved in, is let go before dx is made, unless g is made
+/// within dx (see narrow_inside()).
 LoraGradients lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeight& weight,
                             const GradPlace* place, const std::vector<bool>& needs_a, const std::vector<bool>& needs_b);
 /// The same into memory that is there: what is not needed is undefined. With `add` to what da and db hold. Returns dx.
@@ -52,6 +52,10 @@ using LoraOuterProducts = Declined(const Tensor& dy, const Tensor& x, const Tens
 enum class LoraWay { forward, backward };
 using LoraProduct = Declined(LoraWay way, const Tensor& from, const LoraWeight& weight, const Tensor& bias,
                              const Tensor& narrow, const Tensor& wide);
+
+/// Where that is worth it, from the measurements of docs/benchmarks/h200.md. Backward x is needed once more after dx
+/// was made, so that both exist at a time: not where x is the wider of x and dy.
+bool narrow_inside(LoraWay way, std::int64_t k, std::int64_t n, std::int64_t rank);
 
 // No kernels for the CPU: its gemm() is as good at these.
 extern Kernels<LoraFactorGradients> lora_factor_gradients;
