@@ -96,21 +96,38 @@ class Case {
     const auto y = all([=, this](const Inputs& in) { gemm(in.x_bordered, w_rows, y_); });
     const auto gradients = all([=, this](const Inputs& in) { factor_gradients(in, da_); });
     const auto g_and_db = all([=, this](const Inputs& in) { factor_gradients(in, {&none_, 1}); });
+    const auto da_db = all([=, this](const Inputs& in) { outer_products(in, da_, db_); });
+    const auto da_alone = all([=, this](const Inputs& in) { outer_products(in, da_, {&none_, 1}); });
+    const auto db_alone = all([=, this](const Inputs& in) { outer_products(in, {&none_, 1}, db_); });
     const auto dx = all([=, this](const Inputs& in) { gemm(in.dy_bordered, w_columns, dx_); });
     const auto h_gemm = all([=, this](const Inputs& in) { gemm(in.x_rows, weight_.a().transpose(0, 1), in.h); });
     const auto g_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows, weight_.scaled_b(), in.g); });
     const auto da_gemm = all([=, this](const Inputs& in) { gemm(in.g.transpose(0, 1), in.x_rows, da_[0]); });
     const auto db_gemm = all([=, this](const Inputs& in) { gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0); });
+    const auto y_with_h = all([=, this](const Inputs& in) { product(LoraWay::forward, in); });
+    const auto dx_with_g = all([=, this](const Inputs& in) { product(LoraWay::backward, in); });
     const auto base = [=] {
       base_forward();
       base_backward();
     };
+    // As lora_linear() does it.
+    const bool h_inside = narrow_inside(LoraWay::forward, k_, n_, rank_);
+    const bool g_inside = narrow_inside(LoraWay::backward, k_, n_, rank_);
     const auto bordered = [=, this] {
       for (const Inputs& in : sets_) {
+        if (h_inside) {
+          product(LoraWay::forward, in);
+          continue;
+        }
         gemm(in.x_rows, weight_.a().transpose(0, 1), in.h);
         gemm(in.x_bordered, w_rows, y_);
       }
       for (const Inputs& in : sets_) {
+        if (g_inside) {
+          product(LoraWay::backward, in);
+          outer_products(in, da_, db_);
+          continue;
+        }
         factor_gradients(in, da_);
         gemm(in.dy_bordered, w_columns, dx_);
       }
@@ -141,11 +158,16 @@ class Case {
                                    {"y", {y}},
                                    {"g_db_da", {gradients}},
                                    {"g_db", {g_and_db}},
+                                   {"da_db", {da_db}},
+                                   {"da", {da_alone}},
+                                   {"db", {db_alone}},
                                    {"dx", {dx}},
                                    {"h", {h_gemm}},
                                    {"g_gemm", {g_gemm}},
                                    {"da_gemm", {da_gemm}},
-                                   {"db_gemm", {db_gemm}}};
+                                   {"db_gemm", {db_gemm}},
+                                   {"y_with_h", {y_with_h}},
+                                   {"dx_with_g", {dx_with_g}}};
     std::vector<Work> works;
     for (const Row& row : rows) works.push_back(row.work);
     const std::vector<Spread> times = time_in_turn(device_, works, options_.repeats, 4);
@@ -189,6 +211,21 @@ class Case {
     if (da[0].defined()) gemm(in.g.transpose(0, 1), in.x_rows, da[0]);
     declined(reason);
   }
+  // The same where g is known.
+  void outer_products(const Inputs& in, std::span<const Tensor> da, std::span<const Tensor> db) const {
+    const Declined reason =
+        lora_outer_products.on(DeviceType::cuda)(in.dy_rows, in.x_rows, in.h, in.g, weight_, da, db, false);
+    if (reason == nullptr) return;
+    if (da[0].defined()) gemm(in.g.transpose(0, 1), in.x_rows, da[0]);
+    if (db[0].defined()) gemm(in.dy_rows.transpose(0, 1), in.h, db[0], 2.0);
+    declined(reason);
+  }
+  void product(LoraWay way, const Inputs& in) const {
+    const bool forward = way == LoraWay::forward;
+    const Declined reason = lora_product.on(DeviceType::cuda)(way, forward ? in.x_rows : in.dy_rows, weight_, Tensor(),
+                                                              forward ? in.h : in.g, forward ? y_ : dx_);
+    if (reason != nullptr) declined(reason);
+  }
   static void declined(const char* reason) {
     static std::string said;
     if (said == reason) return;
@@ -207,7 +244,26 @@ class Case {
     gemm(in.dy_rows, weight_.scaled_b(), in.g);
     gemm(in.g.transpose(0, 1), in.x_rows, da_[0]);
     gemm(in.dy_rows.transpose(0, 1), in.h, db_[0], 2.0);
-    return {{"g", relative_error(g, in.g)}, {"da", relative_error(da, da_[0])}, {"db", relative_error(db, db_[0])}};
+    const Tensor library_da = da_[0].clone();
+    const Tensor library_db = db_[0].clone();
+    outer_products(in, da_, db_);
+    const Tensor library_h = in.h.clone();
+    const Tensor library_g = in.g.clone();
+    gemm(in.x_bordered, weight_.bordered().slice(0, 0, n_).transpose(0, 1), y_);
+    gemm(in.dy_bordered, weight_.bordered().slice(1, 0, k_), dx_);
+    const Tensor y = y_.clone();
+    const Tensor dx = dx_.clone();
+    product(LoraWay::forward, in);
+    product(LoraWay::backward, in);
+    return {{"y of y_with_h", relative_error(y_, y)},
+            {"h of y_with_h", relative_error(in.h, library_h)},
+            {"dx of dx_with_g", relative_error(dx_, dx)},
+            {"g of dx_with_g", relative_error(in.g, library_g)},
+            {"g", relative_error(g, library_g)},
+            {"da", relative_error(da, library_da)},
+            {"db", relative_error(db, library_db)},
+            {"da of da_db", relative_error(da_[0], library_da)},
+            {"db of da_db", relative_error(db_[0], library_db)}};
   }
 
   const Options& options_;

@@ -48,6 +48,7 @@ class Storage {
   std::shared_ptr<const void> owner_;
   bool writable_;
   std::int64_t border_ = 0;
+  std::int64_t border_row_ = 0;  // elements from one row of that matrix to the next
   bool border_claimed_ = false;
   bool allocated_ = false;  // by this library: freed with it
   void* handle_ = nullptr;  // the accelerator's, of what it allocated
@@ -77,6 +78,9 @@ class Tensor {
   /// An uninitialised matrix [..., columns] whose rows are followed by `border` spare columns, for the bordered LoRA
   /// linear: whoever reads this tensor may use border_columns() as scratch that lies beside it.
   static Tensor bordered(const Shape& shape, std::int64_t border, DType dtype, Device device = Device::cpu());
+  /// Elements from one row of such a matrix to the next: columns + border, on a GPU up to the next line of 128 bytes,
+  /// which is what its copies and caches count in; columns without a border.
+  static std::int64_t bordered_row(std::int64_t columns, std::int64_t border, DType dtype, DeviceType device) noexcept;
 
   bool defined() const noexcept { return storage_ != nullptr; }
   const Shape& shape() const noexcept { return shape_; }

@@ -90,16 +90,23 @@ Tensor Tensor::from_bytes(std::span<const std::byte> bytes, const Shape& shape, 
 Tensor Tensor::bordered(const Shape& shape, std::int64_t border, DType dtype, Device device) {
   if (border == 0) return empty(shape, dtype, device);
   Shape wide = shape;
-  wide[-1] += border;
+  wide[-1] = bordered_row(shape[-1], border, dtype, device.type);
   Tensor t = empty(wide, dtype, device);
   t.storage_->border_ = border;
+  t.storage_->border_row_ = wide[-1];
   return t.slice(-1, 0, shape[-1]);
+}
+
+std::int64_t Tensor::bordered_row(std::int64_t columns, std::int64_t border, DType dtype, DeviceType device) noexcept {
+  if (border == 0 || device == DeviceType::cpu) return columns + border;
+  const auto line = 128 / static_cast<std::int64_t>(size_of(dtype));
+  return (columns + border + line - 1) / line * line;
 }
 
 Tensor Tensor::border_columns() const {
   if (!defined() || storage_->border() == 0 || rank() < 1 || offset_ != 0) return {};
   const std::int64_t columns = shape_[-1];
-  const std::int64_t row = columns + storage_->border();
+  const std::int64_t row = storage_->border_row_;
   const std::int64_t rows = columns == 0 ? 0 : numel_ / columns;
   const auto whole = static_cast<std::size_t>(rows * row) * size_of(dtype_);
   if (whole != storage_->bytes() || rows == 0) return {};

@@ -9,6 +9,7 @@
 #include "core/fail.h"
 #include "ops/attention/attention.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/lora_linear/lora_linear.h"
 
 namespace wick {
 namespace {
@@ -82,7 +83,7 @@ class Walk {
     std::vector<Kept> kept(layers);
     std::vector<Block> hidden;  // the residual stream before each layer, and after the last
     hidden.push_back(ledger_.hold(rows(c_.hidden_size)));
-    Block x = ledger_.hold(rows(c_.hidden_size + modules_[0].qkv.border));
+    Block x = ledger_.hold(rows(c_.hidden_size, modules_[0].qkv));
     for (std::size_t i = 0; i < layers; ++i) {
       const std::int64_t before = ledger_.now();
       Block after;
@@ -95,7 +96,7 @@ class Walk {
     Block dhidden;
     for (std::size_t i = layers; i-- > 0;) {
       if (s_.recompute[i] == Recompute::layer) {
-        Block again = ledger_.hold(rows(c_.hidden_size + modules_[i].qkv.border));
+        Block again = ledger_.hold(rows(c_.hidden_size, modules_[i].qkv));
         Block after, next;
         kept[i] = forward(i, Recompute::layer, std::move(again), after, next);
         // The outputs are freed once backward has begun with their gradients.
@@ -112,6 +113,10 @@ class Walk {
 
  private:
   std::int64_t rows(std::int64_t columns) const { return s_.tokens * columns * e_; }
+  // Of a matrix with the border that `reader` wants beside it.
+  std::int64_t rows(std::int64_t columns, const Linear& reader) const {
+    return rows(Tensor::bordered_row(columns, reader.border, s_.dtype, s_.device));
+  }
   std::int64_t floats(std::int64_t columns) const { return s_.tokens * columns * kFloat; }
   bool recomputes(std::size_t i) const { return s_.recompute[i] != Recompute::nothing; }
 
@@ -135,13 +140,13 @@ class Walk {
     small += floats(2);                       // of two norms
     Block branch = ledger_.hold(rows(c_.hidden_size));
     k.middle = ledger_.hold(rows(c_.hidden_size));
-    Block y = ledger_.hold(rows(c_.hidden_size + m.gate_up.border));
+    Block y = ledger_.hold(rows(c_.hidden_size, m.gate_up));
     branch.free();
     k.gate_up = ledger_.hold(rows(m.gate_up.out));
     if (level != Recompute::gate_up) small += h_bytes(m.gate_up, m.gate_up.border > 0 && !again);
     if (!again && m.gate_up.rank > 0) k.y = std::move(y);
     if (level != Recompute::gate_up) y.free();
-    Block z = ledger_.hold(rows(c_.intermediate_size + m.down.border));
+    Block z = ledger_.hold(rows(c_.intermediate_size, m.down));
     y.free();
     if (level == Recompute::gate_up) k.gate_up.free();
     small += h_bytes(m.down, m.down.border > 0 && !again);
@@ -151,7 +156,7 @@ class Walk {
     z.free();
     hidden = ledger_.hold(rows(c_.hidden_size));
     const bool last = i + 1 == modules_.size();
-    next = ledger_.hold(rows(c_.hidden_size + (last ? 0 : modules_[i + 1].qkv.border)));
+    next = ledger_.hold(last ? rows(c_.hidden_size) : rows(c_.hidden_size, modules_[i + 1].qkv));
     return k;
   }
 
@@ -169,11 +174,13 @@ class Walk {
     return dx;
   }
 
-  // Memory of `dx_bytes` for the gradient of a linear layer's x, which is let go before if it was made again; those of
-  // its factors are added where they are gathered.
+  // Memory of `dx_bytes` for the gradient of a linear layer's x, which is let go before if it was made again, unless it
+  // is needed once more; those of its factors are added where they are gathered.
   Block linear_gradients(const Linear& linear, Block& dy, Block& x, bool again, std::int64_t dx_bytes) {
     const Block g = ledger_.hold(linear.border > 0 ? 0 : rows(linear.rank));
-    if (again) x.free();
+    const bool after = s_.device == DeviceType::cuda && e_ == 2 && linear.rank > 0 && dx_bytes > 0 &&
+                       narrow_inside(LoraWay::backward, linear.in, linear.out, linear.rank);
+    if (again && !after) x.free();
     Block dx = ledger_.hold(dx_bytes);
     dy.free();
     x.free();
@@ -186,20 +193,20 @@ class Walk {
     const bool again = recomputes(i);
     const std::int64_t q = c_.num_attention_heads * c_.head_dim;
     const std::int64_t kv = c_.num_key_value_heads * c_.head_dim;
-    Block dmiddle = ledger_.hold(rows(c_.hidden_size + m.down.border));  // the branch's gradient is the residual's
+    Block dmiddle = ledger_.hold(rows(c_.hidden_size, m.down));  // the branch's gradient is the residual's
     dx.free();
     dhidden.free();
     hidden.free();
     Block none;
     if (s_.recompute[i] == Recompute::gate_up) {
-      k.y = ledger_.hold(rows(c_.hidden_size + m.gate_up.border));
+      k.y = ledger_.hold(rows(c_.hidden_size, m.gate_up));
       k.gate_up = ledger_.hold(rows(m.gate_up.out));
-      k.z = ledger_.hold(rows(c_.intermediate_size + m.down.border));
+      k.z = ledger_.hold(rows(c_.intermediate_size, m.down));
     } else if (again && m.down.rank > 0) {
-      k.z = ledger_.hold(rows(c_.intermediate_size + m.down.border));
+      k.z = ledger_.hold(rows(c_.intermediate_size, m.down));
     }
     // Adapters write dz where dup will be; not into a part that is made again, nor do plain layers.
-    const std::int64_t dgate_up_bytes = rows(m.gate_up.out + m.gate_up.border);
+    const std::int64_t dgate_up_bytes = rows(m.gate_up.out, m.gate_up);
     const bool there = m.down.rank > 0 && s_.recompute[i] != Recompute::gate_up;
     Block dz = linear_gradients(m.down, none, k.z, again && s_.recompute[i] != Recompute::gate_up,
                                 there ? dgate_up_bytes : rows(m.down.in));
@@ -207,15 +214,15 @@ class Walk {
     k.gate_up.free();
     dz.free();
     if (again && s_.recompute[i] != Recompute::gate_up && m.gate_up.rank > 0) {
-      k.y = ledger_.hold(rows(c_.hidden_size + m.gate_up.border));
+      k.y = ledger_.hold(rows(c_.hidden_size, m.gate_up));
     }
     Block dy = linear_gradients(m.gate_up, dgate_up, k.y, again, rows(m.gate_up.in));
-    dhidden = ledger_.hold(rows(c_.hidden_size + m.output.border));
+    dhidden = ledger_.hold(rows(c_.hidden_size, m.output));
     dy.free();
     dmiddle.free();
     k.middle.free();
     Block dattended = linear_gradients(m.output, none, none, false, rows(m.output.in));
-    Block dqkv = ledger_.hold(rows(m.qkv.out + m.qkv.border));
+    Block dqkv = ledger_.hold(rows(m.qkv.out, m.qkv));
     Block dnormed = ledger_.hold(c_.qk_norm ? rows(q + kv) : 0);
     if (s_.device == DeviceType::cpu) {
       ledger_.touch(2 * floats(q));  // a row of dk and dv for each head
@@ -232,7 +239,7 @@ class Walk {
     dattended.free();
     dnormed.free();
     k.qkv.free();
-    if (again && m.qkv.rank > 0) k.x = ledger_.hold(rows(c_.hidden_size + m.qkv.border));
+    if (again && m.qkv.rank > 0) k.x = ledger_.hold(rows(c_.hidden_size, m.qkv));
     dx = linear_gradients(m.qkv, dqkv, k.x, again, i > 0 ? rows(m.qkv.in) : 0);
     k.small.free();
   }
@@ -289,8 +296,10 @@ MemoryPlan plan_memory(const ModelConfig& config, std::span<const LoraTarget> ta
   plan.weights = static_cast<std::size_t>(config.parameter_count() * element);
   for (const Modules& m : modules) {
     for (const Linear& linear : {m.qkv, m.output, m.gate_up, m.down}) {
-      plan.borders +=
-          static_cast<std::size_t>((linear.rank * (linear.in + linear.out) + linear.border * linear.border) * element);
+      const std::int64_t row = Tensor::bordered_row(linear.in, linear.border, settings.dtype, settings.device);
+      const std::int64_t factors = linear.border > 0 ? (linear.out + linear.rank) * row - linear.out * linear.in
+                                                     : linear.rank * (linear.in + linear.out);
+      plan.borders += static_cast<std::size_t>(factors * element);
     }
   }
   std::int64_t parameters = 0;

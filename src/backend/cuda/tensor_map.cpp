@@ -58,6 +58,11 @@ CUtensorMap narrow_boxes_of(const Tensor& matrix, int rows) {
                    {16, static_cast<cuuint32_t>(rows)}, CU_TENSOR_MAP_SWIZZLE_32B);
 }
 
+CUtensorMap half_boxes_of(const Tensor& matrix, int rows) {
+  return encode<2>(matrix, {static_cast<cuuint64_t>(matrix.size(1)), static_cast<cuuint64_t>(matrix.size(0))}, {1},
+                   {32, static_cast<cuuint32_t>(rows)}, CU_TENSOR_MAP_SWIZZLE_64B);
+}
+
 // fragment_row() takes r % 2, r % 8 / 2 and r / 8 apart, which are dimensions here.
 CUtensorMap fragment_boxes_of(const Tensor& matrix, int rows, int columns) {
   return encode<5>(matrix,

@@ -14,6 +14,8 @@ CUtensorMap boxes_of(const Tensor& matrix, int rows, int columns);
 /// Boxes of `rows` x 16 columns of such a matrix, whose rows have 32 bytes in shared memory: chunk c of 16 bytes of row
 /// r at c ^ (r / 4 % 2).
 CUtensorMap narrow_boxes_of(const Tensor& matrix, int rows);
+/// Boxes of `rows` x 32 columns, whose rows have 64 bytes: chunk c of 16 bytes of row r at c ^ (r / 2 % 4).
+CUtensorMap half_boxes_of(const Tensor& matrix, int rows);
 
 /// The same as boxes_of() of a weight whose rows come in another order: row r of a box is 32 (r / 32) +
 /// fragment_row(r % 32) of the matrix, from where the box begins. With these, the columns of a product that a thread

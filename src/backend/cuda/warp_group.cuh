@@ -100,6 +100,21 @@ __device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[mayb
       : WICK_8(0), WICK_8(8)                                        \
       : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)))
 
+#define WICK_NARROW_48(type)                                        \
+  asm volatile(                                                     \
+      "{\n"                                                         \
+      "  .reg .pred p;\n"                                           \
+      "  setp.ne.u32 p, %26, 0;\n"                                  \
+      "  wgmma.mma_async.sync.aligned.m64n48k16.f32." type "." type \
+      " "                                                           \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, "                           \
+      "%8, %9, %10, %11, %12, %13, %14, %15, "                      \
+      "%16, %17, %18, %19, %20, %21, %22, %23}, "                   \
+      "%24, %25, p, 1, 1, %27, 1;\n"                                \
+      "}"                                                           \
+      : WICK_8(0), WICK_8(8), WICK_8(16)                            \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kA)))
+
 /// How `a` lies in its tile: a row's elements of k side by side, or those of one k.
 enum class Along { k = 0, rows = 1 };
 
@@ -109,7 +124,7 @@ enum class Along { k = 0, rows = 1 };
 template <class T, int kColumns, Along kA>
 __device__ inline void multiply_add_narrow([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,
                                            [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
-  static_assert(kColumns == 16 || kColumns == 32);
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48);
 #ifdef WICK_WARP_GROUPS
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
   static_assert(kBf16 || std::is_same_v<T, __half>);
@@ -117,10 +132,13 @@ __device__ inline void multiply_add_narrow([[maybe_unused]] float (&c)[kColumns 
   if constexpr (kColumns == 16 && !kBf16) WICK_NARROW_16("f16");
   if constexpr (kColumns == 32 && kBf16) WICK_NARROW_32("bf16");
   if constexpr (kColumns == 32 && !kBf16) WICK_NARROW_32("f16");
+  if constexpr (kColumns == 48 && kBf16) WICK_NARROW_48("bf16");
+  if constexpr (kColumns == 48 && !kBf16) WICK_NARROW_48("f16");
 #endif
 }
 #undef WICK_NARROW_16
 #undef WICK_NARROW_32
+#undef WICK_NARROW_48
 #undef WICK_8
 
 /// Before the first product, and whenever registers that products use were written by anything else.

@@ -2,10 +2,13 @@
 #include "ops/op.h"
 
 #include "backend/gemm.h"
+#include "core/batch_invariance.h"
 
 namespace wick {
 
 Kernels<LoraFactorGradients> lora_factor_gradients;
+Kernels<LoraOuterProducts> lora_outer_products;
+Kernels<LoraProduct> lora_product;
 
 namespace {
 
@@ -52,7 +55,13 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
 // Measured on an H200 (lora_bench, 8,192 tokens): up to this rank reading dy and x once pays, beyond it the library's
 // products are faster.
 constexpr std::int64_t kMostFusedRank = 32;
-constexpr std::int64_t kFewTokens = 8;  // up to here a tile would be nearly empty
+constexpr std::int64_t kMostOuterRank = 48;  // the highest that lora_outer_products takes
+constexpr std::int64_t kFewTokens = 8;       // up to here a tile would be nearly empty
+// Beyond these numbers the tiles that make h hold up the others for longer than a product of its own takes.
+constexpr std::int64_t kMostRankInside = 48;
+constexpr std::int64_t kMostForwardRankInside = 32;
+constexpr std::int64_t kMostColumnsInside = 4096;  // of y, from a rank of 32 on
+constexpr std::int64_t kManyTokens = 1024;         // fewer do not fill a device with tiles
 
 // A device without a kernel for these is none that falls back: gemm() is its way.
 bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, const Tensor& g,
@@ -60,6 +69,19 @@ bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const L
   return lora_factor_gradients.on(x.device().type) != nullptr && x.size(0) > kFewTokens &&
          weight.rank() <= kMostFusedRank &&
          run_kernel(kOp, lora_factor_gradients, x.device(), dy, x, h, weight, g, da, db, add);
+}
+
+// True if the narrow product is to be made within the large one; the kernel may still decline.
+bool wants_inside(LoraWay way, const Tensor& from, const LoraWeight& weight) {
+  return lora_product.on(from.device().type) != nullptr && size_of(from.dtype()) == 2 && from.size(0) >= kManyTokens &&
+         narrow_inside(way, weight.core().size(1), weight.core().size(0), weight.rank());
+}
+
+bool fused_outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g, const LoraWeight& weight,
+                          std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+  return lora_outer_products.on(x.device().type) != nullptr && x.size(0) > kFewTokens &&
+         weight.rank() <= kMostOuterRank &&
+         run_kernel(kOp, lora_outer_products, x.device(), dy, x, h, g, weight, da, db, add);
 }
 
 // The ranks of all siblings, without padding.
@@ -82,32 +104,46 @@ Tensor in_one(const LoraWeight& weight, std::span<const Tensor> da) {
   return first.as_strided({ranks_of(weight), first.size(1)}, {first.size(1), 1});
 }
 
-// g, dA and dB as products of the library. Without `padding` the columns of g past the last sibling's stay as they are.
-void factor_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, bool padding,
-                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
-  const double beta = add ? 1.0 : 0.0;
-  const Tensor stacked = in_one(weight, da);  // x is then read once
-  if (padding) gemm(dy, weight.scaled_b(), g);
-  for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
-    const LoraWeight::Block& block = weight.blocks()[i];
-    if (block.rank_size == 0) continue;
-    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
-    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
-    const Tensor b_i =
-        weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
-    if (!padding) gemm(dy_i, b_i, g_i);
-    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i], 1.0, beta);
-    if (db[i].defined()) {
-      gemm(dy_i.transpose(0, 1), h.slice(1, block.rank_begin, block.rank_size), db[i], block.scale, beta);
-    }
+// g as a product of the library. Without `padding` the columns of g past the last sibling's stay as they are.
+void make_g(const Tensor& dy, const LoraWeight& weight, bool padding, const Tensor& g) {
+  if (padding) {
+    gemm(dy, weight.scaled_b(), g);
+    return;
   }
-  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked, 1.0, beta);
+  for (const LoraWeight::Block& block : weight.blocks()) {
+    if (block.rank_size == 0) continue;
+    const Tensor b =
+        weight.scaled_b().slice(0, block.out_begin, block.out_size).slice(1, block.rank_begin, block.rank_size);
+    gemm(dy.slice(1, block.out_begin, block.out_size), b, g.slice(1, block.rank_begin, block.rank_size));
+  }
 }
 
 }  // namespace
 
+void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g, const LoraWeight& weight,
+                    std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
+  if (fused_outer_products(dy, x, h, g, weight, da, db, add)) return;
+  const double beta = add ? 1.0 : 0.0;
+  const Tensor stacked = in_one(weight, da);  // x is then read once
+  if (stacked.defined()) gemm(g.slice(1, 0, stacked.size(0)).transpose(0, 1), x, stacked, 1.0, beta);
+  for (std::size_t i = 0; i < weight.blocks().size(); ++i) {
+    const LoraWeight::Block& block = weight.blocks()[i];
+    if (block.rank_size == 0) continue;
+    const Tensor g_i = g.slice(1, block.rank_begin, block.rank_size);
+    const Tensor h_i = h.slice(1, block.rank_begin, block.rank_size);
+    const Tensor dy_i = dy.slice(1, block.out_begin, block.out_size);
+    if (da[i].defined() && !stacked.defined()) gemm(g_i.transpose(0, 1), x, da[i], 1.0, beta);
+    if (db[i].defined()) gemm(dy_i.transpose(0, 1), h_i, db[i], block.scale, beta);
+  }
+}
+
+bool narrow_inside(LoraWay way, std::int64_t k, std::int64_t n, std::int64_t rank) {
+  if (way == LoraWay::backward) return rank <= kMostRankInside && k <= n;
+  return rank < kMostForwardRankInside || (rank == kMostForwardRankInside && n <= kMostColumnsInside);
+}
+
 Tensor with_border(const Tensor& m, std::int64_t border) {
-  return m.as_strided({m.size(0), m.size(1) + border}, {m.size(1) + m.storage()->border(), 1});
+  return m.as_strided({m.size(0), m.size(1) + border}, {m.border_columns().stride(0), 1});
 }
 
 Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
@@ -120,13 +156,17 @@ Tensor claim_border(const Tensor& m, const LoraWeight& weight) {
 LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor& bias) {
   const Tensor y = Tensor::empty({x.size(0), weight.core().size(0)}, x.dtype(), x.device());
   const Tensor border = claim_border(x, weight);
+  const Tensor h = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
+  if (wants_inside(LoraWay::forward, x, weight) && !BatchInvariance::wanted() &&
+      run_kernel(kOp, lora_product, x.device(), LoraWay::forward, x, weight, bias, h, y)) {
+    return {y, h};
+  }
   if (border.defined()) {
     gemm(x, weight.a().transpose(0, 1), border);
     const Tensor rows = weight.bordered().slice(0, 0, y.size(1));
     gemm(with_border(x, weight.rank()), rows.transpose(0, 1), y, 1.0, 0.0, bias);
     return {y, border};
   }
-  const Tensor h = Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
   gemm(x, weight.core().transpose(0, 1), y, 1.0, 0.0, bias);
   gemm(x, weight.a().transpose(0, 1), h);
   for (const LoraWeight::Block& block : weight.blocks()) {
@@ -143,12 +183,21 @@ Tensor lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeig
                      std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
   const Tensor border = claim_border(dy, weight);
   const Tensor g = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
+  Tensor dx;
+  if (place != nullptr && wants_inside(LoraWay::backward, dy, weight)) {
+    dx = place->empty();
+    if (run_kernel(kOp, lora_product, dy.device(), LoraWay::backward, dy, weight, Tensor(), g, dx)) {
+      outer_products(dy, x, h, g, weight, da, db, add);
+      return dx;
+    }
+  }
   if (!fused_gradients(dy, x, h, weight, g, da, db, add)) {
-    factor_gradients(dy, x, h, weight, border.defined(), g, da, db, add);
+    make_g(dy, weight, border.defined(), g);
+    outer_products(dy, x, h, g, weight, da, db, add);
   }
   x = {};  // perhaps made again for this alone
   if (place == nullptr) return {};
-  const Tensor dx = place->empty();
+  if (!dx.defined()) dx = place->empty();
   if (border.defined()) {
     gemm(with_border(dy, weight.rank()), weight.bordered().slice(1, 0, dx.size(1)), dx);
   } else {

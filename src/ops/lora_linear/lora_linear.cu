@@ -4,18 +4,19 @@
 #include "backend/cuda/row_plan.h"
 #include "backend/cuda/tensor_map.h"
 #include "ops/lora_linear/lora_linear.h"
-#include "ops/lora_linear/lora_skinny.cuh"
+#include "ops/lora_linear/lora_outer.cuh"
+#include "ops/lora_linear/lora_project.cuh"
 
 namespace wick::cuda {
 namespace {
 
 using namespace skinny;
 
-/// Calls fn(T{}, std::integral_constant<int, R>{}) for a 16-bit type and a rank of 16 or 32.
-template <class Fn>
+/// Calls fn(T{}, std::integral_constant<int, R>{}) for a 16-bit type and a rank of kRanks.
+template <int... kRanks, class Fn>
 void visit(DType dtype, std::int64_t rank, Fn&& fn) {
   const auto with_rank = [&](auto zero) {
-    rank == 16 ? fn(zero, std::integral_constant<int, 16>{}) : fn(zero, std::integral_constant<int, 32>{});
+    (void)((rank == kRanks && (fn(zero, std::integral_constant<int, kRanks>{}), true)) || ...);
   };
   dtype == DType::bf16 ? with_rank(__nv_bfloat16{}) : with_rank(__half{});
 }
@@ -28,20 +29,16 @@ constexpr bool kCompiled = false;
 
 constexpr Declined kUnaligned = "rows that are not aligned to 16 bytes";
 
-/// Null if the kernels take these: a matrix [tokens, columns] and one [tokens, rank].
-Declined check_matrices(const Tensor& tall, const Tensor& narrow) {
+/// Null if the kernels, for ranks of up to `most`, take these: a matrix [tokens, columns] and one [tokens, rank].
+Declined check_matrices(const Tensor& tall, const Tensor& narrow, std::int64_t most) {
   if (!kCompiled || info(tall.device().index).major != 9) return "no code for sm_90a, or not such a device";
   if (tall.dtype() != DType::bf16 && tall.dtype() != DType::f16) return "neither bf16 nor f16";
   const std::int64_t rank = narrow.size(1);
-  if (rank != 16 && rank != 32) return "neither a rank of 16 nor of 32";
+  if (rank == 0 || rank % 16 != 0 || rank > most) return "a rank that is no multiple of 16, or too high";
   if (tall.size(0) == 0 || tall.size(1) == 0 || tall.size(1) % 8 != 0) return "no multiple of 8 columns";
   if (tall.size(0) > (1 << 30) || tall.size(1) > (1 << 30)) return "an extent past 2^30";
   if (!packs(tall) || !packs(narrow)) return kUnaligned;
   return nullptr;
-}
-
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
 }
 
 template <class T>
@@ -127,37 +124,53 @@ Siblings siblings_of(const LoraWeight& weight, std::span<const Tensor> da, std::
   return siblings;
 }
 
+/// A matrix of run_outer(): x with g, or dy with h.
+struct Product {
+  Tensor tall, narrow;
+  bool of_b = false;
+};
+
+/// One product or two, with the same rows.
 template <class T, int R>
-void run_outer(Outer<T>& p) {
-  static const ClustersAtOnce at_once(outer_kernel<T, R>, OuterShape<R>::kBytes);
-  // Few columns by 64, so that more of the multiprocessors have some.
-  const int wide = static_cast<int>(blocks_for(p.columns, kGroups * kBox));
-  p.halves = 2 * wide <= at_once.of[kMaxCluster];
-  const int clusters = p.halves ? static_cast<int>(blocks_for(p.columns, kBox)) : wide;
-  int cluster = static_cast<int>(kMaxCluster);
-  while (cluster > 1 && clusters > at_once.of[static_cast<std::size_t>(cluster)]) --cluster;
-  p.block_rows = static_cast<int>(round_up((p.rows + cluster - 1) / cluster, p.halves ? kGroups * kBox : kBox));
-  launch({"lora_gradient_a", bytes_of<T>(p.rows, p.columns + R) + bytes_of<float>(R, p.columns),
-          2.0 * p.rows * p.columns * R},
-         outer_kernel<T, R>,
-         {.grid = dim3(static_cast<unsigned>(clusters * cluster)),
+void run_outer(Outer& p, const char* name, std::span<const Product> products) {
+  using Shape = OuterShape<R>;
+  static const ClustersAtOnce at_once(outer_kernel<T, R>, Shape::kBytes);
+  const std::int64_t rows = products[0].tall.size(0);
+  int boxes[OuterPlan::kMatrices] = {};
+  double bytes = 0;
+  double flops = 0;
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const Product& product = products[i];
+    const std::int64_t columns = product.tall.size(1);
+    p.matrices[i] = {boxes_of(product.tall, kBox, kBox), narrow_boxes_of(product.narrow, kBox),
+                     static_cast<int>(columns), product.of_b};
+    boxes[i] = static_cast<int>(blocks_for(columns, kBox));
+    bytes += bytes_of<T>(rows, columns + R) + bytes_of<float>(R, columns);
+    flops += 2.0 * static_cast<double>(rows) * static_cast<double>(columns) * R;
+  }
+  p.plan = plan_outer(static_cast<int>(blocks_for(rows, kBox)), boxes, kNarrow<R>, at_once.of);
+  launch({name, bytes, flops}, outer_kernel<T, R>,
+         {.grid = dim3(static_cast<unsigned>(p.plan.clusters() * p.plan.cluster())),
           .block = dim3(kThreads),
-          .shared = OuterShape<R>::kBytes,
+          .shared = Shape::kBytes,
           .overlap = true,
-          .cluster = static_cast<unsigned>(cluster)},
+          .cluster = static_cast<unsigned>(p.plan.cluster())},
          p);
+}
+
+bool any_defined(std::span<const Tensor> tensors) {
+  return std::ranges::any_of(tensors, [](const Tensor& t) { return t.defined(); });
 }
 
 Declined factor_gradients_cuda(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
                                const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add) {
-  if (const Declined reason = check_matrices(dy, g)) return reason;
-  if (const Declined reason = check_matrices(x, h)) return reason;
+  if (const Declined reason = check_matrices(dy, g, 32)) return reason;
+  if (const Declined reason = check_matrices(x, h, 32)) return reason;
   if (!packs(weight.scaled_b())) return kUnaligned;
   if (h.size(1) != g.size(1)) return "h and g of different ranks";
   if (weight.blocks().size() > kMaxBlocks) return "more than 8 siblings";
-  const auto defined = [](const Tensor& t) { return t.defined(); };
-  if (std::ranges::none_of(db, defined)) return "no gradient of B is wanted";
-  visit(dy.dtype(), g.size(1), [&](auto zero, auto rank) {
+  if (!any_defined(db)) return "no gradient of B is wanted";
+  visit<16, 32>(dy.dtype(), g.size(1), [&](auto zero, auto rank) {
     using T = decltype(zero);
     constexpr int kRank = rank;
     const Siblings siblings = siblings_of(weight, da, db, add);
@@ -176,7 +189,7 @@ Declined factor_gradients_cuda(const Tensor& dy, const Tensor& x, const Tensor& 
       return pointer<float>(partial);
     });
 
-    if (std::ranges::none_of(da, defined)) {
+    if (!any_defined(da)) {
       launch({"lora_gradient_b", bytes_of<float>(ranges + 1, dy.size(1) * kRank)}, add_partials_kernel<kRank>,
              {.grid = dim3(std::min(blocks_for(dy.size(1) * kRank, kMultiplying), 1024U)),
               .block = dim3(kMultiplying),
@@ -184,22 +197,43 @@ Declined factor_gradients_cuda(const Tensor& dy, const Tensor& x, const Tensor& 
              p.partial, ranges, p.columns, siblings);
       return;
     }
-    Outer<T> o = {};
-    o.x = boxes_of(x, kBox, kBox);
-    o.g = narrow_boxes_of(g, kBox);
-    o.rows = p.rows;
-    o.columns = static_cast<int>(x.size(1));
+    Outer o = {};
     o.partial = p.partial;
     o.ranges = ranges;
     o.n = p.columns;
     o.siblings = siblings;
-    run_outer<T, kRank>(o);
+    const Product of_a = {x, g};
+    run_outer<T, kRank>(o, "lora_gradient_a", {&of_a, 1});
+  });
+  return nullptr;
+}
+
+Declined outer_products_cuda(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g,
+                             const LoraWeight& weight, std::span<const Tensor> da, std::span<const Tensor> db,
+                             bool add) {
+  if (const Declined reason = check_matrices(dy, h, 48)) return reason;
+  if (const Declined reason = check_matrices(x, g, 48)) return reason;
+  if (h.size(1) != g.size(1)) return "h and g of different ranks";
+  if (weight.blocks().size() > kMaxBlocks) return "more than 8 siblings";
+  Product products[OuterPlan::kMatrices];
+  std::size_t count = 0;
+  if (any_defined(da)) products[count++] = {x, g};
+  if (any_defined(db)) products[count++] = {dy, h, true};
+  if (count == 0) return nullptr;
+  visit<16, 32, 48>(x.dtype(), g.size(1), [&](auto zero, auto rank) {
+    Outer p = {};
+    p.siblings = siblings_of(weight, da, db, add);
+    const char* const name = count == 2 ? "lora_gradients" : any_defined(da) ? "lora_gradient_a" : "lora_gradient_b";
+    run_outer<decltype(zero), rank>(p, name, {products, count});
   });
   return nullptr;
 }
 
 }  // namespace
 
-void register_lora_linear() { lora_factor_gradients.on(DeviceType::cuda) = factor_gradients_cuda; }
+void register_lora_linear() {
+  lora_factor_gradients.on(DeviceType::cuda) = factor_gradients_cuda;
+  lora_outer_products.on(DeviceType::cuda) = outer_products_cuda;
+}
 
 }  // namespace wick::cuda

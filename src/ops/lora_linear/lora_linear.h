@@ -26,8 +26,8 @@ struct LoraGradients {
   std::vector<Tensor> da;
   std::vector<Tensor> db;
 };
-/// dx goes where `place` says; null: it is not needed. x is let go before dx is made: moved in, only one of them
-/// exists.
+/// dx goes where `place` says; null: it is not needed. x, moved in, is let go before dx is made, unless g is made
+/// within dx (see narrow_inside()).
 LoraGradients lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeight& weight,
                             const GradPlace* place, const std::vector<bool>& needs_a, const std::vector<bool>& needs_b);
 /// The same into memory that is there: what is not needed is undefined. With `add` to what da and db hold. Returns dx.
@@ -40,7 +40,30 @@ Tensor lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeig
 using LoraFactorGradients = Declined(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
                                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add);
 
-// No kernel for the CPU: its gemm() is as good at these.
+/// dA and dB as above where g is known too. x and dy are older than g: the kernel may read them before the one that
+/// made g has ended.
+using LoraOuterProducts = Declined(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g,
+                                   const LoraWeight& weight, std::span<const Tensor> da, std::span<const Tensor> db,
+                                   bool add);
+
+/// One of the large products of a bordered weight with its narrow one inside. Forward, from x [tokens, k]: h = x Aᵀ and
+/// y [tokens, n] = x Wᵀ + h (sB)ᵀ + bias, which may be undefined. Backward, from dy [tokens, n]: g = dy sB and dx
+/// [tokens, k] = dy W + g A. `narrow` is h or g [tokens, rank], `wide` is y or dx; dense columns.
+enum class LoraWay { forward, backward };
+using LoraProduct = Declined(LoraWay way, const Tensor& from, const LoraWeight& weight, const Tensor& bias,
+                             const Tensor& narrow, const Tensor& wide);
+
+/// Where that is worth it, from the measurements of docs/benchmarks/h200.md. Backward x is needed once more after dx
+/// was made, so that both exist at a time: not where x is the wider of x and dy.
+bool narrow_inside(LoraWay way, std::int64_t k, std::int64_t n, std::int64_t rank);
+
+// No kernels for the CPU: its gemm() is as good at these.
 extern Kernels<LoraFactorGradients> lora_factor_gradients;
+extern Kernels<LoraOuterProducts> lora_outer_products;
+extern Kernels<LoraProduct> lora_product;
+
+/// By that kernel, or as products of the library.
+void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g, const LoraWeight& weight,
+                    std::span<const Tensor> da, std::span<const Tensor> db, bool add);
 
 }  // namespace wick

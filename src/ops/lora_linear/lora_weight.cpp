@@ -38,7 +38,8 @@ LoraWeight::LoraWeight(const Tensor& weight, std::span<const LoraBranch> branche
   }
   if (layout == LoraLayout::bordered && rank_ > 0) {
     rank_ = (rank_ + kRankMultiple - 1) / kRankMultiple * kRankMultiple;
-    bordered_ = Tensor::zeros({n + rank_, k + rank_}, weight.dtype(), weight.device());
+    const std::int64_t row = Tensor::bordered_row(k, rank_, weight.dtype(), weight.device().type);
+    bordered_ = Tensor::zeros({n + rank_, row}, weight.dtype(), weight.device()).slice(1, 0, k + rank_);
     core_ = bordered_.slice(0, 0, n).slice(1, 0, k);
     core_.copy_from(weight.detach());
     a_ = bordered_.slice(0, n, rank_).slice(1, 0, k);

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace wick::cuda {
+
+/// The blocks of the kernel of lora_outer.cuh have 64 x 64 boxes of one matrix or of two, with the same rows. A cluster
+/// has some columns of one matrix, its blocks divide the rows.
+struct OuterPlan {
+  static constexpr int kMatrices = 2;
+  static constexpr int kBox = 64;
+  static constexpr int kMaxCluster = 8;
+  static constexpr int kMaxBoxes = 12;  ///< across, of a cluster: the registers hold their sums
+
+  /// `count` things in parts as equal as can be.
+  struct Parts {
+    int count = 0, parts = 0;
+    int each = 0, longer = 0;  ///< so many in each part, one more in the first parts
+
+    constexpr Parts() = default;
+    constexpr Parts(int things, int of) : count(things), parts(of), each(of > 0 ? things / of : 0) {
+      longer = count - each * parts;
+    }
+    constexpr int begin(int part) const { return part * each + (part < longer ? part : longer); }
+    constexpr int size(int part) const { return each + (part < longer ? 1 : 0); }
+  };
+
+  Parts rows;                ///< the boxes down, by the blocks of a cluster
+  Parts columns[kMatrices];  ///< the boxes across, by the clusters; none where there is no matrix
+
+  constexpr int cluster() const { return rows.parts; }  ///< blocks
+  constexpr int clusters() const { return columns[0].parts + columns[1].parts; }
+
+  /// What a block has: of a matrix, `boxes` boxes across from `box` on, and `row_boxes` down from `row_box` on.
+  struct Share {
+    int matrix, box, boxes, row_box, row_boxes;
+  };
+  constexpr Share share(int index, int rank) const {
+    const int matrix = index < columns[0].parts ? 0 : 1;
+    const int place = index - (matrix == 0 ? 0 : columns[0].parts);
+    return {matrix, columns[matrix].begin(place), columns[matrix].size(place), rows.begin(rank), rows.size(rank)};
+  }
+};
+
+/// `at_once`: how many clusters of each size run at a time. All blocks do, where that can be, and a block reads
+/// `narrow` bytes beside the boxes of each 64 rows: of the ways to divide the boxes it is the one with the least bytes
+/// of the busiest block, which may hold up the end, and an even share of all bytes, which is what L2 has to give.
+OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
+                     const std::array<int, OuterPlan::kMaxCluster + 1>& at_once);
+
+}  // namespace wick::cuda

@@ -1,0 +1,92 @@
+// How the blocks of the gradients of LoRA's factors divide the columns and rows.
+#include "ops/lora_linear/lora_outer_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <vector>
+
+namespace wick::cuda {
+namespace {
+
+using AtOnce = std::array<int, OuterPlan::kMaxCluster + 1>;
+
+// Of a device with 132 multiprocessors.
+constexpr AtOnce kHopper = {0, 132, 66, 43, 30, 23, 20, 15, 15};
+constexpr int kBoxBytes = 8192;
+constexpr int kNarrow = 2048;  // of rank 16
+
+int boxes_of(int extent) { return (extent + OuterPlan::kBox - 1) / OuterPlan::kBox; }
+
+void expect_each_box_once(const OuterPlan& plan) {
+  std::vector<std::vector<int>> seen;
+  for (const auto& columns : plan.columns) seen.emplace_back(static_cast<std::size_t>(columns.count * plan.rows.count));
+  for (int cluster = 0; cluster < plan.clusters(); ++cluster) {
+    for (int rank = 0; rank < plan.cluster(); ++rank) {
+      const OuterPlan::Share share = plan.share(cluster, rank);
+      ASSERT_GE(share.boxes, 1);
+      ASSERT_LE(share.boxes, OuterPlan::kMaxBoxes);
+      auto& matrix = seen[static_cast<std::size_t>(share.matrix)];
+      const int across = plan.columns[share.matrix].count;
+      for (int row = share.row_box; row < share.row_box + share.row_boxes; ++row) {
+        for (int box = share.box; box < share.box + share.boxes; ++box) {
+          ASSERT_LT(row, plan.rows.count);
+          ASSERT_LT(box, across);
+          ++matrix[static_cast<std::size_t>(row * across + box)];
+        }
+      }
+    }
+  }
+  for (const auto& matrix : seen) {
+    for (const int times : matrix) ASSERT_EQ(times, 1);
+  }
+}
+
+TEST(LoraOuterPlan, GivesEachBoxToOneBlock) {
+  const AtOnce devices[] = {kHopper, {0, 1}, {0, 7, 3, 2, 1, 1, 1, 1}, {0, 60, 30, 18, 14, 10, 9, 7, 7}};
+  for (const AtOnce& at_once : devices) {
+    for (const int rows : {1, 64, 65, 1000, 8192}) {
+      for (const int k : {0, 8, 200, 896, 4864, 28672}) {
+        for (const int n : {0, 8, 1032, 14336, 200000}) {
+          if (k + n == 0) continue;
+          SCOPED_TRACE(::testing::Message() << rows << " rows, columns " << k << " and " << n << " on " << at_once[1]);
+          const OuterPlan plan = plan_outer(boxes_of(rows), {boxes_of(k), boxes_of(n)}, kNarrow, at_once);
+          expect_each_box_once(plan);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// All blocks run at once, on most of the multiprocessors, and none reads much more than its share.
+TEST(LoraOuterPlan, SpreadsTheWork) {
+  const int shapes[][2] = {{896, 896},   {896, 4864},   {2048, 2048}, {2048, 8192},
+                           {4096, 4096}, {4096, 14336}, {896, 1152},  {4864, 0}};
+  for (const int narrow : {kNarrow, 3 * kNarrow}) {
+    for (const auto& [k, n] : shapes) {
+      SCOPED_TRACE(::testing::Message() << k << "x" << n << ", " << narrow << " bytes beside a box");
+      const OuterPlan plan = plan_outer(boxes_of(8192), {boxes_of(k), boxes_of(n)}, narrow, kHopper);
+      const int clusters = plan.clusters();
+      int most = 0;
+      int across = 0;
+      for (int cluster = 0; cluster < clusters; ++cluster) {
+        for (int rank = 0; rank < plan.cluster(); ++rank) {
+          const OuterPlan::Share share = plan.share(cluster, rank);
+          const int bytes = share.row_boxes * (share.boxes * kBoxBytes + narrow);
+          if (bytes > most) across = share.boxes;
+          most = std::max(most, bytes);
+        }
+      }
+      const double even = static_cast<double>(boxes_of(8192)) * (boxes_of(k) + boxes_of(n)) * kBoxBytes / kHopper[1];
+      std::printf("%5d x %5d: %2d clusters of %d, up to %2d boxes across, %3d blocks, %.2f of an even share\n", k, n,
+                  clusters, plan.cluster(), across, clusters * plan.cluster(), most / even);
+      EXPECT_LE(clusters, kHopper[static_cast<std::size_t>(plan.cluster())]);
+      EXPECT_GE(clusters * plan.cluster(), 100);
+      EXPECT_LE(most, 2 * even);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace wick::cuda
