@@ -1,11 +1,15 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
 #include <span>
+#include <tuple>
 
 #include "backend/backend.h"
 #include "backend/cuda/gemv.h"
+#include "backend/cuda/runtime.h"
 
 namespace wick {
 namespace {
@@ -128,6 +132,41 @@ TEST_P(CudaGemv, MatchesSumsInDouble) {
           }
         }
       }
+    }
+  }
+}
+
+// The order of sums is that of the parts of k: not of the blocks, of what is under way at once or of the rows of x.
+TEST_P(CudaGemv, AddsUpAlikeInEveryPlanOfAsManyParts) {
+  const auto [in, out] = GetParam();
+  const int multiprocessors = cuda::info(0).multiprocessors;
+  for (const auto& [n, k, swiglu] :
+       {std::tuple{38, 72, false}, {38, 912, true}, {1154, 896, false}, {2050, 2064, true}}) {
+    const std::int64_t width = swiglu ? n / 2 : n;
+    const Tensor x = random({8, k}, in, 1).to(device_);
+    const Tensor weight = random({n, k}, in, 2).to(device_);
+    cuda::GemvOptions o;
+    o.norm = random({k}, in, 3).to(device_);
+    o.eps = 1e-3F;
+    o.swiglu = swiglu;
+    const auto run = [&](const cuda::GemvPlan* plan, std::int64_t m) {
+      const Tensor y = Tensor::full({m, width}, std::nan(""), out, device_);
+      o.plan = plan;
+      EXPECT_TRUE(cuda::gemv(x.slice(0, 0, m), weight, y, 1, 0, o));
+      return y.to(DType::f64).to_vector<double>();
+    };
+    const std::vector<double> chosen = run(nullptr, 8);
+    const double largest = std::abs(*std::ranges::max_element(chosen, {}, [](double v) { return std::abs(v); }));
+    std::map<int, std::vector<double>> of_parts;
+    for (const cuda::GemvPlan& plan : cuda::gemv_plans({width, k, swiglu}, multiprocessors)) {
+      SCOPED_TRACE(testing::Message() << n << " x " << k << ", swiglu " << swiglu << ": " << plan.warps << " warps, "
+                                      << plan.parts << " parts, " << plan.loads << " loads, " << plan.ahead
+                                      << " ahead, " << plan.resident << " blocks");
+      const std::vector<double> found = run(&plan, 8);
+      const std::vector<double> first = run(&plan, 1);
+      ASSERT_TRUE(std::ranges::equal(first, std::span(found).first(first.size())));
+      ASSERT_EQ(found, of_parts.try_emplace(plan.parts, found).first->second);
+      for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], chosen[i], largest / 100);
     }
   }
 }
