@@ -25,8 +25,8 @@ struct Product {
   std::int64_t n, k;
   bool swiglu = false;
   bool residual = false;
-  bool logits = false;                                // f32
-  bool norm() const { return !residual && !logits; }  // in a decoder; the head's is a part of what is small there
+  bool logits = false;                     // f32
+  bool norm() const { return !residual; }  // in a decoder
 };
 struct Model {
   const char* name;
@@ -138,6 +138,8 @@ std::vector<double> medians(Device device, const std::vector<Work>& works, int r
   return result;
 }
 
+cuda::GemvShape shape_of(const Product& p) { return {p.swiglu ? p.n / 2 : p.n, p.k, p.swiglu}; }
+
 // Every plan of every product; `show` of each are printed.
 void try_plans(const Model& model, std::int64_t m, Device device, int repeats, std::size_t show) {
   struct Tried {
@@ -149,8 +151,7 @@ void try_plans(const Model& model, std::int64_t m, Device device, int repeats, s
   const std::size_t per_layer = chain.size() / kLayers;
   std::vector<cuda::GemvPlan> best;  // of the products of a layer
   for (std::size_t i = 0; i < per_layer; ++i) {
-    const Product& p = model.products[i];
-    best.push_back(cuda::choose_gemv_plan({p.swiglu ? p.n / 2 : p.n, p.k, p.swiglu}, multiprocessors));
+    best.push_back(cuda::choose_gemv_plan(shape_of(model.products[i]), multiprocessors));
   }
   const std::vector<cuda::GemvPlan> chosen = best;
   const auto layers = [&](const std::vector<cuda::GemvPlan>& plans) {
@@ -158,33 +159,39 @@ void try_plans(const Model& model, std::int64_t m, Device device, int repeats, s
       for (std::size_t i = 0; i < chain.size(); ++i) chain[i].run(&plans[i % plans.size()]);
     }};
   };
+  const auto in_chain = [&](std::size_t product, const std::vector<cuda::GemvPlan>& plans) {
+    std::vector<Work> works;
+    for (const cuda::GemvPlan& plan : plans) {
+      std::vector<cuda::GemvPlan> all = best;
+      all[product] = plan;
+      works.push_back(layers(all));
+    }
+    const std::vector<double> us = medians(device, works, repeats, kLayers);
+    best[product] = plans[static_cast<std::size_t>(std::ranges::min_element(us) - us.begin())];
+    return us;
+  };
+  const auto plans_of = [&](const Product& p) { return cuda::gemv_plans(shape_of(p), multiprocessors); };
+  for (std::size_t product = 0; product < per_layer; ++product) in_chain(product, plans_of(model.products[product]));
   for (std::size_t product = 0; product < model.products.size(); ++product) {
     const Product& p = model.products[product];
-    const cuda::GemvShape shape = {p.swiglu ? p.n / 2 : p.n, p.k, p.swiglu};
-    const std::vector<cuda::GemvPlan> plans = cuda::gemv_plans(shape, multiprocessors);
+    const std::vector<cuda::GemvPlan> plans = plans_of(p);
     const std::vector<Placed> placed = alone(p, m, device, true);
     std::vector<Work> by_itself;
-    std::vector<Work> in_chain;
     for (const cuda::GemvPlan& plan : plans) {
       by_itself.push_back({[&placed, plan] {
         for (const Placed& each : placed) each.run(&plan);
       }});
-      if (product >= per_layer) continue;
-      std::vector<cuda::GemvPlan> all = best;
-      all[product] = plan;
-      in_chain.push_back(layers(all));
     }
     const std::vector<double> single = medians(device, by_itself, repeats, static_cast<double>(placed.size()));
-    const std::vector<double> whole = medians(device, in_chain, repeats, kLayers);
+    const std::vector<double> whole = product < per_layer ? in_chain(product, plans) : single;
     std::vector<Tried> tried;
     for (std::size_t i = 0; i < plans.size(); ++i) {
-      tried.push_back({plans[i], single[i], whole.empty() ? single[i] : whole[i],
-                       1e-3 * cuda::gemv_time(shape, plans[i], multiprocessors)});
+      tried.push_back({plans[i], single[i], whole[i], 1e-3 * cuda::gemv_time(shape_of(p), plans[i], multiprocessors)});
     }
-    std::stable_sort(tried.begin(), tried.end(), [](const Tried& a, const Tried& b) { return a.chain < b.chain; });
+    std::ranges::stable_sort(tried, {}, &Tried::chain);
+    const cuda::GemvPlan choice = cuda::choose_gemv_plan(shape_of(p), multiprocessors);
     std::printf("%s %s, m %lld, %zu plans: us alone, expected, of a layer in the chain\n", model.name, p.name,
                 static_cast<long long>(m), plans.size());
-    const cuda::GemvPlan choice = cuda::choose_gemv_plan(shape, multiprocessors);
     for (std::size_t i = 0; i < tried.size(); ++i) {
       const auto& [plan, us, layer, expected] = tried[i];
       if (i >= show && plan != choice) continue;
@@ -194,7 +201,6 @@ void try_plans(const Model& model, std::int64_t m, Device device, int repeats, s
       product < per_layer ? std::printf(" %7.2f\n", layer) : std::printf("\n");
     }
     std::fflush(stdout);
-    if (product < per_layer) best[product] = tried[0].plan;
   }
   const std::vector<double> both = medians(device, {layers(chosen), layers(best)}, 3 * repeats, kLayers);
   std::printf("%s, m %lld, us of a layer's products: %.2f as chosen, %.2f with the best plans\n", model.name,

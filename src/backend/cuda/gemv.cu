@@ -19,7 +19,8 @@ struct Gemv {
   std::int64_t x_stride, weight_stride, residual_stride, y_stride;
   int m, n, k;  // n columns of y
   GemvDivision division;
-  float alpha, beta, eps;
+  float alpha, beta;
+  float mean, eps;  // 1 / k, and the norm's
   bool frozen;
   bool far;  // both batches may be fetched before the kernel ahead has ended
 };
@@ -43,16 +44,18 @@ __device__ inline float sum_of_block(float value, float* scratch) {
   return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0F);
 }
 
-// Calls fn(begin) for where the packs of 8 elements of a row begin that are this thread's.
+// Calls fn(begin) for where the packs of 8 elements of a row begin that are this thread's, less the first `skipped`.
 template <class Fn>
-__device__ inline void each_pack(int end, Fn&& fn) {
-  for (int c = static_cast<int>(threadIdx.x) * 8; c < end; c += static_cast<int>(blockDim.x) * 8) fn(c);
+__device__ inline void each_pack(int end, Fn&& fn, int skipped = 0) {
+  const int step = static_cast<int>(blockDim.x) * 8;
+  for (int c = static_cast<int>(threadIdx.x) * 8 + skipped * step; c < end; c += step) fn(c);
 }
 
 // Starts to copy a row to shared memory, with zeros behind it up to `end`. A thread copies what each_pack() names.
 template <class T>
-__device__ inline void copy_row(const T* from, int k, T* to, int end) {
-  each_pack(end, [&](int c) { copy_async16(to + c, from + (c < k ? c : 0), c < k ? 16 : 0); });
+__device__ inline void copy_row(const T* from, int k, T* to, int end, int skipped = 0) {
+  each_pack(
+      end, [&](int c) { copy_async16(to + c, from + (c < k ? c : 0), c < k ? 16 : 0); }, skipped);
 }
 
 template <class T, class Y, bool kSwiglu, int kLoads>
@@ -107,7 +110,13 @@ __global__ __launch_bounds__(gemv_max_warps(kLoads) * 32,
   if (p.far) load(odd);
   allow_next();
   if (p.norm != nullptr) copy_row(p.norm, p.k, norm, p.k);
+  // All wait for x: the addresses of its first row are ready before it is.
+  const int first = thread * 8;
+  const int first_bytes = first < p.k ? 16 : 0;
+  const T* const first_pack = p.x + (first < p.k ? first : 0);
+  const int end = padded(p.k);
   wait_for_previous();
+  if (first < end) copy_async16(xs + first, first_pack, first_bytes);
 
   // What the result is added to, fetched ahead of it by the lanes that will store it.
   int turn = static_cast<int>(blockIdx.x);
@@ -130,7 +139,7 @@ __global__ __launch_bounds__(gemv_max_warps(kLoads) * 32,
   };
 
   // The weights that did not come ahead are asked for behind x, but before it is there.
-  for (int r = 0; r < p.m; ++r) copy_row(p.x + r * p.x_stride, p.k, xs + r * pitch, padded(p.k));
+  for (int r = 0; r < p.m; ++r) copy_row(p.x + r * p.x_stride, p.k, xs + r * pitch, end, r == 0 ? 1 : 0);
   fetch();
   if (!p.far) load(odd);
   wait_all_copies();
@@ -143,7 +152,7 @@ __global__ __launch_bounds__(gemv_max_warps(kLoads) * 32,
 #pragma unroll
         for (int e = 0; e < 8; ++e) squares = fmaf(to_float(pack[e]), to_float(pack[e]), squares);
       });
-      const float scale = rsqrtf(sum_of_block(squares, sums + r % 2 * 32) / static_cast<float>(p.k) + p.eps);
+      const float scale = rsqrtf(fmaf(sum_of_block(squares, sums + r % 2 * 32), p.mean, p.eps));
       each_pack(p.k, [&](int c) {
         Pack<T> pack = load_pack(x + c);
         const Pack<T> w = load_pack(norm + c);
@@ -301,6 +310,7 @@ void run(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, fl
   p.k = static_cast<int>(x.size(1));
   p.alpha = alpha;
   p.beta = beta;
+  p.mean = 1 / static_cast<float>(p.k);
   p.eps = options.eps;
   p.frozen = options.frozen;
   const DeviceInfo& device = info(x.device().index);

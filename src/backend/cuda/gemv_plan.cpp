@@ -7,11 +7,13 @@
 namespace wick::cuda {
 namespace {
 
+constexpr int kRegisters = 1 << 16;  // of a multiprocessor
+
 constexpr int over(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // Of an H200, to be fitted to what `gemv_bench --plans` measures. Nanoseconds, and bytes per nanosecond.
 constexpr double kMemory = 4160;        // that the memory yields
-constexpr double kIdle = 2600;          // bytes under way on each multiprocessor with which it would yield half of that
+constexpr double kIdle = 6000;          // bytes under way on each multiprocessor with which it would yield half of that
 constexpr double kMultiprocessor = 38;  // that one multiprocessor can take in
 constexpr double kLatency = 1200;       // of a load among many others
 constexpr double kLaunch = 2000;   // from the end of the kernel ahead to the first sums, and from the last to the end
@@ -19,7 +21,8 @@ constexpr double kAhead = 800;     // of which the weights that do not wait for 
 constexpr double kTurn = 150;      // warps that share a unit wait for the last of them
 constexpr double kPart = 10;       // and one of them adds up what each has
 constexpr double kStacked = 0.25;  // of a block's weights: it may lie on a multiprocessor that others are on, if it can
-constexpr double kWarp = 10;       // leaves less of the multiprocessor to the next kernel's weights
+constexpr double kRegister =
+    0.006;  // of a multiprocessor's: the next kernel's weights, that could come ahead, have fewer
 
 }  // namespace
 
@@ -57,11 +60,12 @@ double gemv_time(const GemvShape& shape, const GemvPlan& plan, int multiprocesso
   const double intake = busiest * unit_bytes * std::max(1 / kMultiprocessor, kLatency / in_flight);
   const bool stacks = blocks > 1 && gemv_warps(plan.loads) / plan.warps > neighbours;
   const double stacked = stacks ? kStacked * turns * d.teams * unit_bytes / kMultiprocessor : 0;
+  const int registers = kRegisters / gemv_warps(plan.loads) * neighbours * plan.warps;
   const double ahead = std::min(kAhead, plan.ahead * batch_bytes * multiprocessors / kMemory);
   const double weights = std::max(0.0, std::max(memory, intake) - ahead);
   const double x = neighbours * 2.0 * static_cast<double>(shape.k) / kMultiprocessor;
   const double sums = d.parts > 1 ? turns * (kTurn + kPart * d.parts) : 0;
-  return kLaunch + weights + stacked + x + sums + kWarp * neighbours * plan.warps;
+  return kLaunch + weights + stacked + x + sums + kRegister * registers;
 }
 
 std::vector<GemvPlan> gemv_plans(const GemvShape& shape, int multiprocessors) {
