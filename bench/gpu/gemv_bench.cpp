@@ -166,7 +166,7 @@ void try_plans(const Model& model, std::int64_t m, Device device, int repeats, s
       all[product] = plan;
       works.push_back(layers(all));
     }
-    const std::vector<double> us = medians(device, works, repeats, kLayers);
+    std::vector<double> us = medians(device, works, repeats, kLayers);
     best[product] = plans[static_cast<std::size_t>(std::ranges::min_element(us) - us.begin())];
     return us;
   };

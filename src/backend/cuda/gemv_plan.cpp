@@ -16,13 +16,13 @@ constexpr double kMemory = 4160;        // that the memory yields
 constexpr double kIdle = 6000;          // bytes under way on each multiprocessor with which it would yield half of that
 constexpr double kMultiprocessor = 38;  // that one multiprocessor can take in
 constexpr double kLatency = 1200;       // of a load among many others
-constexpr double kLaunch = 2000;   // from the end of the kernel ahead to the first sums, and from the last to the end
-constexpr double kAhead = 800;     // of which the weights that do not wait for the kernel ahead fill so much
-constexpr double kTurn = 150;      // warps that share a unit wait for the last of them
-constexpr double kPart = 10;       // and one of them adds up what each has
-constexpr double kStacked = 0.25;  // of a block's weights: it may lie on a multiprocessor that others are on, if it can
-constexpr double kRegister =
-    0.006;  // of a multiprocessor's: the next kernel's weights, that could come ahead, have fewer
+constexpr double kLaunch = 2000;  // from the end of the kernel ahead to the first sums, and from the last to the end
+constexpr double kAhead = 800;    // of which the weights that do not wait for the kernel ahead fill so much
+constexpr double kTurn = 150;     // warps that share a unit wait for the last of them
+constexpr double kPart = 10;      // and one of them adds up what each has
+constexpr double kStacked =
+    0.25;  // of a block's weights: where it can, it may share a multiprocessor while others idle
+constexpr double kRegister = 0.006;  // that is taken: so much less of the next kernel's weights can come ahead
 
 }  // namespace
 
@@ -46,8 +46,8 @@ double gemv_time(const GemvShape& shape, const GemvPlan& plan, int multiprocesso
   const GemvDivision d = divide(shape, plan);
   const int blocks = gemv_blocks(d, multiprocessors, plan.resident);
   const int turns = over(d.turns, blocks);
-  const int neighbours =
-      over(blocks, multiprocessors);  // on the multiprocessor that has the first block, and most units
+  // Of the multiprocessor that has the first block, and so the most: its blocks, and the units they work on.
+  const int neighbours = over(blocks, multiprocessors);
   int busiest = 0;
   for (int block = 0; block < blocks; block += multiprocessors) busiest += over(d.turns - block, blocks) * d.teams;
   const double unit_bytes = 2.0 * kGemvUnit * static_cast<double>(shape.k) * (shape.swiglu ? 2 : 1);

@@ -23,6 +23,7 @@ struct GemvShape {
   bool swiglu = false;
 };
 
+/// How it is divided.
 struct GemvPlan {
   int warps = 8;     ///< of a block
   int parts = 1;     ///< of k: so many warps of a block share a unit. Divides warps
