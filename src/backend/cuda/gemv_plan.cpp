@@ -16,12 +16,11 @@ constexpr double kMemory = 4160;        // that the memory yields
 constexpr double kIdle = 6000;          // bytes under way on each multiprocessor with which it would yield half of that
 constexpr double kMultiprocessor = 38;  // that one multiprocessor can take in
 constexpr double kLatency = 1200;       // of a load among many others
-constexpr double kLaunch = 2000;  // from the end of the kernel ahead to the first sums, and from the last to the end
-constexpr double kAhead = 800;    // of which the weights that do not wait for the kernel ahead fill so much
-constexpr double kTurn = 150;     // warps that share a unit wait for the last of them
-constexpr double kPart = 10;      // and one of them adds up what each has
-constexpr double kStacked =
-    0.25;  // of a block's weights: where it can, it may share a multiprocessor while others idle
+constexpr double kLaunch = 2000;     // from the end of the kernel ahead to the first sums, and from the last to the end
+constexpr double kAhead = 800;       // of which the weights that do not wait for the kernel ahead fill so much
+constexpr double kTurn = 150;        // warps that share a unit wait for the last of them
+constexpr double kPart = 10;         // and one of them adds up what each has
+constexpr double kStacked = 0.25;    // of a block's weights: two may lie on one multiprocessor while others idle
 constexpr double kRegister = 0.006;  // that is taken: so much less of the next kernel's weights can come ahead
 
 }  // namespace
