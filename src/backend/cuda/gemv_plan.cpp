@@ -11,17 +11,20 @@ constexpr int kRegisters = 1 << 16;  // of a multiprocessor
 
 constexpr int over(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-// Of an H200, to be fitted to what `gemv_bench --plans` measures. Nanoseconds, and bytes per nanosecond.
-constexpr double kMemory = 4160;        // that the memory yields
-constexpr double kIdle = 6000;          // bytes under way on each multiprocessor with which it would yield half of that
+// Fitted to what `gemv_bench --plans` measures in the chain on an H200, to order plans more than to tell their time.
+// Nanoseconds, and bytes per nanosecond.
+constexpr double kMemory = 4000;        // that the memory yields
+constexpr double kIdle = 6700;          // bytes under way on each multiprocessor with which it would yield half of that
 constexpr double kMultiprocessor = 38;  // that one multiprocessor can take in
-constexpr double kLatency = 1200;       // of a load among many others
-constexpr double kLaunch = 2000;     // from the end of the kernel ahead to the first sums, and from the last to the end
-constexpr double kAhead = 800;       // of which the weights that do not wait for the kernel ahead fill so much
-constexpr double kTurn = 150;        // warps that share a unit wait for the last of them
-constexpr double kPart = 10;         // and one of them adds up what each has
-constexpr double kStacked = 0.25;    // of a block's weights: two may lie on one multiprocessor while others idle
-constexpr double kRegister = 0.006;  // that is taken: so much less of the next kernel's weights can come ahead
+constexpr double kLatency = 1350;       // of a load among many others
+constexpr double kUneven = 0.1;         // of what the busiest reads beyond its share: the next kernel fills the rest
+constexpr double kLaunch = 1200;        // before the first weights and after the last
+constexpr double kAhead = 2125;         // the kernel ahead leaves so much time for weights that do not wait for it
+constexpr double kBlock = 340;          // that a block spends on x beside its copy,
+constexpr double kShared = 100;         // and the copy
+constexpr double kSum = 250;            // warps that share a unit wait for the last of them
+constexpr double kPart = 50;            // and one of them adds up what each has. Hidden by loads in all turns but one
+constexpr double kRegister = 0.0255;    // of a block: they come free for the next kernel together, with its last warp
 
 }  // namespace
 
@@ -44,7 +47,6 @@ int gemv_blocks(const GemvDivision& division, int multiprocessors, int resident)
 double gemv_time(const GemvShape& shape, const GemvPlan& plan, int multiprocessors) {
   const GemvDivision d = divide(shape, plan);
   const int blocks = gemv_blocks(d, multiprocessors, plan.resident);
-  const int turns = over(d.turns, blocks);
   // Of the multiprocessor that has the first block, and so the most: its blocks, and the units they work on.
   const int neighbours = over(blocks, multiprocessors);
   int busiest = 0;
@@ -57,14 +59,14 @@ double gemv_time(const GemvShape& shape, const GemvPlan& plan, int multiprocesso
 
   const double memory = d.units * unit_bytes / kMemory * (1 + kIdle / in_flight);
   const double intake = busiest * unit_bytes * std::max(1 / kMultiprocessor, kLatency / in_flight);
-  const bool stacks = blocks > 1 && gemv_warps(plan.loads) / plan.warps > neighbours;
-  const double stacked = stacks ? kStacked * turns * d.teams * unit_bytes / kMultiprocessor : 0;
-  const int registers = kRegisters / gemv_warps(plan.loads) * neighbours * plan.warps;
   const double ahead = std::min(kAhead, plan.ahead * batch_bytes * multiprocessors / kMemory);
   const double weights = std::max(0.0, std::max(memory, intake) - ahead);
-  const double x = neighbours * 2.0 * static_cast<double>(shape.k) / kMultiprocessor;
-  const double sums = d.parts > 1 ? turns * (kTurn + kPart * d.parts) : 0;
-  return kLaunch + weights + stacked + x + sums + kRegister * registers;
+  const double share = static_cast<double>(d.units) / multiprocessors;
+  const double uneven = kUneven * (busiest - share) * unit_bytes / kMultiprocessor;
+  const double x = neighbours * (kBlock + 2.0 * static_cast<double>(shape.k) / kShared);
+  const double sums = d.parts > 1 ? kSum + kPart * d.parts : 0;
+  const int registers = kRegisters / gemv_warps(plan.loads) * plan.warps;
+  return kLaunch + weights + uneven + x + sums + kRegister * registers;
 }
 
 std::vector<GemvPlan> gemv_plans(const GemvShape& shape, int multiprocessors) {

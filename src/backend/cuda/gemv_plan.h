@@ -54,7 +54,7 @@ GemvDivision divide(const GemvShape& shape, const GemvPlan& plan);
 /// At most `resident` to a multiprocessor.
 int gemv_blocks(const GemvDivision& division, int multiprocessors, int resident);
 
-/// Nanoseconds that the product is expected to take in a row of its kind with one row of x: what plans are chosen by.
+/// Nanoseconds that the product is expected to take in a chain of products with one row of x: what plans are chosen by.
 double gemv_time(const GemvShape& shape, const GemvPlan& plan, int multiprocessors);
 /// Every plan that the kernels take, less those that come to the same.
 std::vector<GemvPlan> gemv_plans(const GemvShape& shape, int multiprocessors);
