@@ -1,11 +1,15 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
 #include <span>
+#include <tuple>
 
 #include "backend/backend.h"
 #include "backend/cuda/gemv.h"
+#include "backend/cuda/runtime.h"
 
 namespace wick {
 namespace {
@@ -127,6 +131,47 @@ TEST_P(CudaGemv, MatchesSumsInDouble) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+// The order of sums is that of the parts of k, and a norm's that of the threads: not of the blocks, of what is under
+// way at once or of the rows of x.
+TEST_P(CudaGemv, AddsUpAlikeInEveryPlanOfAsManyParts) {
+  const auto [in, out] = GetParam();
+  const int multiprocessors = cuda::info(0).multiprocessors;
+  const std::vector<std::tuple<std::int64_t, std::int64_t, bool>> shapes = {
+      {38, 72, false}, {38, 912, true}, {1154, 896, false}, {2050, 2064, true}};
+  for (const auto& [n, k, swiglu] : shapes) {
+    for (const bool normalised : {false, true}) {
+      const std::int64_t width = swiglu ? n / 2 : n;
+      const Tensor x = random({8, k}, in, 1).to(device_);
+      const Tensor weight = random({n, k}, in, 2).to(device_);
+      cuda::GemvOptions o;
+      if (normalised) o.norm = random({k}, in, 3).to(device_);
+      o.eps = 1e-3F;
+      o.swiglu = swiglu;
+      const auto run = [&](const cuda::GemvPlan* plan, std::int64_t m) {
+        const Tensor y = Tensor::full({m, width}, std::nan(""), out, device_);
+        o.plan = plan;
+        EXPECT_TRUE(cuda::gemv(x.slice(0, 0, m), weight, y, 1, 0, o));
+        return y.to(DType::f64).to_vector<double>();
+      };
+      const std::vector<double> chosen = run(nullptr, 8);
+      double largest = 0;
+      for (const double value : chosen) largest = std::max(largest, std::abs(value));
+      std::map<std::pair<int, int>, std::vector<double>> alike;
+      for (const cuda::GemvPlan& plan : cuda::gemv_plans({width, k, swiglu}, multiprocessors)) {
+        SCOPED_TRACE(testing::Message() << n << " x " << k << (swiglu ? ", swiglu" : "") << (normalised ? ", norm" : "")
+                                        << ": " << plan.warps << " warps, " << plan.parts << " parts, " << plan.loads
+                                        << " loads, " << plan.ahead << " ahead, " << plan.resident << " blocks");
+        const std::vector<double> found = run(&plan, 8);
+        const std::vector<double> first = run(&plan, 1);
+        ASSERT_TRUE(std::ranges::equal(first, std::span(found).first(first.size())));
+        const std::pair key(plan.parts, normalised ? plan.warps : 0);
+        ASSERT_EQ(found, alike.try_emplace(key, found).first->second);
+        for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], chosen[i], largest / 100);
       }
     }
   }

@@ -10,20 +10,6 @@ namespace {
 // A tensor core product of x [16, 16], of which 8 rows are used, and 8 rows of the weight [8, 16]ᵀ: a lane's registers
 // of the weight are one load of 16 bytes of its own row, when both sides take the columns in the order in which these
 // bytes lie. So a warp reads 64 bytes of each of 8 rows at a time, and nothing has to be shuffled or converted.
-constexpr int kThreads = 256;      // of a block; two share a multiprocessor
-constexpr int kManyThreads = 512;  // of one that has it alone
-constexpr int kMaxRows = 8;        // of x
-constexpr int kUnit = 8;           // rows of the weight that a warp works on
-constexpr int kChunk = 64;         // columns: a line of each row, in two loads
-constexpr int kInFlight = 8;       // loads of a batch; the next batch is under way while one is used
-constexpr int kPacks = 4;          // of x that a thread has under way
-
-/// What the warps that share a unit add up, for every second turn.
-template <bool kSwiglu, int kBlock>
-struct Sums {
-  float values[2][kBlock / 32][kSwiglu ? 2 : 1][kUnit * kMaxRows];
-};
-
 template <class T, class Y>
 struct Gemv {
   const T *x, *weight, *bias;
@@ -32,143 +18,118 @@ struct Gemv {
   Y* y;
   std::int64_t x_stride, weight_stride, residual_stride, y_stride;
   int m, n, k;  // n columns of y
-  int parts;    // of k: so many warps share a unit, a power of two
-  float alpha, beta, eps;
+  GemvDivision division;
+  float alpha, beta;
+  float mean, eps;  // 1 / k, and the norm's
   bool frozen;
+  bool far;  // both batches may be fetched before the kernel ahead has ended
 };
 
-// Rows of x in shared memory: a multiple of kChunk elements and 64 bytes more, so that two rows lie in 32 banks.
-__host__ __device__ inline int padded(int k) { return (k + kChunk - 1) / kChunk * kChunk; }
+// Rows of x in shared memory: a multiple of kGemvChunk elements and 64 bytes more, so that two rows lie in 32 banks.
+__host__ __device__ inline int padded(int k) { return (k + kGemvChunk - 1) / kGemvChunk * kGemvChunk; }
 __host__ __device__ inline int row_pitch(int k) { return padded(k) + 32; }
 
-// Calls fn(begin) for where the packs of 8 elements of a row begin that are this thread's.
-template <int kBlock, class Fn>
-__device__ inline void each_pack(int end, Fn&& fn) {
-  for (int c = static_cast<int>(threadIdx.x) * 8; c < end; c += kBlock * 8) fn(c);
+// Floats in shared memory ahead of x: what the warps that share a unit add up, for every second turn, and before that
+// what all warps add up of the squares of every second row.
+__host__ __device__ inline int sum_count(int warps, int groups, int m) {
+  const int sums = 2 * warps * groups * m * kGemvUnit;
+  return sums > 64 ? sums : 64;
 }
 
-// x to shared memory, with zeros behind its rows.
-template <int kBlock, class T>
-__device__ inline void load_rows(const T* x, std::int64_t stride, int m, int k, T* xs) {
-  const int packs = padded(k) / 8;
-  for (int first = static_cast<int>(threadIdx.x); first < m * packs; first += kPacks * kBlock) {
-    Pack<T> held[kPacks];
-#pragma unroll
-    for (int u = 0; u < kPacks; ++u) {
-      const int i = first + u * kBlock;
-      const int c = i % packs * 8;
-      held[u] = {};
-      if (i < m * packs && c < k) held[u] = load_pack(x + i / packs * stride + c);
-    }
-#pragma unroll
-    for (int u = 0; u < kPacks; ++u) {
-      const int i = first + u * kBlock;
-      if (i < m * packs) store_pack(xs + i / packs * row_pitch(k) + i % packs * 8, held[u]);
-    }
-  }
+// The sum over the block, in every thread, in a fixed order. The call after needs another `scratch`, of 32 floats.
+__device__ inline float sum_of_block(float value, float* scratch) {
+  value = warp_sum(value);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+  __syncthreads();
+  return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0F);
 }
 
-// A row of x to shared memory, normalised. A thread meets only what it wrote itself. `scratch` holds a float for each
-// warp.
-template <int kBlock, class T>
-__device__ inline void load_normalised(const T* x, const T* norm, float eps, int k, T* xs, float* scratch) {
-  float squares = 0;
-  for (int first = static_cast<int>(threadIdx.x) * 8; first < padded(k); first += kPacks * kBlock * 8) {
-    Pack<T> held[kPacks];
-#pragma unroll
-    for (int u = 0; u < kPacks; ++u) {
-      const int c = first + u * kBlock * 8;
-      held[u] = {};
-      if (c < k) held[u] = load_pack(x + c);
-    }
-#pragma unroll
-    for (int u = 0; u < kPacks; ++u) {
-      const int c = first + u * kBlock * 8;
-#pragma unroll
-      for (int e = 0; e < 8; ++e) squares = fmaf(to_float(held[u][e]), to_float(held[u][e]), squares);
-      if (c < padded(k)) store_pack(xs + c, held[u]);
-    }
-  }
-  const float scale = rsqrtf(block_sum<kBlock>(squares, scratch) / static_cast<float>(k) + eps);
-  each_pack<kBlock>(k, [&](int c) {
-    Pack<T> pack = load_pack(xs + c);
-    const Pack<T> w = load_pack(norm + c);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) pack[e] = from_float<T>(to_float(pack[e]) * scale * to_float(w[e]));
-    store_pack(xs + c, pack);
-  });
+// Calls fn(begin) for where the packs of 8 elements of a row begin that are this thread's, less the first `skipped`.
+template <class Fn>
+__device__ inline void each_pack(int end, Fn&& fn, int skipped = 0) {
+  const int step = static_cast<int>(blockDim.x) * 8;
+  for (int c = static_cast<int>(threadIdx.x) * 8 + skipped * step; c < end; c += step) fn(c);
 }
 
-template <class T, class Y, bool kSwiglu, int kBlock>
-__global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
-  constexpr int kGroups = kSwiglu ? 2 : 1;  // of kUnit rows: gate and up
-  constexpr int kBatch = kInFlight / 2 / kGroups;
-  auto& sums = reinterpret_cast<Sums<kSwiglu, kBlock>*>(dynamic_shared())->values;
-  T* const xs = reinterpret_cast<T*>(dynamic_shared() + sizeof(Sums<kSwiglu, kBlock>));
+// Starts to copy a row to shared memory, with zeros behind it up to `end`. A thread copies what each_pack() names.
+template <class T>
+__device__ inline void copy_row(const T* from, int k, T* to, int end, int skipped = 0) {
+  each_pack(
+      end, [&](int c) { copy_async16(to + c, from + (c < k ? c : 0), c < k ? 16 : 0); }, skipped);
+}
+
+template <class T, class Y, bool kSwiglu, int kLoads>
+__global__ __launch_bounds__(gemv_max_warps(kLoads) * 32,
+                             gemv_warps(kLoads) /
+                                 gemv_max_warps(kLoads)) void gemv_kernel(const __grid_constant__ Gemv<T, Y> p) {
+  constexpr int kGroups = kSwiglu ? 2 : 1;  // of units: gate and up
+  constexpr int kBatch = gemv_batch(kLoads, kSwiglu);
+  const int warps = static_cast<int>(blockDim.x / 32);
+  float* const sums = reinterpret_cast<float*>(dynamic_shared());
+  T* const xs = reinterpret_cast<T*>(sums + sum_count(warps, kGroups, p.m));
   const int pitch = row_pitch(p.k);
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  const int part = warp % p.parts;
-  const int units = (p.n + kUnit - 1) / kUnit;
-  const int units_of_block = kBlock / 32 / p.parts;
-  const int chunks = (p.k + kChunk - 1) / kChunk;
-  const int batches = ((chunks + p.parts - 1) / p.parts + kBatch - 1) / kBatch;
-  const int last = (units + units_of_block - 1) / units_of_block;  // where the blocks' turns end
-  const int row = lane / 4;                                        // of x, and of the unit
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const GemvDivision& division = p.division;
+  const int part = division.part(warp);
+  const int row = lane / 4;  // of x, and of the unit
   const int column = lane % 4 * 8;
 
-  const auto first_row = [&](int turn) { return (turn * units_of_block + warp / p.parts) * kUnit; };
-  const auto load = [&](uint4(&to)[kInFlight], int turn, int batch) {
-    const int n = first_row(turn) + row;
+  // The next batch that is to be fetched. Behind the block's last there is nothing to do.
+  int next_turn = static_cast<int>(blockIdx.x);
+  int next_batch = 0;
+  const auto load = [&](uint4(&to)[kLoads]) {
+    if (next_turn >= division.turns) return;
+    const int n = division.unit(next_turn, warp) * kGemvUnit + row;
     const T* const from = p.weight + n * p.weight_stride;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int chunk = part + p.parts * (batch * kBatch + i);
+      const int chunk = division.chunk(part, next_batch, kBatch, i);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int c = chunk * kChunk + half * 32 + column;
-        const bool valid = turn < last && n < p.n && c < p.k;
+        const int c = chunk * kGemvChunk + half * 32 + column;
+        const bool valid = n < p.n && c < p.k;
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           to[(2 * i + half) * kGroups + group] = stream16(from + group * p.n * p.weight_stride + c, valid);
         }
       }
     }
-  };
-
-  uint4 even[kInFlight];
-  uint4 odd[kInFlight];
-  int turn = static_cast<int>(blockIdx.x);
-  int batch = 0;
-  T* const norm = xs + p.m * pitch;
-  const auto load_frozen = [&] {
-    load(even, turn, 0);
-    allow_next();
-    if (p.norm != nullptr) each_pack<kBlock>(p.k, [&](int c) { store_pack(norm + c, load_pack(p.norm + c)); });
-  };
-  if (p.frozen) load_frozen();
-  wait_for_previous();
-  if (!p.frozen) load_frozen();
-
-  if (p.norm != nullptr) {
-    for (int r = 0; r < p.m; ++r) {
-      load_normalised<kBlock>(p.x + r * p.x_stride, norm, p.eps, p.k, xs + r * pitch, &sums[0][0][0][0]);
+    if (++next_batch == division.batches) {
+      next_batch = 0;
+      next_turn += static_cast<int>(gridDim.x);
     }
-  } else {
-    load_rows<kBlock>(p.x, p.x_stride, p.m, p.k, xs);
-  }
-  __syncthreads();
+  };
+
+  uint4 even[kLoads];
+  uint4 odd[kLoads];
+  T* const norm = xs + p.m * pitch;
+  if (!p.frozen) wait_for_previous();
+  load(even);
+  if (p.far) load(odd);
+  allow_next();
+  if (p.norm != nullptr) copy_row(p.norm, p.k, norm, p.k);
+  // All wait for x: the addresses of its first row are ready before it is.
+  const int first = thread * 8;
+  const int first_bytes = first < p.k ? 16 : 0;
+  const T* const first_pack = p.x + (first < p.k ? first : 0);
+  const int end = padded(p.k);
+  wait_for_previous();
+  if (first < end) copy_async16(xs + first, first_pack, first_bytes);
 
   // What the result is added to, fetched ahead of it by the lanes that will store it.
+  int turn = static_cast<int>(blockIdx.x);
   Y residual[2] = {};
   Y before[2] = {};
   T bias[kGroups][2] = {};
   const int y_column = lane % 4 * 2;
+  const bool stores = part == 0 && row < p.m;
   const auto fetch = [&] {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int n = first_row(turn) + y_column + i;
-      if (part != 0 || row >= p.m || n >= p.n) continue;
+      const int n = division.unit(turn, warp) * kGemvUnit + y_column + i;
+      if (!stores || n >= p.n) continue;
       if (p.residual != nullptr) residual[i] = p.residual[row * p.residual_stride + n];
       if (p.beta != 0) before[i] = p.y[row * p.y_stride + n];
       if (p.bias == nullptr) continue;
@@ -176,11 +137,38 @@ __global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(con
       for (int group = 0; group < kGroups; ++group) bias[group][i] = p.bias[group * p.n + n];
     }
   };
+
+  // The weights that did not come ahead are asked for behind x, but before it is there.
+  for (int r = 0; r < p.m; ++r) copy_row(p.x + r * p.x_stride, p.k, xs + r * pitch, end, r == 0 ? 1 : 0);
+  fetch();
+  if (!p.far) load(odd);
+  wait_all_copies();
+  if (p.norm != nullptr) {
+    for (int r = 0; r < p.m; ++r) {
+      T* const x = xs + r * pitch;
+      float squares = 0;
+      each_pack(p.k, [&](int c) {  // a thread meets only what it copied itself
+        const Pack<T> pack = load_pack(x + c);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) squares = fmaf(to_float(pack[e]), to_float(pack[e]), squares);
+      });
+      const float scale = rsqrtf(fmaf(sum_of_block(squares, sums + r % 2 * 32), p.mean, p.eps));
+      each_pack(p.k, [&](int c) {
+        Pack<T> pack = load_pack(x + c);
+        const Pack<T> w = load_pack(norm + c);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) pack[e] = from_float<T>(to_float(pack[e]) * scale * to_float(w[e]));
+        store_pack(x + c, pack);
+      });
+    }
+  }
+  __syncthreads();
+
   const auto store = [&](const float(&products)[kGroups][2]) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int n = first_row(turn) + y_column + i;
-      if (part != 0 || row >= p.m || n >= p.n) continue;
+      const int n = division.unit(turn, warp) * kGemvUnit + y_column + i;
+      if (!stores || n >= p.n) continue;
       float value = p.alpha * products[0][i] + to_float(bias[0][i]);
       if constexpr (kSwiglu) {
         const float up = p.alpha * products[kGroups - 1][i] + to_float(bias[kGroups - 1][i]);
@@ -191,22 +179,24 @@ __global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(con
       p.y[row * p.y_stride + n] = from_float<Y>(value);
     }
   };
+  const auto sums_at = [&](int half, int of, int group) {
+    return reinterpret_cast<float2*>(sums + (((half * warps + of) * kGroups + group) * p.m + row) * kGemvUnit +
+                                     y_column);
+  };
 
   float products[2][2][4] = {};  // independent sums: by group or by chunk, and by half
-  bool other = false;            // which half of `sums`
-  // Uses one batch while the next comes in; false after the last.
-  const auto step = [&](uint4(&now)[kInFlight], uint4(&next)[kInFlight]) {
-    const bool ends = batch + 1 == batches;
-    load(next, ends ? turn + static_cast<int>(gridDim.x) : turn, ends ? 0 : batch + 1);
-    if (batch == 0) fetch();
+  int batch = 0;
+  int other = 0;  // which half of `sums`
+  // Uses a batch and fetches the next but one in its place; false after the last.
+  const auto step = [&](uint4(&now)[kLoads]) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int chunk = part + p.parts * (batch * kBatch + i);
-      if (chunk >= chunks) break;
+      const int chunk = division.chunk(part, batch, kBatch, i);
+      if (chunk >= division.chunks) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint4 a = {0, 0, 0, 0};
-        if (row < p.m) a = *reinterpret_cast<const uint4*>(xs + row * pitch + chunk * kChunk + half * 32 + column);
+        if (row < p.m) a = *reinterpret_cast<const uint4*>(xs + row * pitch + chunk * kGemvChunk + half * 32 + column);
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           const uint4& b = now[(2 * i + half) * kGroups + group];
@@ -216,8 +206,8 @@ __global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(con
         }
       }
     }
-    ++batch;
-    if (!ends) return true;
+    load(now);
+    if (++batch < division.batches) return true;
 
     float total[kGroups][2];
 #pragma unroll
@@ -231,23 +221,26 @@ __global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(con
         total[0][i] = a + b;
       }
     }
-    if (p.parts > 1) {
+    if (division.parts > 1) {
+      if (row < p.m) {
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        *reinterpret_cast<float2*>(&sums[other][warp][group][row * kUnit + y_column]) = {total[group][0],
-                                                                                         total[group][1]};
+        for (int group = 0; group < kGroups; ++group) {
+          *sums_at(other, warp, group) = {total[group][0], total[group][1]};
+        }
       }
       __syncthreads();
-      if (part == 0) {
-        for (int i = 1; i < p.parts; ++i) {
+      if (stores) {
+#pragma unroll 4
+        for (int i = 1; i < division.parts; ++i) {
 #pragma unroll
           for (int group = 0; group < kGroups; ++group) {
-            total[group][0] += sums[other][warp + i][group][row * kUnit + y_column];
-            total[group][1] += sums[other][warp + i][group][row * kUnit + y_column + 1];
+            const float2 more = *sums_at(other, warp + i, group);
+            total[group][0] += more.x;
+            total[group][1] += more.y;
           }
         }
       }
-      other = !other;  // by the time this half is written again, all have passed another barrier
+      other = 1 - other;  // by the time this half is written again, all have passed another barrier
     }
     store(total);
 #pragma unroll
@@ -260,58 +253,30 @@ __global__ __launch_bounds__(kBlock, kManyThreads / kBlock) void gemv_kernel(con
     }
     batch = 0;
     turn += static_cast<int>(gridDim.x);
-    return turn < last;
+    if (turn >= division.turns) return false;
+    fetch();
+    return true;
   };
-  if (turn >= last) return;
-  while (step(even, odd) && step(odd, even)) {
+  while (step(even) && step(odd)) {
   }
 }
 
-template <bool kSwiglu, int kBlock>
-std::size_t shared_bytes(std::int64_t m, std::int64_t k, bool norm) {
-  return sizeof(Sums<kSwiglu, kBlock>) +
+std::size_t shared_bytes(std::int64_t m, std::int64_t k, bool norm, int groups, int warps) {
+  return static_cast<std::size_t>(sum_count(warps, groups, static_cast<int>(m))) * sizeof(float) +
          static_cast<std::size_t>(m * row_pitch(static_cast<int>(k)) + (norm ? k : 0)) * 2;
 }
 
-/// How units are spread over blocks.
-struct Plan {
-  int parts = 1;
-  std::int64_t blocks = 1;
-  std::int64_t batches = 0;  ///< that a warp fetches, one after the other
-};
-
-Plan plan_of(std::int64_t units, std::int64_t chunks, std::int64_t batch, int warps, int parts, std::int64_t room) {
-  const auto over = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-  const std::int64_t turns = over(units * parts, warps);
-  return {parts, std::min(turns, room), over(turns, room) * over(over(chunks, parts), batch)};
-}
-
 template <class T, class Y, bool kSwiglu>
-void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
+void run(const Gemv<T, Y>& given, const GemvPlan* forced, const DeviceInfo& device) {
   Gemv<T, Y> p = given;
-  const bool norm = p.norm != nullptr;
-  const std::size_t shared = shared_bytes<kSwiglu, kThreads>(p.m, p.k, norm);
-  const std::int64_t room = device.multiprocessors * (shared <= 100 * 1024 ? 2 : 1);
-  const std::int64_t units = (p.n + kUnit - 1) / kUnit;
-  const std::int64_t chunks = (p.k + kChunk - 1) / kChunk;
-  constexpr std::int64_t kBatch = kInFlight / (kSwiglu ? 4 : 2);
-  // As few warps to a unit as still give every block the same number of turns, or nearly.
-  Plan plan;
-  double best = 0;
-  for (int parts = 1; parts <= kThreads / 32 && best < 0.9; parts *= 2) {
-    const Plan next = plan_of(units, chunks, kBatch, kThreads / 32, parts, room);
-    const std::int64_t turns = (units * parts + kThreads / 32 - 1) / (kThreads / 32);
-    const double busy = static_cast<double>(turns) / static_cast<double>((turns + room - 1) / room * room);
-    if (busy < best) continue;
-    best = busy;
-    plan = next;
-  }
-  // Few long rows: twice as many warps fetch them in fewer batches.
-  const Plan wide = plan_of(units, chunks, kBatch, kManyThreads / 32, kManyThreads / 32, device.multiprocessors);
-  const std::size_t wide_shared = shared_bytes<kSwiglu, kManyThreads>(p.m, p.k, norm);
-  const bool is_wide = wide.batches < plan.batches && wide_shared <= device.shared_bytes;
-  if (is_wide) plan = wide;
-  p.parts = plan.parts;
+  const GemvShape shape = {p.n, p.k, kSwiglu};
+  const GemvPlan plan = forced != nullptr ? *forced : choose_gemv_plan(shape, device.multiprocessors);
+  p.division = divide(shape, plan);
+  p.far = plan.ahead > 1;
+  const std::size_t shared = shared_bytes(p.m, p.k, p.norm != nullptr, kSwiglu ? 2 : 1, plan.warps);
+  constexpr std::size_t kReserved = 1024;  // of a block's shared memory, by the system
+  const auto fit = static_cast<int>((device.shared_bytes + kReserved) / (shared + kReserved));
+  const int blocks = gemv_blocks(p.division, device.multiprocessors, std::clamp(fit, 1, plan.resident));
   const double weights = static_cast<double>(p.n) * p.k * (kSwiglu ? 2 : 1);
   const Work work = {"gemv",
                      weights * sizeof(T) + static_cast<double>(p.m) * (p.k * sizeof(T) + p.n * sizeof(Y)),
@@ -319,14 +284,12 @@ void run(const Gemv<T, Y>& given, const DeviceInfo& device) {
                      p.m,
                      p.n,
                      p.k};
-  const dim3 grid(static_cast<unsigned>(plan.blocks));
-  if (is_wide) {
-    launch(work, gemv_kernel<T, Y, kSwiglu, kManyThreads>,
-           {.grid = grid, .block = dim3(kManyThreads), .shared = wide_shared, .overlap = true}, p);
-  } else {
-    launch(work, gemv_kernel<T, Y, kSwiglu, kThreads>,
-           {.grid = grid, .block = dim3(kThreads), .shared = shared, .overlap = true}, p);
-  }
+  const Launch how = {.grid = dim3(static_cast<unsigned>(blocks)),
+                      .block = dim3(static_cast<unsigned>(plan.warps) * 32),
+                      .shared = shared,
+                      .overlap = true};
+  plan.loads > 4 ? launch(work, gemv_kernel<T, Y, kSwiglu, 8>, how, p)
+                 : launch(work, gemv_kernel<T, Y, kSwiglu, 4>, how, p);
 }
 
 template <class T, class Y>
@@ -347,10 +310,11 @@ void run(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, fl
   p.k = static_cast<int>(x.size(1));
   p.alpha = alpha;
   p.beta = beta;
+  p.mean = 1 / static_cast<float>(p.k);
   p.eps = options.eps;
   p.frozen = options.frozen;
   const DeviceInfo& device = info(x.device().index);
-  options.swiglu ? run<T, Y, true>(p, device) : run<T, Y, false>(p, device);
+  options.swiglu ? run<T, Y, true>(p, options.plan, device) : run<T, Y, false>(p, options.plan, device);
 }
 
 bool dense(const Tensor& t) { return t.stride(t.rank() - 1) == 1 || t.size(t.rank() - 1) <= 1; }
@@ -361,7 +325,7 @@ bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, f
   const std::int64_t m = x.size(0);
   const std::int64_t k = x.size(1);
   const std::int64_t n = weight.size(0);
-  const bool small = m > 0 && m <= kMaxRows && k > 0 && k % 8 == 0 && n > 0 && k < (1 << 30) && n < (1 << 30);
+  const bool small = m > 0 && m <= kGemvMaxRows && k > 0 && k % 8 == 0 && n > 0 && k < (1 << 30) && n < (1 << 30);
   if (!small || weight.size(1) != k || y.size(0) != m || y.size(1) != (options.swiglu ? n / 2 : n)) return false;
   if (options.swiglu && n % 2 != 0) return false;
   if (x.dtype() != DType::bf16 && x.dtype() != DType::f16) return false;
@@ -372,8 +336,7 @@ bool gemv(const Tensor& x, const Tensor& weight, const Tensor& y, float alpha, f
   if (norm.defined() && (norm.dtype() != x.dtype() || norm.numel() != k || !dense(norm) || !packs(norm))) return false;
   if (options.residual.defined() && (options.residual.dtype() != y.dtype() || !dense(options.residual))) return false;
   const DeviceInfo& device = info(x.device().index);
-  if (device.major < 8 || shared_bytes<true, kThreads>(m, k, options.norm.defined()) > device.shared_bytes)
-    return false;
+  if (device.major < 8 || shared_bytes(m, k, norm.defined(), 2, gemv_max_warps(8)) > device.shared_bytes) return false;
   const bool bf16 = x.dtype() == DType::bf16;
   if (y.dtype() == DType::f32) {
     bf16 ? run<__nv_bfloat16, float>(x, weight, y, alpha, beta, options)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/cuda/gemv_plan.h"
 #include "wick/tensor.h"
 
 namespace wick::cuda {
@@ -14,11 +15,13 @@ struct GemvOptions {
   /// run. It is not enough that the kernel before does not write them: it may have begun before its own predecessor
   /// ended.
   bool frozen = false;
+  const GemvPlan* plan =
+      nullptr;  ///< one of gemv_plans(), to time it; null: the one that is expected to be the fastest
 };
 
 /// y = alpha x weightᵀ + bias + residual + beta y for few rows, at the speed at which the weight can be read: x [m, k]
 /// with m at most 8, weight [n, k], both bf16 or f16; y [m, n] of x's dtype or f32. Columns are dense. Accumulates in
-/// float32, in an order that depends on shapes only. With swiglu that of alpha x weightᵀ + bias takes the product's
+/// float32, in an order that depends on n and k only. With swiglu that of alpha x weightᵀ + bias takes the product's
 /// place. False, and nothing is done, for other dtypes and extents, k no multiple of 8, an x or weight whose rows are
 /// not aligned to 16 bytes, and where x does not fit in a block's shared memory. With norm every block normalises x
 /// for itself, which is less than what a kernel more would cost.
