@@ -34,6 +34,21 @@ __device__ inline void arrive([[maybe_unused]] Arrival* arrival) {
 #endif
 }
 
+/// By one thread: such a party of what is in this place in block `rank` of the cluster. What it read before is no
+/// longer needed; what it wrote is not shown: ordering that at the cluster's scope takes as long as a load from L2.
+__device__ inline void arrive_in([[maybe_unused]] Arrival* arrival, [[maybe_unused]] unsigned rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      "  .reg .b32 there;\n"
+      "  mapa.shared::cluster.u32 there, %0, %1;\n"
+      "  mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(arrival)),
+      "r"(rank)
+      : "memory");
+#endif
+}
+
 /// By one thread, once in a phase: a party that expects bytes. Some of them may have come before.
 __device__ inline void arrival_expect([[maybe_unused]] Arrival* arrival, [[maybe_unused]] std::uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

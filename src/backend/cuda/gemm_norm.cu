@@ -44,19 +44,8 @@ struct NormArguments {
 };
 
 // Lets both blocks fetch again.
-__device__ inline void release([[maybe_unused]] Arrival* empty) {
-#ifdef WICK_WARP_GROUPS
-  if (threadIdx.x % 32 < kCluster) {
-    asm volatile(
-        "{\n"
-        "  .reg .b32 there;\n"
-        "  mapa.shared::cluster.u32 there, %0, %1;\n"
-        "  mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
-        "}" ::"r"(shared_address(empty)),
-        "r"(threadIdx.x % 32)
-        : "memory");
-  }
-#endif
+__device__ inline void release(Arrival* empty) {
+  if (threadIdx.x % 32 < kCluster) arrive_in(empty, threadIdx.x % 32);
 }
 // To the same place in both blocks; each counts the bytes.
 __device__ inline void load_weight([[maybe_unused]] std::uint32_t to, [[maybe_unused]] const CUtensorMap& map,

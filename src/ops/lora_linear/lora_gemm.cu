@@ -318,11 +318,8 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
         }
         load_narrow(in, held, row, lane);
       }
-      have_read(mark, in.across, lane);
-      wait_products<0>();
     }
-    settle(sums);
-    release(piece - 1);
+    // Behind the other products, which may still be under way.
     const std::uint32_t u = next() + S::kPieceA;
     begin_products();
 #pragma unroll
@@ -332,8 +329,10 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
                                                 S::kForward ? narrow_descriptor(at) : wide_descriptor<kSlice>(at));
     }
     close_products();
+    if (tile.column > 0) have_read(mark, in.across, lane);
     wait_products<0>();
     settle(sums);
+    release(piece - 2);
     release(piece - 1);
     store_tile<T, kColumns, S::kOutBuffers>(in, sums, out + group * S::kOutBuffers * kOut,
                                             tile.row * kRows + group * 64, tile.column * kColumns, group);

@@ -57,10 +57,9 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
 constexpr std::int64_t kMostFusedRank = 32;
 constexpr std::int64_t kMostOuterRank = 48;  // the highest that lora_outer_products takes
 constexpr std::int64_t kFewTokens = 8;       // up to here a tile would be nearly empty
-// Beyond these numbers the tiles that make h hold up the others for longer than a product of its own takes.
-constexpr std::int64_t kMostRankInside = 48;
-constexpr std::int64_t kMostForwardRankInside = 32;
-constexpr std::int64_t kMostColumnsInside = 4096;  // of y, from a rank of 32 on
+constexpr std::int64_t kMostInside = 48;         // the highest rank of a g that is made within dx
+constexpr std::int64_t kMostInsideForward = 32;  // of an h within y: the tiles that make it hold up the others
+constexpr std::int64_t kMostColumns = 8;         // of y, over those of x: many short tiles lose more than h costs
 constexpr std::int64_t kManyTokens = 1024;         // fewer do not fill a device with tiles
 
 // A device without a kernel for these is none that falls back: gemm() is its way.
@@ -138,8 +137,7 @@ void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Te
 }
 
 bool narrow_inside(LoraWay way, std::int64_t k, std::int64_t n, std::int64_t rank) {
-  if (way == LoraWay::backward) return rank <= kMostRankInside && k <= n;
-  return rank < kMostForwardRankInside || (rank == kMostForwardRankInside && n <= kMostColumnsInside);
+  return way == LoraWay::forward ? rank <= kMostInsideForward && n <= kMostColumns * k : rank <= kMostInside && k <= n;
 }
 
 Tensor with_border(const Tensor& m, std::int64_t border) {
