@@ -26,9 +26,9 @@ struct Outer {
 
 template <int R>
 struct OuterShape {
-  // Warps that fetch: x or dy, g or h, and one that waits for the kernel before. Their registers and the others' are
-  // few enough for two blocks on a multiprocessor: the next launch's first boxes come while this one ends.
-  static constexpr int kThreads = kMultiplying + 3 * 32;
+  // And a warp that fetches x or dy, and one that waits for g. So few have registers enough where a multiprocessor has
+  // two blocks: the next launch's first boxes come while this one ends.
+  static constexpr int kThreads = kMultiplying + 2 * 32;
   static constexpr int kMostBoxes = OuterPlan::kMaxBoxes * 16 / R;  // across
   static constexpr int kArrivals = 1024;                            // bytes
   static constexpr int kPitch = R + 8;  // floats: pairs of ranks of 4 columns lie in 32 banks
@@ -142,31 +142,25 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   __syncthreads();
 
   if (place.group == kGroups) {
-    if (place.warp == 2) {
-      const Own<R> own(matrix, share, rank, blocks);
-      for (int id = place.lane; p.siblings.add && id < own.count; id += 32) {
-        const Targets targets(p.siblings, own.of_b, own.begin + own.column(id), own.rank(id));
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (targets.at[e] != nullptr) prefetch(targets.at[e]);
-        }
-      }
-      wait_for_previous();
-      allow_next();
-      return;
-    }
-    if (place.lane > 0) return;
-    // x, dy and h are older than the kernel before this one, which has itself waited for those before it. g is that
-    // one's.
-    if (place.warp == 0) {
+    const auto bring_narrow = [&](int row, Turn& turn) {
+      arrival_wait(narrow_empty + turn.at, (turn.round + 1) & 1U);  // at once in the first round
+      arrival_expect(narrow_full + turn.at, kNarrow<R>);
+      load_narrow<R>(narrow_ring + turn.at * kNarrow<R>, matrix.narrow, (share.row_box + row) * kBox,
+                     narrow_full + turn.at);
+      turn.advance(1);
+    };
+    Turn narrow_turn = {narrow_slots};
+    if (place.warp == 0 && place.lane == 0) {
+      // x, dy and h are older than the kernel before this one, which has itself waited for those before it.
       Turn turn = {slots};
       for (int row = 0; row < share.row_boxes; ++row, turn.advance(share.boxes)) {
+        if (matrix.of_b) bring_narrow(row, narrow_turn);
         for (int part = 0; part < kBox; part += p.plan.copy_rows) {
           for (int box = 0; box < share.boxes; ++box) {
             Turn mine = turn;
             mine.advance(box);
             if (part == 0) {
-              arrival_wait(empty + mine.at, (mine.round + 1) & 1U);  // at once in the first round
+              arrival_wait(empty + mine.at, (mine.round + 1) & 1U);
               arrival_expect(full + mine.at, kBoxBytes);
             }
             load_box(shared_address(ring + mine.at * kBoxBytes + part * kBoxBytes / kBox), matrix.tall,
@@ -174,14 +168,21 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
           }
         }
       }
-    } else {
-      if (!matrix.of_b) wait_for_previous();
-      Turn turn = {narrow_slots};
-      for (int row = 0; row < share.row_boxes; ++row, turn.advance(1)) {
-        arrival_wait(narrow_empty + turn.at, (turn.round + 1) & 1U);
-        arrival_expect(narrow_full + turn.at, kNarrow<R>);
-        load_narrow<R>(narrow_ring + turn.at * kNarrow<R>, matrix.narrow, (share.row_box + row) * kBox,
-                       narrow_full + turn.at);
+    } else if (place.warp == 1) {
+      wait_for_previous();
+      allow_next();
+      if (place.lane == 0 && !matrix.of_b) {
+        for (int row = 0; row < share.row_boxes; ++row) bring_narrow(row, narrow_turn);
+      }
+      __syncwarp();
+      // What the sums are added to; some boxes are still on their way.
+      const Own<R> own(matrix, share, rank, blocks);
+      for (int id = place.lane; p.siblings.add && id < own.count; id += 32) {
+        const Targets targets(p.siblings, own.of_b, own.begin + own.column(id), own.rank(id));
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (targets.at[e] != nullptr) prefetch(targets.at[e]);
+        }
       }
     }
     return;
