@@ -14,10 +14,10 @@
 #include <cstring>
 
 #include "backend/gemm.h"
+#include "gpu/lora_plans.h"
 #include "gpu/record.h"
 #include "gpu/timing.h"
 #include "ops/lora_linear/lora_linear.h"
-#include "ops/lora_linear/lora_outer_plan.h"
 
 namespace wick::bench {
 namespace {
@@ -58,32 +58,6 @@ double relative_error(const Tensor& a, const Tensor& b) {
 }
 
 using cuda::OuterPlan;
-
-bool same(const OuterPlan& a, const OuterPlan& b) {
-  return a.cluster() == b.cluster() && a.columns[0].parts == b.columns[0].parts &&
-         a.columns[1].parts == b.columns[1].parts && a.room == b.room && a.copy_rows == b.copy_rows;
-}
-
-// `chosen` and all others that keep at least half of the multiprocessors busy and whose blocks run at once.
-std::vector<OuterPlan> outer_plans(const OuterPlan& chosen, int widest, int multiprocessors) {
-  const int boxes[] = {chosen.columns[0].count, chosen.columns[1].count};
-  std::vector<OuterPlan> plans = {chosen};
-  for (int cluster = 1; cluster <= OuterPlan::kMaxCluster; ++cluster) {
-    for (int width = 1; width <= widest; ++width) {
-      for (const int most : {0, multiprocessors / cluster, chosen.clusters()}) {
-        OuterPlan plan = cuda::divide_outer(chosen.rows.count, boxes, cluster, width, most);
-        const int blocks = plan.clusters() * cluster;
-        for (plan.room = 1; plan.room <= OuterPlan::kMaxRoom; ++plan.room) {
-          if (2 * blocks < multiprocessors || blocks > plan.room * multiprocessors) continue;
-          for (plan.copy_rows = 16; plan.copy_rows <= OuterPlan::kBox; plan.copy_rows *= 4) {
-            if (std::ranges::none_of(plans, [&](const OuterPlan& p) { return same(p, plan); })) plans.push_back(plan);
-          }
-        }
-      }
-    }
-  }
-  return plans;
-}
 
 class Case {
  public:
