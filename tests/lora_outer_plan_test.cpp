@@ -59,6 +59,24 @@ TEST(LoraOuterPlan, GivesEachBoxToOneBlock) {
   }
 }
 
+TEST(LoraOuterPlan, IsTakenFromATrial) {
+  const OuterPlan chosen = divide_outer(128, {32, 32}, 8, 5);
+  OuterPlan other = divide_outer(128, {32, 32}, 2, 1);
+  other.copy_rows = 16;
+  {
+    const OuterTrial trial;
+    EXPECT_EQ(OuterTrial::settle(chosen).cluster(), 8);
+    EXPECT_EQ(trial.plan().cluster(), 8);
+  }
+  {
+    const OuterTrial trial(other);
+    EXPECT_EQ(OuterTrial::settle(chosen).cluster(), 2);
+    EXPECT_EQ(OuterTrial::settle(chosen).copy_rows, 16);
+    EXPECT_EQ(trial.plan().clusters(), 64);
+  }
+  EXPECT_EQ(OuterTrial::settle(chosen).clusters(), 14);
+}
+
 // All blocks run at once, on most of the multiprocessors, and none reads much more than its share.
 TEST(LoraOuterPlan, SpreadsTheWork) {
   const int shapes[][2] = {{896, 896},   {896, 4864},   {2048, 2048}, {2048, 8192},

@@ -8,6 +8,7 @@
 #include "backend/gemm.h"
 #include "op_matrix.h"
 #include "ops/lora_linear/lora_linear.h"
+#include "ops/lora_linear/lora_outer_plan.h"
 #include "wick/autograd.h"
 
 namespace wick::testing {
@@ -296,6 +297,33 @@ TEST_P(OuterProducts, AreTheSameBytesEachTime) {
   };
   const std::vector<double> first = bytes();
   for (int i = 0; i < 5; ++i) EXPECT_EQ(bytes(), first);
+}
+
+TEST_P(OuterProducts, MatchSumsInDoubleInAnyPlan) {
+  using cuda::OuterPlan;
+  if (lora_outer_products.on(test_device().type) == nullptr || GetParam() == DType::f32)
+    GTEST_SKIP() << "there is none";
+  const NoGrad no_grad;
+  const Case cases[] = {{1000, 328, {{456, 16, 0.5}}}, {700, 200, {{328, 32, 2.0}}}, {500, 264, {{200, 48, 1.0}}}};
+  for (const Case& c : cases) {
+    make(c);
+    const int boxes[] = {static_cast<int>(c.in + OuterPlan::kBox - 1) / OuterPlan::kBox,
+                         static_cast<int>(c.siblings[0].out + OuterPlan::kBox - 1) / OuterPlan::kBox};
+    const int rows = static_cast<int>(c.tokens + OuterPlan::kBox - 1) / OuterPlan::kBox;
+    for (const int cluster : {1, 3, 8}) {
+      for (const int width : {1, 3, 4}) {
+        for (const int copy_rows : {64, 16}) {
+          SCOPED_TRACE(::testing::Message() << c.siblings[0].rank << " ranks, clusters of " << cluster << ", " << width
+                                            << " boxes across, copies of " << copy_rows << " rows");
+          OuterPlan plan = cuda::divide_outer(rows, boxes, cluster, width);
+          plan.copy_rows = copy_rows;
+          plan.room = 1 + width % 2;
+          const cuda::OuterTrial trial(plan);
+          expect_right(run(Wanted::both, true), 0.5);
+        }
+      }
+    }
+  }
 }
 
 // The library's products are no stand-in: on Hopper the kernel itself takes these.

@@ -1,16 +1,20 @@
 // The bordered LoRA linear, forward and backward, over the frozen base's two GEMMs, and each of its parts, with the
 // library's GEMM in the place of each of our kernels beside it.
 //
-//   lora_bench [--json] [--tokens M] [--rank R]... [--shape KxN]... [--repeats N]
+//   lora_bench [--json] [--tokens M] [--rank R]... [--shape KxN]... [--repeats N] [--outer-plans]
+//
+// --outer-plans instead times the gradients of the factors where g is known, divided in every sensible way.
 //
 // Timed are results of all tokens into memory that lies ready, in bf16. Each time runs through as many sets of inputs
 // as together pass the L2 cache, all forwards and then all backwards, so that inputs come from memory as in training
 // (the outputs' memory is shared by the sets); base and bordered take turns.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 
 #include "backend/gemm.h"
+#include "gpu/lora_plans.h"
 #include "gpu/record.h"
 #include "gpu/timing.h"
 #include "ops/lora_linear/lora_linear.h"
@@ -24,6 +28,7 @@ struct Options {
   std::vector<std::int64_t> ranks;
   std::vector<std::pair<std::int64_t, std::int64_t>> shapes;
   int repeats = 15;
+  bool outer_plans = false;
 };
 
 struct Inputs {
@@ -51,6 +56,8 @@ double relative_error(const Tensor& a, const Tensor& b) {
   }
   return std::sqrt(difference / size);
 }
+
+using cuda::OuterPlan;
 
 class Case {
  public:
@@ -201,7 +208,77 @@ class Case {
     std::fflush(stdout);
   }
 
+  void run_outer_plans() {
+    for (const Inputs& in : sets_) {
+      gemm(in.x_rows, weight_.a().transpose(0, 1), in.h);
+      gemm(in.dy_rows, weight_.scaled_b(), in.g);
+    }
+    const Tensor* const none = &none_;
+    time_outer_plans("da_db", da_, db_);
+    time_outer_plans("da", da_, {none, 1});
+    time_outer_plans("db", {none, 1}, db_);
+  }
+
  private:
+  // All plans by time: the fastest, the fastest of each cluster, ring and copy, and the one that is chosen.
+  void time_outer_plans(const char* part, std::span<const Tensor> da, std::span<const Tensor> db) {
+    const auto work = [=, this] {
+      for (const Inputs& in : sets_) outer_products(in, da, db);
+    };
+    OuterPlan chosen;
+    {
+      const cuda::OuterTrial trial;
+      work();
+      chosen = trial.plan();
+    }
+    if (chosen.clusters() == 0) return;
+    const int widest = OuterPlan::kMaxBoxes * 16 / static_cast<int>(rank_);
+    const int multiprocessors = cuda::info(device_.index).multiprocessors;
+    const std::vector<OuterPlan> plans = outer_plans(chosen, widest, multiprocessors);
+    const Tensor a = da_[0].clone();
+    const Tensor b = db_[0].clone();
+    std::vector<Work> works;
+    std::vector<double> differences;
+    for (const OuterPlan& plan : plans) {
+      works.push_back({[=] {
+        const cuda::OuterTrial trial(plan);
+        work();
+      }});
+      works.back().run();
+      differences.push_back(std::max(relative_error(da_[0], a), relative_error(db_[0], b)));
+    }
+    const std::vector<Spread> times = time_in_turn(device_, works, std::min(options_.repeats, 7), 4);
+    std::vector<std::size_t> order(plans.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::ranges::sort(order, {}, [&](std::size_t i) { return times[i].median; });
+    std::printf("%lldx%lld r%lld %s: %zu plans\n", static_cast<long long>(k_), static_cast<long long>(n_),
+                static_cast<long long>(rank_), part, plans.size());
+    std::vector<OuterPlan> kinds;  // of which one was printed
+    for (std::size_t place = 0; place < order.size(); ++place) {
+      const std::size_t i = order[place];
+      const OuterPlan& plan = plans[i];
+      const bool seen = std::ranges::any_of(kinds, [&](const OuterPlan& p) {
+        return p.cluster() == plan.cluster() && p.room == plan.room && p.copy_rows == plan.copy_rows;
+      });
+      if (!seen) kinds.push_back(plan);
+      const bool wrong = !(differences[i] < 1e-5);
+      if (place >= 10 && seen && i != 0 && !wrong) continue;
+      int busiest = 0;
+      for (int cluster = 0; cluster < plan.clusters(); ++cluster) {
+        const OuterPlan::Share share = plan.share(cluster, 0);
+        busiest = std::max(busiest, share.boxes * share.row_boxes);
+      }
+      const auto sets = static_cast<double>(sets_.size());
+      std::printf(
+          "  %3zu. %6.2f us (from %6.2f)  %3d + %3d clusters of %d, %3d boxes in the busiest block, "
+          "%d to a multiprocessor, copies of %d rows%s%s\n",
+          place + 1, times[i].median / sets, times[i].low / sets, plan.columns[0].parts, plan.columns[1].parts,
+          plan.cluster(), busiest, plan.room, plan.copy_rows, i == 0 ? "  <- chosen" : "",
+          wrong ? "  RESULTS DIFFER" : "");
+    }
+    std::fflush(stdout);
+  }
+
   void factor_gradients(const Inputs& in, std::span<const Tensor> da) const {
     const Declined reason =
         lora_factor_gradients.on(DeviceType::cuda)(in.dy_rows, in.x_rows, in.h, weight_, in.g, da, db_, false);
@@ -285,6 +362,10 @@ int run(int argc, char** argv) {
       options.json = true;
       continue;
     }
+    if (name == "--outer-plans") {
+      options.outer_plans = true;
+      continue;
+    }
     ++i;
     long long k = 0;
     long long n = 0;
@@ -297,9 +378,15 @@ int run(int argc, char** argv) {
     } else if (name == "--shape" && std::sscanf(value, "%lldx%lld", &k, &n) == 2) {
       options.shapes.emplace_back(k, n);
     } else {
-      std::fprintf(stderr, "lora_bench [--json] [--tokens M] [--rank R]... [--shape KxN]... [--repeats N]\n");
+      std::fprintf(stderr,
+                   "lora_bench [--json] [--tokens M] [--rank R]... [--shape KxN]... [--repeats N] "
+                   "[--outer-plans]\n");
       return 2;
     }
+  }
+  if (options.outer_plans) {
+    if (options.ranks.empty()) options.ranks = {16};
+    if (options.shapes.empty()) options.shapes = {{896, 896}, {2048, 2048}, {2048, 8192}, {4096, 4096}};
   }
   if (options.ranks.empty()) options.ranks = {16, 64};
   if (options.shapes.empty()) {
@@ -309,7 +396,10 @@ int run(int argc, char** argv) {
   const Device device = gpu();
   const NoGrad no_grad;
   for (const auto& [k, n] : options.shapes) {
-    for (const std::int64_t rank : options.ranks) Case(options, device, k, n, rank).run();
+    for (const std::int64_t rank : options.ranks) {
+      Case c(options, device, k, n, rank);
+      options.outer_plans ? c.run_outer_plans() : c.run();
+    }
   }
   return 0;
 }

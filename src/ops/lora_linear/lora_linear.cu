@@ -52,9 +52,9 @@ struct ClustersAtOnce {
   std::array<int, kMaxCluster + 1> of = {};
 
   template <class Kernel>
-  ClustersAtOnce(Kernel* kernel, std::size_t shared) {
+  ClustersAtOnce(Kernel* kernel, std::size_t shared, unsigned threads = kThreads) {
     for (unsigned size = 1; size <= kMaxCluster; ++size) {
-      of[size] = resident_clusters(reinterpret_cast<const void*>(kernel), kThreads, size, shared);
+      of[size] = resident_clusters(reinterpret_cast<const void*>(kernel), threads, size, shared);
     }
   }
 };
@@ -134,7 +134,13 @@ struct Product {
 template <class T, int R>
 void run_outer(Outer& p, const char* name, std::span<const Product> products) {
   using Shape = OuterShape<R>;
-  static const ClustersAtOnce at_once(outer_kernel<T, R>, Shape::kBytes);
+  static const ClustersAtOnce at_once = [] {
+    // Else the driver may leave L1 what the second block on a multiprocessor needs.
+    check(cudaFuncSetAttribute(outer_kernel<T, R>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared),
+          "a block's shared memory");
+    return ClustersAtOnce(outer_kernel<T, R>, Shape::bytes(1), Shape::kThreads);
+  }();
   const std::int64_t rows = products[0].tall.size(0);
   int boxes[OuterPlan::kMatrices] = {};
   double bytes = 0;
@@ -142,17 +148,21 @@ void run_outer(Outer& p, const char* name, std::span<const Product> products) {
   for (std::size_t i = 0; i < products.size(); ++i) {
     const Product& product = products[i];
     const std::int64_t columns = product.tall.size(1);
-    p.matrices[i] = {boxes_of(product.tall, kBox, kBox), narrow_boxes_of(product.narrow, kBox),
-                     static_cast<int>(columns), product.of_b};
     boxes[i] = static_cast<int>(blocks_for(columns, kBox));
     bytes += bytes_of<T>(rows, columns + R) + bytes_of<float>(R, columns);
     flops += 2.0 * static_cast<double>(rows) * static_cast<double>(columns) * R;
   }
-  p.plan = plan_outer(static_cast<int>(blocks_for(rows, kBox)), boxes, kNarrow<R>, at_once.of);
+  p.plan = OuterTrial::settle(
+      plan_outer(static_cast<int>(blocks_for(rows, kBox)), boxes, kNarrow<R>, at_once.of, Shape::kMostBoxes));
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const Product& product = products[i];
+    p.matrices[i] = {boxes_of(product.tall, p.plan.copy_rows, kBox), narrow_boxes_of(product.narrow, kBox),
+                     static_cast<int>(product.tall.size(1)), product.of_b};
+  }
   launch({name, bytes, flops}, outer_kernel<T, R>,
          {.grid = dim3(static_cast<unsigned>(p.plan.clusters() * p.plan.cluster())),
-          .block = dim3(kThreads),
-          .shared = Shape::kBytes,
+          .block = dim3(Shape::kThreads),
+          .shared = static_cast<std::size_t>(Shape::bytes(p.plan.room)),
           .overlap = true,
           .cluster = static_cast<unsigned>(p.plan.cluster())},
          p);

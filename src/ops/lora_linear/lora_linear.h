@@ -40,7 +40,7 @@ Tensor lora_backward(const Tensor& dy, Tensor x, const Tensor& h, const LoraWeig
 using LoraFactorGradients = Declined(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight,
                                      const Tensor& g, std::span<const Tensor> da, std::span<const Tensor> db, bool add);
 
-/// dA and dB as above where g is known too. x and dy are older than g: the kernel may read them before the one that
+/// dA and dB as above where g is known too. x, dy and h are older than g: the kernel may read them before the one that
 /// made g has ended.
 using LoraOuterProducts = Declined(const Tensor& dy, const Tensor& x, const Tensor& h, const Tensor& g,
                                    const LoraWeight& weight, std::span<const Tensor> da, std::span<const Tensor> db,

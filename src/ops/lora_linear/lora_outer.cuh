@@ -26,18 +26,26 @@ struct Outer {
 
 template <int R>
 struct OuterShape {
-  static constexpr int kArrivals = 1024;  // bytes
-  static constexpr int kRings = (kSharedLimit - kArrivals) / 1024 * 1024;
-  static constexpr int kBytes = 1024 + kRings + kArrivals;
+  // And a warp that fetches x or dy, and one that waits for g. So few have registers enough where a multiprocessor has
+  // two blocks: the next launch's first boxes come while this one ends.
+  static constexpr int kThreads = kMultiplying + 2 * 32;
+  static constexpr int kMostBoxes = OuterPlan::kMaxBoxes * 16 / R;  // across
+  static constexpr int kArrivals = 1024;                            // bytes
   static constexpr int kPitch = R + 8;  // floats: pairs of ranks of 4 columns lie in 32 banks
-  static_assert(OuterPlan::kMaxBoxes * kBox * kPitch * 4 <= kRings, "the exchange takes the rings' place");
+
+  /// Bytes of both rings where a multiprocessor has room for so many blocks.
+  static constexpr int rings(int room) { return (OuterPlan::room_bytes(room) - 1024 - kArrivals) / 1024 * 1024; }
+  static constexpr int bytes(int room) { return 1024 + rings(room) + kArrivals; }
+  static_assert(kMostBoxes * kBox * kPitch * 4 <= rings(OuterPlan::kMaxRoom), "the exchange takes the rings' place");
 
   /// Places in the ring of a block that has `boxes` boxes across, and in the ring of the narrow boxes beside them.
-  static constexpr int slots(int boxes) { return (kRings - kNarrow<R>)*boxes / (kBoxBytes * boxes + kNarrow<R>); }
-  static constexpr int narrow_slots(int boxes) { return slots(boxes) / boxes + 1; }
-  static_assert(slots(OuterPlan::kMaxBoxes) <= 32 && narrow_slots(1) <= 32, "a warp's threads set these up");
+  static constexpr int slots(int room, int boxes) {
+    return (rings(room) - kNarrow<R>)*boxes / (kBoxBytes * boxes + kNarrow<R>);
+  }
+  static constexpr int narrow_slots(int slots, int boxes) { return slots / boxes + 1; }
+  static_assert(slots(1, kMostBoxes) <= 32 && slots(1, 1) < 32, "a warp's threads set these up");
   static_assert(4 * 32 * sizeof(Arrival) <= kArrivals);
-  static_assert(slots(1) >= OuterPlan::kMaxBoxes, "Turn::advance()");
+  static_assert(slots(OuterPlan::kMaxRoom, kMostBoxes) >= kMostBoxes, "a row of boxes, for Turn::advance()");
 };
 
 /// A place in a ring of `slots`, and how often it has gone round.
@@ -78,8 +86,29 @@ struct Targets {
   __device__ bool none() const { return at[0] == nullptr && at[1] == nullptr && at[2] == nullptr && at[3] == nullptr; }
 };
 
+/// The sums that a block adds up in the end, from all blocks of its cluster, four at a time: a share of the columns.
+template <int R>
+struct Own {
+  int begin;  // the cluster's first column, from where the others count
+  int from, width, count;
+  bool of_b;
+
+  __device__ Own(const Outer::Matrix& matrix, const OuterPlan::Share& share, int rank, int blocks)
+      : begin(share.box * kBox), of_b(matrix.of_b) {
+    const int extent = min(share.boxes * kBox, matrix.columns - begin);
+    const int each = (extent + blocks - 1) / blocks;
+    from = min(rank * each, extent);
+    width = min(each, extent - from);
+    count = width * (R / 4);
+  }
+  // Side by side in memory are the ranks of a column of dy, the columns of a rank of x.
+  __device__ int column(int id) const { return from + (of_b ? id / (R / 4) : id % width); }
+  __device__ int rank(int id) const { return 4 * (of_b ? id % (R / 4) : id / width); }
+};
+
 template <class T, int R>
-__global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constant__ Outer p) {
+__global__ __launch_bounds__(OuterShape<R>::kThreads,
+                             OuterPlan::kMaxRoom) void outer_kernel(const __grid_constant__ Outer p) {
 #ifdef WICK_WARP_GROUPS
   using Shape = OuterShape<R>;
   const Place place;
@@ -87,13 +116,14 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
   const int blocks = static_cast<int>(cluster_blocks());
   const OuterPlan::Share share = p.plan.share(static_cast<int>(blockIdx.x) / blocks, rank);
   const Outer::Matrix& matrix = p.matrices[share.matrix];
-  const int slots = Shape::slots(share.boxes);
-  const int narrow_slots = Shape::narrow_slots(share.boxes);
+  const int rings = Shape::rings(p.plan.room);
+  const int slots = Shape::slots(p.plan.room, share.boxes);
+  const int narrow_slots = Shape::narrow_slots(slots, share.boxes);
   const bool halves = share.boxes == 1;  // the groups take turns with the rows, instead of with the columns
 
   unsigned char* const ring = aligned_shared();
   unsigned char* const narrow_ring = ring + slots * kBoxBytes;
-  auto* const full = reinterpret_cast<Arrival*>(ring + Shape::kRings);
+  auto* const full = reinterpret_cast<Arrival*>(ring + rings);
   Arrival* const empty = full + slots;
   Arrival* const narrow_full = empty + slots;
   Arrival* const narrow_empty = narrow_full + narrow_slots;
@@ -112,61 +142,57 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
   __syncthreads();
 
   if (place.group == kGroups) {
-    give_registers<kFetchRegisters>();
-    if (place.lane > 0) return;
-    if (place.warp == 0) {
-      // x and dy are older than the kernel before this one, which has itself waited for those before it.
+    const auto bring_narrow = [&](int row, Turn& turn) {
+      arrival_wait(narrow_empty + turn.at, (turn.round + 1) & 1U);  // at once in the first round
+      arrival_expect(narrow_full + turn.at, kNarrow<R>);
+      load_narrow<R>(narrow_ring + turn.at * kNarrow<R>, matrix.narrow, (share.row_box + row) * kBox,
+                     narrow_full + turn.at);
+      turn.advance(1);
+    };
+    Turn narrow_turn = {narrow_slots};
+    if (place.warp == 0 && place.lane == 0) {
+      // x, dy and h are older than the kernel before this one, which has itself waited for those before it.
       Turn turn = {slots};
-      for (int row = 0; row < share.row_boxes; ++row) {
-        for (int box = 0; box < share.boxes; ++box, turn.advance(1)) {
-          arrival_wait(empty + turn.at, (turn.round + 1) & 1U);  // at once in the first round
-          arrival_expect(full + turn.at, kBoxBytes);
-          load_box(shared_address(ring + turn.at * kBoxBytes), matrix.tall, (share.box + box) * kBox,
-                   (share.row_box + row) * kBox, full + turn.at);
+      for (int row = 0; row < share.row_boxes; ++row, turn.advance(share.boxes)) {
+        if (matrix.of_b) bring_narrow(row, narrow_turn);
+        for (int part = 0; part < kBox; part += p.plan.copy_rows) {
+          for (int box = 0; box < share.boxes; ++box) {
+            Turn mine = turn;
+            mine.advance(box);
+            if (part == 0) {
+              arrival_wait(empty + mine.at, (mine.round + 1) & 1U);
+              arrival_expect(full + mine.at, kBoxBytes);
+            }
+            load_box(shared_address(ring + mine.at * kBoxBytes + part * kBoxBytes / kBox), matrix.tall,
+                     (share.box + box) * kBox, (share.row_box + row) * kBox + part, full + mine.at);
+          }
         }
       }
     } else if (place.warp == 1) {
       wait_for_previous();
-      Turn turn = {narrow_slots};
-      for (int row = 0; row < share.row_boxes; ++row, turn.advance(1)) {
-        arrival_wait(narrow_empty + turn.at, (turn.round + 1) & 1U);
-        arrival_expect(narrow_full + turn.at, kNarrow<R>);
-        load_narrow<R>(narrow_ring + turn.at * kNarrow<R>, matrix.narrow, (share.row_box + row) * kBox,
-                       narrow_full + turn.at);
+      allow_next();
+      if (place.lane == 0 && !matrix.of_b) {
+        for (int row = 0; row < share.row_boxes; ++row) bring_narrow(row, narrow_turn);
+      }
+      __syncwarp();
+      // What the sums are added to; some boxes are still on their way.
+      const Own<R> own(matrix, share, rank, blocks);
+      for (int id = place.lane; p.siblings.add && id < own.count; id += 32) {
+        const Targets targets(p.siblings, own.of_b, own.begin + own.column(id), own.rank(id));
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (targets.at[e] != nullptr) prefetch(targets.at[e]);
+        }
       }
     }
     return;
   }
 
-  take_registers<kRegisters>();
-
-  // The sums that the block adds up in the end: a share of the cluster's columns.
-  const int begin = share.box * kBox;
-  const int extent = min(share.boxes * kBox, matrix.columns - begin);
-  const int each = (extent + blocks - 1) / blocks;
-  const int from = min(rank * each, extent);
-  const int width = min(each, extent - from);
-  const int own_count = width * (R / 4);
-  struct Own {
-    int column, rank;  // the first of four
-  };
-  // Side by side in memory are the ranks of a column of dy, the columns of a rank of x.
-  const auto own_of = [&](int id) {
-    return matrix.of_b ? Own{from + id / (R / 4), 4 * (id % (R / 4))} : Own{from + id % width, 4 * (id / width)};
-  };
-  for (int id = thread; p.siblings.add && id < own_count; id += kMultiplying) {
-    const Own own = own_of(id);
-    const Targets targets(p.siblings, matrix.of_b, begin + own.column, own.rank);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if (targets.at[e] != nullptr) prefetch(targets.at[e]);
-    }
+  if (p.partial != nullptr) {
+    wait_for_previous();
+    add_partials<R>(p.partial, p.ranges, p.n, p.siblings);
   }
-
-  wait_for_previous();
-  allow_next();
-  if (p.partial != nullptr) add_partials<R>(p.partial, p.ranges, p.n, p.siblings);
-  constexpr int kMine = OuterPlan::kMaxBoxes / kGroups;
+  constexpr int kMine = Shape::kMostBoxes / kGroups;
   float sums[kMine][R / 2] = {};
   const int rows_a_turn = halves ? kGroups : 1;
   Turn turn = {slots, halves ? place.group : 0};
@@ -212,10 +238,12 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
       *reinterpret_cast<float2*>(to + 8 * j + 8 * Shape::kPitch) = {sums[i][4 * j + 2], sums[i][4 * j + 3]};
     }
   }
+  wait_for_previous();  // which may still use what the sums go to
   cluster_sync();
-  for (int id = thread; id < own_count; id += kMultiplying) {
-    const Own own = own_of(id);
-    const Targets targets(p.siblings, matrix.of_b, begin + own.column, own.rank);
+  const Own<R> own(matrix, share, rank, blocks);
+  for (int id = thread; id < own.count; id += kMultiplying) {
+    const int column = own.column(id);
+    const Targets targets(p.siblings, own.of_b, own.begin + column, own.rank(id));
     if (targets.none()) continue;
     float old[4];
 #pragma unroll
@@ -228,7 +256,7 @@ __global__ __launch_bounds__(kThreads, 1) void outer_kernel(const __grid_constan
       sum.z += part.z;
       sum.w += part.w;
     };
-    const float* const here = exchange + own.column * Shape::kPitch + own.rank;
+    const float* const here = exchange + column * Shape::kPitch + own.rank(id);
 #pragma unroll
     for (unsigned q = 0; q < kMaxCluster; ++q) {
       if (q >= static_cast<unsigned>(blocks)) break;

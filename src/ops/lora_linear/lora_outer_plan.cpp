@@ -20,25 +20,33 @@ std::array<int, OuterPlan::kMatrices> divide(const int (&boxes)[OuterPlan::kMatr
   return parts;
 }
 
+OuterPlan plan_of(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int cluster,
+                  const std::array<int, OuterPlan::kMatrices>& parts) {
+  OuterPlan made;
+  made.rows = {row_boxes, cluster};
+  for (int i = 0; i < OuterPlan::kMatrices; ++i) made.columns[i] = {boxes[i], parts[i]};
+  return made;
+}
+
+thread_local OuterTrial* trial = nullptr;
+
 }  // namespace
 
+OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int cluster, int width, int most) {
+  return plan_of(row_boxes, boxes, cluster, divide(boxes, width, most));
+}
+
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
-                     const std::array<int, OuterPlan::kMaxCluster + 1>& at_once) {
+                     const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest) {
   constexpr std::int64_t kBoxBytes = OuterPlan::kBox * OuterPlan::kBox * 2;
-  const auto plan = [&](int cluster, const std::array<int, OuterPlan::kMatrices>& parts) {
-    OuterPlan made;
-    made.rows = {row_boxes, cluster};
-    for (int i = 0; i < OuterPlan::kMatrices; ++i) made.columns[i] = {boxes[i], parts[i]};
-    return made;
-  };
   std::optional<OuterPlan> best;
   std::int64_t least = 0;
   for (int cluster = 1; cluster <= OuterPlan::kMaxCluster; ++cluster) {
     const int most = at_once[static_cast<std::size_t>(cluster)];
     int width = 1;
-    while (width <= OuterPlan::kMaxBoxes && ceil_div(boxes[0], width) + ceil_div(boxes[1], width) > most) ++width;
-    if (width > OuterPlan::kMaxBoxes) continue;
-    const OuterPlan next = plan(cluster, divide(boxes, width, most));
+    while (width <= widest && ceil_div(boxes[0], width) + ceil_div(boxes[1], width) > most) ++width;
+    if (width > widest) continue;
+    const OuterPlan next = divide_outer(row_boxes, boxes, cluster, width, most);
     const std::int64_t busiest = ceil_div(row_boxes, cluster) * (width * kBoxBytes + narrow);
     const std::int64_t all = row_boxes * ((boxes[0] + boxes[1]) * kBoxBytes + std::int64_t{next.clusters()} * narrow);
     const std::int64_t cost = busiest + all / std::max(at_once[1], 1);
@@ -46,8 +54,16 @@ OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], in
     best = next;
     least = cost;
   }
-  if (!best) best = plan(1, divide(boxes, OuterPlan::kMaxBoxes, 0));
-  return *best;
+  return best ? *best : divide_outer(row_boxes, boxes, 1, widest);
+}
+
+OuterTrial::OuterTrial(const OuterPlan& plan) : forced_(plan.clusters() > 0), plan_(plan) { trial = this; }
+OuterTrial::~OuterTrial() { trial = nullptr; }
+
+OuterPlan OuterTrial::settle(const OuterPlan& chosen) {
+  if (trial == nullptr) return chosen;
+  if (!trial->forced_) trial->plan_ = chosen;
+  return trial->plan_;
 }
 
 }  // namespace wick::cuda

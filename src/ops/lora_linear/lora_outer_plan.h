@@ -11,7 +11,11 @@ struct OuterPlan {
   static constexpr int kMatrices = 2;
   static constexpr int kBox = 64;
   static constexpr int kMaxCluster = 8;
-  static constexpr int kMaxBoxes = 12;  ///< across, of a cluster: the registers hold their sums
+  static constexpr int kMaxBoxes = 12;  ///< across, of a cluster: the registers hold their sums, of rank 16
+  static constexpr int kMaxRoom = 2;
+
+  /// Shared memory of each of so many blocks on a multiprocessor of Hopper, which has 228 KiB and keeps 1 for each.
+  static constexpr int room_bytes(int room) { return (228 / room - 1) * 1024; }
 
   /// `count` things in parts as equal as can be.
   struct Parts {
@@ -29,6 +33,9 @@ struct OuterPlan {
   Parts rows;                ///< the boxes down, by the blocks of a cluster
   Parts columns[kMatrices];  ///< the boxes across, by the clusters; none where there is no matrix
 
+  int room = kMaxRoom;   ///< blocks that find room on a multiprocessor, by their rings' size
+  int copy_rows = kBox;  ///< of a box that one copy brings: fewer than all take turns with the boxes beside it
+
   constexpr int cluster() const { return rows.parts; }  ///< blocks
   constexpr int clusters() const { return columns[0].parts + columns[1].parts; }
 
@@ -43,10 +50,33 @@ struct OuterPlan {
   }
 };
 
-/// `at_once`: how many clusters of each size run at a time. All blocks do, where that can be, and a block reads
+/// By clusters of `cluster` blocks that have up to `width` boxes across: as many as that takes, and up to `most` if
+/// that is more.
+OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int cluster, int width, int most = 0);
+
+/// `at_once`: how many clusters of each size run at a time, each block on a multiprocessor of its own; `widest`: boxes
+/// across that a cluster may have. All blocks run at once, where that can be, and a block reads
 /// `narrow` bytes beside the boxes of each 64 rows: of the ways to divide the boxes it is the one with the least bytes
 /// of the busiest block, which may hold up the end, and an even share of all bytes, which is what L2 has to give.
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
-                     const std::array<int, OuterPlan::kMaxCluster + 1>& at_once);
+                     const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest = OuterPlan::kMaxBoxes);
+
+/// While one lives, the products that its thread launches are divided by this plan; without one (of no clusters) it
+/// notes how they are. For benchmarks, which time one plan beside another.
+class OuterTrial {
+ public:
+  explicit OuterTrial(const OuterPlan& plan = {});
+  ~OuterTrial();
+  OuterTrial(const OuterTrial&) = delete;
+  OuterTrial& operator=(const OuterTrial&) = delete;
+
+  const OuterPlan& plan() const { return plan_; }
+  /// What the launch has to take in the place of `chosen`.
+  static OuterPlan settle(const OuterPlan& chosen);
+
+ private:
+  bool forced_;
+  OuterPlan plan_;
+};
 
 }  // namespace wick::cuda
