@@ -344,5 +344,78 @@ TEST_P(OuterProducts, AreTakenByTheKernel) {
   }
 }
 
+// The large products with the narrow ones inside: tiles that end within the matrices, one step of the sum and many, and
+// more tiles than run at once, which take h or g from those that were first.
+class ProductsWithNarrow : public OuterProducts {
+ protected:
+  struct Result {
+    Tensor narrow, wide;
+  };
+  Result run(LoraWay way, const Tensor& bias) const {
+    const bool forward = way == LoraWay::forward;
+    const Tensor& from = forward ? x_there_ : dy_there_;
+    const Tensor& narrow = forward ? h_there_ : g_there_;
+    const Device device = test_device();
+    narrow.copy_from(Tensor::full(narrow.shape(), std::nan(""), GetParam(), device));
+    const Tensor wide =
+        Tensor::full({from.size(0), forward ? dy_.size(1) : x_.size(1)}, std::nan(""), GetParam(), device);
+    const Declined reason = lora_product.on(device.type)(way, from, weight_, bias, narrow, wide);
+    EXPECT_EQ(reason, nullptr) << reason;
+    return {narrow.contiguous().to(Device::cpu()), wide.to(Device::cpu())};
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Dtypes, ProductsWithNarrow, ::testing::Values(DType::bf16, DType::f16),
+                         [](const auto& param) { return std::string(to_string(param.param)); });
+
+TEST_P(ProductsWithNarrow, MatchSumsInDouble) {
+  const Device device = test_device();
+  if (lora_product.on(device.type) == nullptr) GTEST_SKIP() << "there is none";
+  const NoGrad no_grad;
+  const Case cases[] = {
+      {1, 8, {{8, 1, 1.0}}},
+      {100, 72, {{40, 3, 2.0}, {16, 0, 1.0}, {24, 20, 0.25}}},
+      {300, 264, {{1160, 16, 0.5}}},
+      {300, 1160, {{264, 32, 0.5}}, false},
+      {1000, 328, {{456, 16, 2.0}, {136, 16, 1.0}, {136, 16, 1.5}}},
+      {2100, 72, {{2600, 16, 1.0}}},
+      {2100, 2600, {{72, 48, 1.0}}},
+      {4000, 456, {{904, 8, 1.0}}},
+  };
+  const double tolerance = GetParam() == DType::f16 ? 5e-4 : 4e-3;  // results rounded once
+  for (const Case& c : cases) {
+    make(c);
+    const Tensor w = weight_.core().to(Device::cpu());
+    const Tensor a = weight_.a().contiguous().to(Device::cpu());
+    const Tensor b = weight_.scaled_b().contiguous().to(Device::cpu());
+    const Tensor bias = random({w.size(0)}, GetParam(), 1, 8);
+    for (const LoraWay way : {LoraWay::forward, LoraWay::backward}) {
+      const bool forward = way == LoraWay::forward;
+      SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, " << c.in << " in, " << c.siblings.size()
+                                        << " siblings, " << (forward ? "forward" : "backward"));
+      const auto expect_right = [&](const Tensor& added, const Result& found) {
+        const Tensor& from = forward ? x_ : dy_;
+        EXPECT_LE(relative_error(found.narrow.to(DType::f64), product(from, forward ? a.transpose(0, 1) : b)),
+                  tolerance);
+        Tensor wide =
+            add(product(from, forward ? w.transpose(0, 1) : w), product(found.narrow, forward ? b.transpose(0, 1) : a));
+        if (added.defined()) wide = add(wide, added.to(DType::f64));
+        EXPECT_LE(relative_error(found.wide.to(DType::f64), wide), tolerance);
+      };
+      expect_right({}, run(way, {}));
+      if (forward) expect_right(bias, run(way, bias.to(device)));
+    }
+  }
+}
+
+TEST_P(ProductsWithNarrow, AreTheSameBytesEachTime) {
+  if (lora_product.on(test_device().type) == nullptr) GTEST_SKIP() << "there is none";
+  const NoGrad no_grad;
+  make({2500, 1032, {{2056, 32, 2.0}, {520, 16, 1.0}}});
+  for (const LoraWay way : {LoraWay::forward, LoraWay::backward}) {
+    const std::vector<double> first = run(way, {}).wide.to(DType::f64).to_vector<double>();
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(run(way, {}).wide.to(DType::f64).to_vector<double>(), first);
+  }
+}
+
 }  // namespace
 }  // namespace wick::testing

@@ -54,10 +54,10 @@ struct OuterPlan {
 /// that is more.
 OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int cluster, int width, int most = 0);
 
-/// `at_once`: how many clusters of each size run at a time, each block on a multiprocessor of its own; `widest`: boxes
-/// across that a cluster may have. All blocks run at once, where that can be, and a block reads
-/// `narrow` bytes beside the boxes of each 64 rows: of the ways to divide the boxes it is the one with the least bytes
-/// of the busiest block, which may hold up the end, and an even share of all bytes, which is what L2 has to give.
+/// `at_once`: how many clusters of each size run at a time; `widest`: boxes across that a cluster may have. All blocks
+/// run at once, where that can be, and the boxes of each 64 rows come with others that cost as much as `narrow` bytes:
+/// of the ways to divide the boxes it is the one with the least bytes of the busiest block, which may hold up the end,
+/// and an even share of all bytes, which is what memory has to give.
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
                      const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest = OuterPlan::kMaxBoxes);
 
