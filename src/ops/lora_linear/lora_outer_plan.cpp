@@ -41,7 +41,8 @@ OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], in
   constexpr std::int64_t kBoxBytes = OuterPlan::kBox * OuterPlan::kBox * 2;
   std::optional<OuterPlan> best;
   std::int64_t least = 0;
-  for (int cluster = 1; cluster <= OuterPlan::kMaxCluster; ++cluster) {
+  // Clusters of other sizes leave gaps in the groups of multiprocessors, and begin late beside a kernel that ends.
+  for (int cluster = 1; cluster <= OuterPlan::kMaxCluster; cluster *= 2) {
     const int most = at_once[static_cast<std::size_t>(cluster)];
     int width = 1;
     while (width <= widest && ceil_div(boxes[0], width) + ceil_div(boxes[1], width) > most) ++width;
