@@ -55,12 +55,14 @@ Tensor composite(const Tensor& x, const LoraWeight& weight, const Tensor& bias, 
 // Measured on an H200 (lora_bench, 8,192 tokens): up to this rank reading dy and x once pays, beyond it the library's
 // products are faster.
 constexpr std::int64_t kMostFusedRank = 32;
-constexpr std::int64_t kMostOuterRank = 48;  // the highest that lora_outer_products takes
-constexpr std::int64_t kFewTokens = 8;       // up to here a tile would be nearly empty
+constexpr std::int64_t kMostOuterRank = 48;      // the highest that lora_outer_products takes
+constexpr std::int64_t kFewTokens = 8;           // up to here a tile would be nearly empty
 constexpr std::int64_t kMostInside = 48;         // the highest rank of a g that is made within dx
 constexpr std::int64_t kMostInsideForward = 32;  // of an h within y: the tiles that make it hold up the others
 constexpr std::int64_t kMostColumns = 8;         // of y, over those of x: many short tiles lose more than h costs
-constexpr std::int64_t kManyTokens = 1024;         // fewer do not fill a device with tiles
+constexpr std::int64_t kMostElements =
+    1 << 25;                                // of the weight: beyond, the library's product wins by more than h takes
+constexpr std::int64_t kManyTokens = 1024;  // fewer do not fill a device with tiles
 
 // A device without a kernel for these is none that falls back: gemm() is its way.
 bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, const Tensor& g,
@@ -137,6 +139,7 @@ void outer_products(const Tensor& dy, const Tensor& x, const Tensor& h, const Te
 }
 
 bool narrow_inside(LoraWay way, std::int64_t k, std::int64_t n, std::int64_t rank) {
+  if (k * n > kMostElements) return false;
   return way == LoraWay::forward ? rank <= kMostInsideForward && n <= kMostColumns * k : rank <= kMostInside && k <= n;
 }
 
