@@ -38,14 +38,17 @@ struct OuterShape {
   static constexpr int bytes(int room) { return 1024 + rings(room) + kArrivals; }
   static_assert(kMostBoxes * kBox * kPitch * 4 <= rings(OuterPlan::kMaxRoom), "the exchange takes the rings' place");
 
-  /// Places in the ring of a block that has `boxes` boxes across, and in the ring of the narrow boxes beside them.
+  /// Places in each group's ring of a block that has `boxes` boxes across, and in the ring of the narrow boxes beside
+  /// them; a single box's is even, so that a place there too is always the same group's.
   static constexpr int slots(int room, int boxes) {
-    return (rings(room) - kNarrow<R>)*boxes / (kBoxBytes * boxes + kNarrow<R>);
+    return (rings(room) - kNarrow<R>)*boxes / (kBoxBytes * boxes + kNarrow<R>) / kGroups;
   }
-  static constexpr int narrow_slots(int slots, int boxes) { return slots / boxes + 1; }
-  static_assert(slots(1, kMostBoxes) <= 32 && slots(1, 1) < 32, "a warp's threads set these up");
+  static constexpr int narrow_slots(int slots, int boxes) {
+    return boxes == 1 ? kGroups * slots : kGroups * slots / boxes + 1;
+  }
+  static_assert(kGroups * slots(1, kMostBoxes) <= 32 && kGroups * slots(1, 1) < 32, "a warp's threads set these up");
   static_assert(4 * 32 * sizeof(Arrival) <= kArrivals);
-  static_assert(slots(OuterPlan::kMaxRoom, kMostBoxes) >= kMostBoxes, "a row of boxes, for Turn::advance()");
+  static_assert(kGroups * slots(OuterPlan::kMaxRoom, kMostBoxes) >= kMostBoxes, "a row's boxes, for Turn::advance()");
 };
 
 /// A place in a ring of `slots`, and how often it has gone round.
@@ -122,13 +125,15 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   const bool halves = share.boxes == 1;  // the groups take turns with the rows, instead of with the columns
 
   unsigned char* const ring = aligned_shared();
-  unsigned char* const narrow_ring = ring + slots * kBoxBytes;
+  // Each group has a ring of its own: whoever waits for a phase must have seen the one ahead of it, which another group
+  // may still wait for.
+  unsigned char* const narrow_ring = ring + kGroups * slots * kBoxBytes;
   auto* const full = reinterpret_cast<Arrival*>(ring + rings);
-  Arrival* const empty = full + slots;
-  Arrival* const narrow_full = empty + slots;
+  Arrival* const empty = full + kGroups * slots;
+  Arrival* const narrow_full = empty + kGroups * slots;
   Arrival* const narrow_empty = narrow_full + narrow_slots;
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < slots) {
+  if (thread < kGroups * slots) {
     arrival_init(full + thread);
     arrival_init(empty + thread, 4);  // a group's warps
   } else if (thread >= 32 && thread < 32 + narrow_slots) {
@@ -152,21 +157,26 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     Turn narrow_turn = {narrow_slots};
     if (place.warp == 0 && place.lane == 0) {
       // x, dy and h are older than the kernel before this one, which has itself waited for those before it.
-      Turn turn = {slots};
-      for (int row = 0; row < share.row_boxes; ++row, turn.advance(share.boxes)) {
+      Turn even = {slots};
+      Turn odd = {slots};
+      for (int row = 0; row < share.row_boxes; ++row) {
         if (matrix.of_b) bring_narrow(row, narrow_turn);
         for (int part = 0; part < kBox; part += p.plan.copy_rows) {
           for (int box = 0; box < share.boxes; ++box) {
-            Turn mine = turn;
-            mine.advance(box);
+            const int group = (halves ? row : box) % kGroups;
+            Turn mine = group == 0 ? even : odd;
+            mine.advance(box / kGroups);
+            const int slot = group * slots + mine.at;
             if (part == 0) {
-              arrival_wait(empty + mine.at, (mine.round + 1) & 1U);
-              arrival_expect(full + mine.at, kBoxBytes);
+              arrival_wait(empty + slot, (mine.round + 1) & 1U);
+              arrival_expect(full + slot, kBoxBytes);
             }
-            load_box(shared_address(ring + mine.at * kBoxBytes + part * kBoxBytes / kBox), matrix.tall,
-                     (share.box + box) * kBox, (share.row_box + row) * kBox + part, full + mine.at);
+            load_box(shared_address(ring + slot * kBoxBytes + part * kBoxBytes / kBox), matrix.tall,
+                     (share.box + box) * kBox, (share.row_box + row) * kBox + part, full + slot);
           }
         }
+        even.advance(halves ? 1 - row % kGroups : (share.boxes + 1) / kGroups);
+        odd.advance(halves ? row % kGroups : share.boxes / kGroups);
       }
     } else if (place.warp == 1) {
       wait_for_previous();
@@ -195,8 +205,9 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   constexpr int kMine = Shape::kMostBoxes / kGroups;
   float sums[kMine][R / 2] = {};
   const int rows_a_turn = halves ? kGroups : 1;
-  Turn turn = {slots, halves ? place.group : 0};
-  Turn narrow_turn = {narrow_slots, turn.at};
+  const int boxes_a_turn = halves ? 1 : (share.boxes + 1 - place.group) / kGroups;
+  Turn turn = {slots};
+  Turn narrow_turn = {narrow_slots, halves ? place.group : 0};
   for (int row = narrow_turn.at; row < share.row_boxes; row += rows_a_turn) {
     arrival_wait(narrow_full + narrow_turn.at, narrow_turn.round & 1U);
     const std::uint64_t narrow = narrow_descriptor(shared_address(narrow_ring + narrow_turn.at * kNarrow<R>));
@@ -205,9 +216,10 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
       const int box = kGroups * i + (halves ? 0 : place.group);
       if (box >= share.boxes) break;
       Turn mine = turn;
-      mine.advance(box);
-      arrival_wait(full + mine.at, mine.round & 1U);
-      const std::uint64_t tall = tile_descriptor(shared_address(ring + mine.at * kBoxBytes));
+      mine.advance(i);
+      const int slot = place.group * slots + mine.at;
+      arrival_wait(full + slot, mine.round & 1U);
+      const std::uint64_t tall = tile_descriptor(shared_address(ring + slot * kBoxBytes));
       settle(sums[i]);
       begin_products();
 #pragma unroll
@@ -217,10 +229,10 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
       close_products();
       wait_products<0>();
       settle(sums[i]);
-      if (place.lane == 0) arrive(empty + mine.at);
+      if (place.lane == 0) arrive(empty + slot);
     }
     if (place.lane == 0) arrive(narrow_empty + narrow_turn.at);
-    turn.advance(rows_a_turn * share.boxes);
+    turn.advance(boxes_a_turn);
     narrow_turn.advance(rows_a_turn);
   }
 
