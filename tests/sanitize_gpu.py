@@ -99,7 +99,9 @@ SUITES = {
     "gemm": Suite("gemm_test", "*MatchesSumsInDouble/*", 2, {"racecheck": "*/bf16_f32:*/f16_*"}),
     "gemm_resident": Suite("gemm_resident_cuda_test", "*TakesStridedRows*:*KeepsSmallValues*"),
     "gemm_norm": Suite("gemm_norm_cuda_test", "GemmNorm.TakesStridedRows*"),
-    "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16:*MatchSumsInDouble/bf16", 3),
+    # initcheck does not see what lora_gemm stores by tensor maps, and takes reading it for an error.
+    "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16:*MatchSumsInDouble/bf16", 3,
+                           {"initcheck": "*OfManyTiles*"}),
     "lora_refresh": Suite("lora_refresh_test", "*OfManyWeightsIsThatOfEach/bf16"),
     "decode": Suite("decode_test", "*BehindACacheIsWithoutOne/llama_gqa_bf16_fused:*SoItIsWithAnAdapter/qwen3_qknorm_bf16_fused:"
                     "*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused:"
