@@ -22,13 +22,13 @@ constexpr int kGroups = 2;
 constexpr int kRows = 64 * kGroups;
 constexpr int kDepth = 64;  // elements of k in 128 bytes
 constexpr int kThreads = (kGroups + 1) * 128;
-constexpr int kFetchRegisters = 24;
-constexpr int kRegisters = 240;
+[[maybe_unused]] constexpr int kFetchRegisters = 24;
+[[maybe_unused]] constexpr int kRegisters = 240;
 constexpr int kSlice = 16;  // of the rank
 constexpr int kMaxSlices = 3;
 constexpr int kWideBox = 64;                     // columns of a box of W or U where these lie along columns
 constexpr int kOutBox = 32;                      // columns of a box of c
-constexpr int kSuperRows = 16;                   // so many tiles one below the other are neighbours in time, for L2
+[[maybe_unused]] constexpr int kSuperRows = 16;  // so many tiles one below the other are neighbours in time, for L2
 constexpr int kSharedLimit = 227 * 1024 - 1024;  // but for what the alignment may take
 constexpr int kArrivals = 128;                   // bytes of it
 
@@ -37,7 +37,6 @@ constexpr int kOut = 64 * kOutBox * 2;  // a group's box of c
 template <LoraWay kWay, int kColumns, int kSlices>
 struct Shape {
   static constexpr bool kForward = kWay == LoraWay::forward;
-  static constexpr Right kRight = kForward ? Right::along_k : Right::along_columns;
   static constexpr int kBoxes = (kColumns + kWideBox - 1) / kWideBox;
   static constexpr int kPieceA = kRows * kDepth * 2;
   static constexpr int kPieceW = (kForward ? kColumns : kBoxes * kWideBox) * kDepth * 2;
@@ -70,7 +69,7 @@ struct Arguments {
 // For every 16 rows of t, the warps that have written or read it. Back at 0 when all have, so that the next launch
 // finds it so.
 constexpr int kMaxRows = 1 << 20;
-__device__ unsigned lora_gemm_marks[kMaxRows / kSlice];
+[[maybe_unused]] __device__ unsigned lora_gemm_marks[kMaxRows / kSlice];
 
 struct Tile {
   int row, column;  // of the first element, in tiles
@@ -114,18 +113,18 @@ __device__ inline void load_narrow(const Arguments<T>& in, std::uint32_t (&held)
 }
 
 // By all lanes of a warp, after they wrote.
-__device__ inline void announce(unsigned* mark, int lane) {
+[[maybe_unused]] __device__ inline void announce(unsigned* mark, int lane) {
   __threadfence();
   __syncwarp();
   if (lane == 0) atomicAdd(mark, 1U);
 }
 // By all lanes. Once it is not 0, what was announced may be read.
-__device__ inline unsigned acquire(const unsigned* mark) {
+[[maybe_unused]] __device__ inline unsigned acquire(const unsigned* mark) {
   unsigned count;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(mark) : "memory");
   return count;
 }
-__device__ inline void have_read(unsigned* mark, int tiles, int lane) {
+[[maybe_unused]] __device__ inline void have_read(unsigned* mark, int tiles, int lane) {
   __syncwarp();
   if (lane == 0 && atomicAdd(mark, 1U) + 1 == static_cast<unsigned>(tiles)) *mark = 0;
 }
@@ -172,6 +171,7 @@ template <class T, LoraWay kWay, int kColumns, int kSlices>
 __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_constant__ Arguments<T> in) {
 #ifdef WICK_WARP_GROUPS
   using S = Shape<kWay, kColumns, kSlices>;
+  constexpr Right kRight = S::kForward ? Right::along_k : Right::along_columns;
   extern __shared__ __align__(1024) unsigned char memory[];
   unsigned char* const ring = memory + ((1024 - (shared_address(memory) & 1023)) & 1023);
   const std::uint32_t start = shared_address(ring);
@@ -271,10 +271,9 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
     begin_products();
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
-      multiply_add_wide<T, kColumns, S::kRight>(sums, a + 2 * k, w + (S::kForward ? 2 : 128) * k, add || k > 0);
+      multiply_add_wide<T, kColumns, kRight>(sums, a + 2 * k, w + (S::kForward ? 2 : 128) * k, add || k > 0);
       if constexpr (kWithNarrow) {
-        multiply_add_wide<T, kSlice * kSlices, S::kRight>(narrow, a + 2 * k, v + (S::kForward ? 2 : 32) * k,
-                                                          add || k > 0);
+        multiply_add_wide<T, kSlice * kSlices, kRight>(narrow, a + 2 * k, v + (S::kForward ? 2 : 32) * k, add || k > 0);
       }
     }
     close_products();
@@ -325,8 +324,8 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
       const std::uint32_t at = u + s * S::kSliceU;
-      multiply_add_held<T, kColumns, S::kRight>(sums, held[s],
-                                                S::kForward ? narrow_descriptor(at) : wide_descriptor<kSlice>(at));
+      multiply_add_held<T, kColumns, kRight>(sums, held[s],
+                                             S::kForward ? narrow_descriptor(at) : wide_descriptor<kSlice>(at));
     }
     close_products();
     if (tile.column > 0) have_read(mark, in.across, lane);
