@@ -36,7 +36,8 @@ Tensor random(const Shape& shape, DType dtype, double size, unsigned seed) {
 Tensor bordered(const Tensor& t, std::int64_t border, Device device) {
   Tensor copy = Tensor::bordered(t.shape(), border, t.dtype(), device);
   if (border > 0) {
-    copy.border_columns().copy_from(Tensor::full({t.size(0), border}, std::nan(""), t.dtype(), device));
+    const Tensor spare = copy.border_columns();  // more, on a GPU
+    spare.copy_from(Tensor::full(spare.shape(), std::nan(""), t.dtype(), device));
   }
   copy.copy_from(t.to(device));
   return copy;
@@ -206,9 +207,9 @@ class OuterProducts : public LoraProducts {
     g_ = random({c.tokens, rank}, GetParam(), 1, 7);
     x_there_ = bordered(x_, rank, device);
     dy_there_ = bordered(dy_, c.bordered_dy ? rank : 0, device);
-    h_there_ = x_there_.border_columns();
+    h_there_ = x_there_.border_columns().slice(1, 0, rank);
     h_there_.copy_from(h_.to(device));
-    g_there_ = c.bordered_dy ? dy_there_.border_columns() : g_.to(device);
+    g_there_ = c.bordered_dy ? dy_there_.border_columns().slice(1, 0, rank) : g_.to(device);
     if (c.bordered_dy) g_there_.copy_from(g_.to(device));
   }
   // Into memory that holds `held`; NaN where it is to be overwritten.

@@ -82,8 +82,8 @@ class Case {
       in.dy = random({m_, n}, DType::bf16, device);
       in.x_rows = bordered_copy(in.x, rank);
       in.dy_rows = bordered_copy(in.dy, rank);
-      in.h = in.x_rows.border_columns();
-      in.g = in.dy_rows.border_columns();
+      in.h = in.x_rows.border_columns().slice(1, 0, rank);
+      in.g = in.dy_rows.border_columns().slice(1, 0, rank);
       in.x_bordered = with_border(in.x_rows, rank);
       in.dy_bordered = with_border(in.dy_rows, rank);
       sets_.push_back(in);

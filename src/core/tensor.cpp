@@ -92,7 +92,7 @@ Tensor Tensor::bordered(const Shape& shape, std::int64_t border, DType dtype, De
   Shape wide = shape;
   wide[-1] = bordered_row(shape[-1], border, dtype, device.type);
   Tensor t = empty(wide, dtype, device);
-  t.storage_->border_ = border;
+  t.storage_->border_ = wide[-1] - shape[-1];
   t.storage_->border_row_ = wide[-1];
   return t.slice(-1, 0, shape[-1]);
 }
@@ -107,6 +107,7 @@ Tensor Tensor::border_columns() const {
   if (!defined() || storage_->border() == 0 || rank() < 1 || offset_ != 0) return {};
   const std::int64_t columns = shape_[-1];
   const std::int64_t row = storage_->border_row_;
+  if (columns + storage_->border() != row) return {};  // some of the columns, or more
   const std::int64_t rows = columns == 0 ? 0 : numel_ / columns;
   const auto whole = static_cast<std::size_t>(rows * row) * size_of(dtype_);
   if (whole != storage_->bytes() || rows == 0) return {};

@@ -67,7 +67,7 @@ struct Arguments {
 };
 
 // For every 16 rows of t, the warps that have written or read it. Back at 0 when all have, so that the next launch
-// finds it so.
+// finds it so. All launches on a device are on one stream.
 constexpr int kMaxRows = 1 << 20;
 [[maybe_unused]] __device__ unsigned lora_gemm_marks[kMaxRows / kSlice];
 
@@ -138,7 +138,15 @@ __device__ inline void store_tile(const Arguments<T>& in, const float (&sums)[kC
 #pragma unroll
   for (int box = 0; box < kColumns / kOutBox; ++box) {
     const std::uint32_t to = shared_address(out + box % kBuffers * kOut);
-    if (thread == 0) wait_stores_read<kBuffers - 1>();
+    // The box that stood here has left: the one before the last, or, of the tile before, the last.
+    constexpr bool kOdd = kColumns / kOutBox % kBuffers != 0;
+    if (thread == 0) {
+      if (kOdd && box == 0) {
+        wait_stores_read<0>();
+      } else {
+        wait_stores_read<kBuffers - 1>();
+      }
+    }
     group_barrier(group);
 #pragma unroll
     for (int part = 0; part < kOutBox / 16; ++part) {
@@ -318,6 +326,7 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
         load_narrow(in, held, row, lane);
       }
     }
+    __syncwarp();  // lanes may have found the mark at different times
     // Behind the other products, which may still be under way.
     const std::uint32_t u = next() + S::kPieceA;
     begin_products();

@@ -74,7 +74,8 @@ bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const L
 
 // True if the narrow product is to be made within the large one; the kernel may still decline.
 bool wants_inside(LoraWay way, const Tensor& from, const LoraWeight& weight) {
-  return lora_product.on(from.device().type) != nullptr && size_of(from.dtype()) == 2 && from.size(0) >= kManyTokens &&
+  return lora_product.on(from.device().type) != nullptr && !BatchInvariance::wanted() && size_of(from.dtype()) == 2 &&
+         from.size(0) >= kManyTokens && weight.rank() % 16 == 0 &&
          narrow_inside(way, weight.core().size(1), weight.core().size(0), weight.rank());
 }
 
@@ -158,7 +159,7 @@ LoraForward lora_forward(const Tensor& x, const LoraWeight& weight, const Tensor
   const Tensor y = Tensor::empty({x.size(0), weight.core().size(0)}, x.dtype(), x.device());
   const Tensor border = claim_border(x, weight);
   const Tensor h = border.defined() ? border : Tensor::empty({x.size(0), weight.rank()}, x.dtype(), x.device());
-  if (wants_inside(LoraWay::forward, x, weight) && !BatchInvariance::wanted() &&
+  if (wants_inside(LoraWay::forward, x, weight) &&
       run_kernel(kOp, lora_product, x.device(), LoraWay::forward, x, weight, bias, h, y)) {
     return {y, h};
   }
