@@ -8,7 +8,7 @@
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/rows.cuh"
 #include "backend/cuda/tensor_map.h"
-#include "backend/cuda/warp_group.cuh"
+#include "backend/cuda/warp_group_wide.cuh"
 
 namespace wick::cuda {
 namespace {
@@ -241,8 +241,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         begin_products();
 #pragma unroll
         for (int k = 0; k < kDepth / 16; ++k) {
-          multiply_add_tile<T>(left, rows + 2 * k, half + 2 * k, true);
-          multiply_add_tile<T>(right, rows + 2 * k, half + (kPieceB >> 4) + 2 * k, true);
+          multiply_add_wide<T, kHalf, Right::along_k>(left, rows + 2 * k, half + 2 * k, true);
+          multiply_add_wide<T, kHalf, Right::along_k>(right, rows + 2 * k, half + (kPieceB >> 4) + 2 * k, true);
         }
         close_products();
         ++piece;

@@ -5,7 +5,7 @@
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/rows.cuh"
 #include "backend/cuda/tensor_map.h"
-#include "backend/cuda/warp_group.cuh"
+#include "backend/cuda/warp_group_wide.cuh"
 
 namespace wick::cuda {
 namespace {
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       begin_products();
 #pragma unroll
       for (int k = 0; k < kDepth / 16; ++k) {
-        multiply_add_tile<T>(sums, from_a + 2 * k, from_b + 2 * k, depth > 0 || k > 0);
+        multiply_add_wide<T, kColumns, Right::along_k>(sums, from_a + 2 * k, from_b + 2 * k, depth > 0 || k > 0);
       }
       close_products();
       if (depth > 0) {

@@ -39,41 +39,6 @@ __device__ inline std::uint64_t narrow_descriptor(std::uint32_t shared) {
 #define WICK_8(i)                                                                                             \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
       "+f"(c[i + 7])
-#define WICK_PRODUCT(type)                                                                                        \
-  asm volatile(                                                                                                   \
-      "{\n"                                                                                                       \
-      "  .reg .pred p;\n"                                                                                         \
-      "  setp.ne.u32 p, %98, 0;\n"                                                                                \
-      "  wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                              \
-      " "                                                                                                         \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                   \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                          \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                          \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                          \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                          \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "                         \
-      "%96, %97, p, 1, 1, 0, 0;\n"                                                                                \
-      "}"                                                                                                         \
-      : WICK_8(0), WICK_8(8), WICK_8(16), WICK_8(24), WICK_8(32), WICK_8(40), WICK_8(48), WICK_8(56), WICK_8(64), \
-        WICK_8(72), WICK_8(80), WICK_8(88)                                                                        \
-      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)))
-/// c [64, 192] = a bᵀ over 16 elements of k, plus c where `add`; a of 64 rows, b of 192. Thread i of the group has
-/// columns 8 n + 2 (i % 4) + e of rows 16 (i / 32) + i % 32 / 4 + 8 h in c[4 n + 2 h + e]. It is there, and may be
-/// looked at, after wait_products().
-template <class T>
-__device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[maybe_unused]] std::uint64_t a,
-                                         [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
-#ifdef WICK_WARP_GROUPS
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    WICK_PRODUCT("bf16");
-  } else {
-    static_assert(std::is_same_v<T, __half>);
-    WICK_PRODUCT("f16");
-  }
-#endif
-}
-#undef WICK_PRODUCT
-
 #define WICK_NARROW_16(type)                                        \
   asm volatile(                                                     \
       "{\n"                                                         \
@@ -118,8 +83,8 @@ __device__ inline void multiply_add_tile([[maybe_unused]] float (&c)[96], [[mayb
 /// How `a` lies in its tile: a row's elements of k side by side, or those of one k.
 enum class Along { k = 0, rows = 1 };
 
-/// c [64, kColumns] = a b, plus c where `add`; in c as above. a is read through tile_descriptor(); where it lies along
-/// its rows, 16 elements further along k the descriptor is greater by 128. b [16, kColumns] through
+/// c [64, kColumns] = a b, plus c where `add`; in c as multiply_add_wide() says. a is read through tile_descriptor();
+/// where it lies along its rows, 16 elements further along k the descriptor is greater by 128. b [16, kColumns] through
 /// narrow_descriptor().
 template <class T, int kColumns, Along kA>
 __device__ inline void multiply_add_narrow([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,

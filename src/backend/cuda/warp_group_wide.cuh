@@ -111,8 +111,9 @@ __device__ inline std::uint64_t wide_descriptor(std::uint32_t shared) {
       : WICK_SUMS_128                                                                  \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRight)))
 
-/// c [64, kColumns] = a b over 16 elements of k, plus c where `add`; a as in multiply_add_tile(), b through
-/// tile_descriptor() or wide_descriptor(). A thread's elements of c are those of multiply_add_tile().
+/// c [64, kColumns] = a b over 16 elements of k, plus c where `add`; a through tile_descriptor(), b through it or
+/// wide_descriptor(). Thread i of the group has columns 8 n + 2 (i % 4) + e of rows 16 (i / 32) + i % 32 / 4 + 8 h in
+/// c[4 n + 2 h + e]. It is there, and may be looked at, after wait_products().
 template <class T, int kColumns, Right kRight>
 __device__ inline void multiply_add_wide([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,
                                          [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {

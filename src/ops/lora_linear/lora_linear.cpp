@@ -60,9 +60,8 @@ constexpr std::int64_t kFewTokens = 8;           // up to here a tile would be n
 constexpr std::int64_t kMostInside = 48;         // the highest rank of a g that is made within dx
 constexpr std::int64_t kMostInsideForward = 32;  // of an h within y: the tiles that make it hold up the others
 constexpr std::int64_t kMostColumns = 8;         // of y, over those of x: many short tiles lose more than h costs
-constexpr std::int64_t kMostElements =
-    1 << 25;                                // of the weight: beyond, the library's product wins by more than h takes
-constexpr std::int64_t kManyTokens = 1024;  // fewer do not fill a device with tiles
+constexpr std::int64_t kMostElements = 1 << 25;  // of the weight: beyond, the library wins by more than h takes
+constexpr std::int64_t kManyTokens = 1024;       // fewer do not fill a device with tiles
 
 // A device without a kernel for these is none that falls back: gemm() is its way.
 bool fused_gradients(const Tensor& dy, const Tensor& x, const Tensor& h, const LoraWeight& weight, const Tensor& g,
