@@ -61,8 +61,9 @@ struct RowShape {
   float inverse;        ///< 1 / elements of a row
   int part;             ///< packs of a row in each block
   unsigned cluster;
-  L2Marks marks;                           ///< of rows; weights have none
-  std::uint32_t zero = 0, other_zero = 0;  ///< see stay_packed()
+  unsigned waiting;        ///< threads of a block that wait for the cluster, see Team::gather()
+  L2Marks marks;           ///< of rows; weights have none
+  std::uint32_t zero = 0;  ///< see stay_packed()
   Halves second = {}, third = {};
 };
 
@@ -126,6 +127,7 @@ class Team {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
       rank_ = cluster_rank();
+      waiting_ = shape.waiting;
       if (threadIdx.x == 0) arrival_init(barrier());
       cluster_arrive_first();
     }
@@ -150,10 +152,10 @@ class Team {
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
   /// Waits until all blocks of a cluster have begun: others may be sent to. It comes behind the row's loads, which go
-  /// on meanwhile, and before those of weights, since it empties L1.
+  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once.
   __device__ void gather() const {
     if constexpr (kSpan == Span::cluster) {
-      if (threadIdx.x < 32) cluster_wait();  // one warp empties L1 once
+      if (threadIdx.x < waiting_) cluster_wait();
       __syncthreads();
     }
   }
@@ -233,6 +235,7 @@ class Team {
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
+  unsigned waiting_ = 0;
   unsigned exchanges_ = 0;
 };
 
