@@ -22,6 +22,14 @@ __device__ inline std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
+/// A barrier of the block's first kThreads threads, whole warps, where the others may have ended: __syncthreads() works
+/// there too, but under racecheck of compute-sanitizer it waits for them for ever in a cluster.
+template <int kThreads>
+__device__ inline void barrier_of_first() {
+  static_assert(kThreads % 32 == 0);
+  asm volatile("bar.sync 15, %0;" ::"n"(kThreads) : "memory");
+}
+
 /// 16 bytes of global memory that are read once: L1 is left to what is read again. Without `valid` nothing is read, and
 /// every word is `otherwise`. All such loads keep their order, so that none waits for another's use.
 __device__ inline uint4 load_once(const uint4* from, bool valid, std::uint32_t otherwise = 0) {

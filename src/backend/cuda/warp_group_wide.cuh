@@ -188,7 +188,7 @@ __device__ inline void store_matrices([[maybe_unused]] std::uint32_t row, [[mayb
 #endif
 }
 
-/// A barrier of one group of four warps; `group` is below 15.
+/// A barrier of one group of four warps; `group` is below 14.
 __device__ inline void group_barrier(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
 /// Starts the copy of a box in shared memory to where it belongs in the matrix, but for what lies outside of it. By one

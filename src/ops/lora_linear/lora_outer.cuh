@@ -237,7 +237,7 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   }
 
   // Each block adds up a share of the columns from all blocks of its cluster.
-  __syncthreads();
+  barrier_of_first<kMultiplying>();
   float* const exchange = reinterpret_cast<float*>(ring);  // [boxes, or kGroups in halves, kBox, kPitch]
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {

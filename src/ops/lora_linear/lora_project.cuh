@@ -191,7 +191,7 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
   }
 
   // Each block adds up a share of the rows from all groups of its cluster.
-  __syncthreads();
+  barrier_of_first<kMultiplying>();
   float* const exchange = reinterpret_cast<float*>(ring);  // [kGroups, boxes * kBox, R]
   const int group_size = boxes * kBox * R;
 #pragma unroll
