@@ -19,7 +19,7 @@ __device__ double sum_block(double value) {
     __syncthreads();
     if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
   }
-  return parts[0];
+  return threadIdx.x == 0 ? parts[0] : 0.0;  // the others would read it before it is there
 }
 
 // Blocks of fixed length, so the same bytes every run. In double: float32 cannot hold every square.
