@@ -89,6 +89,16 @@ TEST_F(GemmNorm, TakesStridedRowsAndKeepsToItsOwn) {
   }
 }
 
+// More tiles than a device's clusters take at once.
+TEST_F(GemmNorm, TakesTileAfterTile) {
+  const Tensor a = random({17300, 128}, DType::bf16, 1);
+  const Tensor weight = random({288, 128}, DType::bf16, 0.2);
+  const cuda::NormAfter after = rest(17300, 288, DType::bf16);
+  const Tensor y = Tensor::empty({17300, 288}, DType::bf16, device_);
+  ASSERT_TRUE(cuda::gemm_norm(a, weight, after, y));
+  EXPECT_LE(relative_error(y.to(Device::cpu()), expected(a, weight, after)), 4e-3);
+}
+
 TEST_F(GemmNorm, ARowDoesNotDependOnOthers) {
   const Tensor a = random({9001, 1536}, DType::bf16, 1);
   const Tensor weight = random({384, 1536}, DType::bf16, 0.2);

@@ -91,6 +91,15 @@ TEST_F(ResidentGemm, TakesStridedRowsAndKeepsToItsOwn) {
   }
 }
 
+// More tiles than a device's groups of warps take at once.
+TEST_F(ResidentGemm, TakesTileAfterTile) {
+  const Tensor a = random({3300, 128}, DType::bf16, 1);
+  const Tensor weight = random({1536, 128}, DType::bf16, 0.2);
+  const Tensor y = Tensor::empty({3300, 1536}, DType::bf16, device_);
+  ASSERT_TRUE(cuda::gemm_resident(a, weight, y, {}));
+  EXPECT_LE(relative_error(y.to(Device::cpu()), expected(a, weight, {}, {})), 4e-3);
+}
+
 TEST_F(ResidentGemm, ARowDoesNotDependOnOthers) {
   const Tensor a = random({9001, 384}, DType::bf16, 1);
   const Tensor weight = random({1536, 384}, DType::bf16, 0.2);

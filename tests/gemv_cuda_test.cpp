@@ -177,6 +177,48 @@ TEST_P(CudaGemv, AddsUpAlikeInEveryPlanOfAsManyParts) {
   }
 }
 
+// Each block has several turns on 132 multiprocessors: the warps that share a unit add up beside the next one. Small
+// enough for tools that watch shared memory.
+TEST_P(CudaGemv, AddsUpTurnByTurn) {
+  const auto [in, out] = GetParam();
+  const std::int64_t m = 3;
+  const std::int64_t k = 328;
+  const std::int64_t n = 4096;
+  const Tensor x = random({m, k}, in, 1);
+  const Tensor weight = random({n, k}, in, 2);
+  const auto xs = x.to(DType::f64).to_vector<double>();
+  const auto ws = weight.to(DType::f64).to_vector<double>();
+  for (const cuda::GemvPlan& plan : {cuda::GemvPlan{4, 4, 4, 2, 1}, cuda::GemvPlan{4, 2, 8, 1, 1}}) {
+    for (const bool swiglu : {false, true}) {
+      SCOPED_TRACE(testing::Message() << plan.parts << " parts" << (swiglu ? ", swiglu" : ""));
+      const std::int64_t width = swiglu ? n / 2 : n;
+      const Tensor y = Tensor::full({m, width}, std::nan(""), out, device_);
+      cuda::GemvOptions o;
+      o.swiglu = swiglu;
+      o.plan = &plan;
+      ASSERT_TRUE(cuda::gemv(x.to(device_), weight.to(device_), y, 1, 0, o));
+      const auto found = y.to(DType::f64).to_vector<double>();
+      const double rounding = out == DType::f32 ? 1e-5 : in == DType::bf16 ? 1.0 / 256 : 1.0 / 2048;
+      const double size = std::sqrt(static_cast<double>(k));
+      for (std::int64_t i = 0; i < m; ++i) {
+        const auto sum = [&](std::int64_t row) {
+          double total = 0;
+          for (std::int64_t c = 0; c < k; ++c) {
+            total += xs[static_cast<std::size_t>(i * k + c)] * ws[static_cast<std::size_t>(row * k + c)];
+          }
+          return total;
+        };
+        for (std::int64_t j = 0; j < width; ++j) {
+          double expected = sum(j);
+          if (swiglu) expected = expected / (1 + std::exp(-expected)) * sum(width + j);
+          const double scale = std::max(std::abs(expected), swiglu ? size * size : size);
+          ASSERT_NEAR(found[static_cast<std::size_t>(i * width + j)], expected, rounding * scale) << i << ", " << j;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CudaGemv, DeclinesWhatItDoesNotDo) {
   const auto [in, out] = GetParam();
   const auto accepts = [&, in = in, out = out](std::int64_t m, std::int64_t k, std::int64_t offset) {

@@ -327,6 +327,66 @@ TEST_P(OuterProducts, MatchSumsInDoubleInAnyPlan) {
   }
 }
 
+// Small enough for tools that watch shared memory, yet blocks go round their rings. In clusters of eight some have one
+// box of rows, or none.
+TEST_P(OuterProducts, OfFewBoxesMatchSumsInDouble) {
+  using cuda::OuterPlan;
+  if (lora_outer_products.on(test_device().type) == nullptr || GetParam() == DType::f32)
+    GTEST_SKIP() << "there is none";
+  const NoGrad no_grad;
+  const Case cases[] = {{840, 72, {{136, 16, 0.5}}}, {500, 72, {{200, 32, 2.0}}}, {400, 136, {{72, 48, 1.0}}}};
+  for (const Case& c : cases) {
+    make(c);
+    const auto boxes_in = [](std::int64_t extent) {
+      return static_cast<int>((extent + OuterPlan::kBox - 1) / OuterPlan::kBox);
+    };
+    const int boxes[] = {boxes_in(c.in), boxes_in(c.siblings[0].out)};
+    for (const int cluster : {1, 2, 8}) {
+      for (const int width : {1, 3}) {
+        SCOPED_TRACE(::testing::Message()
+                     << c.siblings[0].rank << " ranks, clusters of " << cluster << ", " << width << " boxes across");
+        OuterPlan plan = cuda::divide_outer(boxes_in(c.tokens), boxes, cluster, width);
+        plan.copy_rows = width == 1 ? 16 : 64;
+        plan.room = cluster == 2 ? 1 : 2;
+        const cuda::OuterTrial trial(plan);
+        expect_right(run(Wanted::both, true), 0.5);
+      }
+    }
+  }
+}
+
+// The kernel that makes g and, in the same pass over dy, partial sums of dB, and those that add these up, with dA or
+// without. Clusters go round the places of the factor, or have several boxes of rows.
+TEST_P(OuterProducts, MadeWithGMatchSumsInDouble) {
+  const Device device = test_device();
+  LoraFactorGradients* const kernel = lora_factor_gradients.on(device.type);
+  if (kernel == nullptr || GetParam() == DType::f32) GTEST_SKIP() << "there is none";
+  const NoGrad no_grad;
+  const double tolerance = GetParam() == DType::f16 ? 5e-4 : 4e-3;  // g is rounded once
+  for (const Case& c : {Case{300, 72, {{4200, 16, 0.5}}}, Case{1100, 72, {{136, 20, 2.0}, {1000, 12, 0.25}}}}) {
+    make(c);
+    for (const bool with_a : {true, false}) {
+      SCOPED_TRACE(::testing::Message() << c.tokens << " tokens" << (with_a ? ", with dA" : ""));
+      std::vector<Tensor> da;
+      std::vector<Tensor> db;
+      for (const LoraWeight::Block& block : weight_.blocks()) {
+        db.push_back(Tensor::full({block.out_size, block.rank_size}, 0.5, DType::f32, device));
+        da.push_back(with_a ? Tensor::full({block.rank_size, c.in}, 0.5, DType::f32, device) : Tensor());
+      }
+      g_there_.copy_from(Tensor::full(g_there_.shape(), std::nan(""), GetParam(), device));
+      const Declined reason = kernel(dy_there_, x_there_, h_there_, weight_, g_there_, da, db, true);
+      if (reason != nullptr && std::string_view(reason).starts_with("no code")) GTEST_SKIP() << reason;
+      ASSERT_EQ(reason, nullptr) << reason;
+      g_ = g_there_.contiguous().to(Device::cpu());
+      EXPECT_LE(relative_error(g_, product(dy_, weight_.scaled_b().contiguous().to(Device::cpu()))), tolerance) << "g";
+      Results results;
+      for (const Tensor& t : da) results.da.push_back(t.defined() ? t.to(Device::cpu()).to(DType::f64) : t);
+      for (const Tensor& t : db) results.db.push_back(t.to(Device::cpu()).to(DType::f64));
+      expect_right(results, 0.5);
+    }
+  }
+}
+
 // The library's products are no stand-in: on Hopper the kernel itself takes these.
 TEST_P(OuterProducts, AreTakenByTheKernel) {
   const Device device = test_device();
@@ -374,12 +434,29 @@ class ProductsWithNarrow : public OuterProducts {
     EXPECT_EQ(reason, nullptr) << reason;
     return {narrow.contiguous().to(Device::cpu()), wide.to(Device::cpu())};
   }
+  // The products of what make() made.
+  void check(LoraWay way, const Tensor& bias = {}) const {
+    const bool forward = way == LoraWay::forward;
+    SCOPED_TRACE(::testing::Message() << x_.size(0) << " tokens, " << x_.size(1) << " in, " << dy_.size(1) << " out, "
+                                      << (forward ? "forward" : "backward"));
+    const double tolerance = GetParam() == DType::f16 ? 5e-4 : 4e-3;  // results rounded once
+    const auto here = [](const Tensor& t) { return t.contiguous().to(Device::cpu()); };
+    const Tensor a = here(weight_.a());
+    const Tensor b = here(weight_.scaled_b());
+    const Tensor w = here(weight_.core());
+    const Tensor& from = forward ? x_ : dy_;
+    const Result found = run(way, bias.defined() ? bias.to(test_device()) : bias);
+    EXPECT_LE(relative_error(found.narrow.to(DType::f64), product(from, forward ? a.transpose(0, 1) : b)), tolerance);
+    Tensor wide =
+        add(product(from, forward ? w.transpose(0, 1) : w), product(found.narrow, forward ? b.transpose(0, 1) : a));
+    if (bias.defined()) wide = add(wide, bias.to(DType::f64));
+    EXPECT_LE(relative_error(found.wide.to(DType::f64), wide), tolerance);
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Dtypes, ProductsWithNarrow, ::testing::Values(DType::bf16, DType::f16),
                          [](const auto& param) { return std::string(to_string(param.param)); });
 
 TEST_P(ProductsWithNarrow, MatchSumsInDouble) {
-  const Device device = test_device();
   if (!kernel_there()) GTEST_SKIP() << "there is none";
   const NoGrad no_grad;
   const Case cases[] = {
@@ -392,29 +469,23 @@ TEST_P(ProductsWithNarrow, MatchSumsInDouble) {
       {2100, 2600, {{72, 48, 1.0}}},
       {4000, 456, {{904, 8, 1.0}}},
   };
-  const double tolerance = GetParam() == DType::f16 ? 5e-4 : 4e-3;  // results rounded once
   for (const Case& c : cases) {
     make(c);
-    const Tensor w = weight_.core().to(Device::cpu());
-    const Tensor a = weight_.a().contiguous().to(Device::cpu());
-    const Tensor b = weight_.scaled_b().contiguous().to(Device::cpu());
-    const Tensor bias = random({w.size(0)}, GetParam(), 1, 8);
-    for (const LoraWay way : {LoraWay::forward, LoraWay::backward}) {
-      const bool forward = way == LoraWay::forward;
-      SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, " << c.in << " in, " << c.siblings.size()
-                                        << " siblings, " << (forward ? "forward" : "backward"));
-      const auto expect_right = [&](const Tensor& added, const Result& found) {
-        const Tensor& from = forward ? x_ : dy_;
-        EXPECT_LE(relative_error(found.narrow.to(DType::f64), product(from, forward ? a.transpose(0, 1) : b)),
-                  tolerance);
-        Tensor wide =
-            add(product(from, forward ? w.transpose(0, 1) : w), product(found.narrow, forward ? b.transpose(0, 1) : a));
-        if (added.defined()) wide = add(wide, added.to(DType::f64));
-        EXPECT_LE(relative_error(found.wide.to(DType::f64), wide), tolerance);
-      };
-      expect_right({}, run(way, {}));
-      if (forward) expect_right(bias, run(way, bias.to(device)));
-    }
+    check(LoraWay::forward);
+    check(LoraWay::forward, random({dy_.size(1)}, GetParam(), 1, 8));
+    check(LoraWay::backward);
+  }
+}
+
+// Tiles of 192, 224 and 256 columns and ranks of one, two and three slices: on 132 multiprocessors most have two tiles.
+TEST_P(ProductsWithNarrow, OfFlatMatricesMatchSumsInDouble) {
+  if (!kernel_there()) GTEST_SKIP() << "there is none";
+  const NoGrad no_grad;
+  for (const auto& [columns, rank] : {std::pair<std::int64_t, std::int64_t>{34000, 16}, {51000, 32}, {60000, 48}}) {
+    make({70, 72, {{columns, rank, 0.5}}});
+    check(LoraWay::forward, random({columns}, GetParam(), 1, 8));
+    make({70, columns, {{72, rank, 0.5}}});
+    check(LoraWay::backward);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/row_plan.h"
+#include "core/batch_invariance.h"
 #include "core/rng.h"
 #include "ops/layer_norm/layer_norm.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -72,6 +73,8 @@ class CudaRows : public testing::TestWithParam<Case> {
 
   /// x and dx are heads where their number of them is not 0, without a residual.
   void check_rms_norm(DType dtype, bool with_residual, std::int64_t x_heads = 0, std::int64_t dx_heads = 0);
+  void check_layer_norm();
+  void check_softmax();
 
   Device device_;
   std::uint32_t next_ = 0;
@@ -196,7 +199,7 @@ TEST_P(CudaHeads, RmsNorm) {
   }
 }
 
-TEST_P(CudaRows, LayerNorm) {
+void CudaRows::check_layer_norm() {
   const Case& c = GetParam();
   if (c.columns == 1) return;  // all cancellation
   const auto n = static_cast<std::size_t>(c.columns);
@@ -263,7 +266,9 @@ TEST_P(CudaRows, LayerNorm) {
   }
 }
 
-TEST_P(CudaRows, Softmax) {
+TEST_P(CudaRows, LayerNorm) { check_layer_norm(); }
+
+void CudaRows::check_softmax() {
   const Case& c = GetParam();
   const auto n = static_cast<std::size_t>(c.columns);
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -297,6 +302,20 @@ TEST_P(CudaRows, Softmax) {
     expect_gaps_untouched("y", y);
     expect_gaps_untouched("dx", dx);
   }
+}
+
+TEST_P(CudaRows, Softmax) { check_softmax(); }
+
+// By the kernels for many rows, however few there are.
+class CudaRowsOfAnyBatch : public CudaRows {};
+
+TEST_P(CudaRowsOfAnyBatch, MatchSumsInDouble) {
+  const BatchInvariance scope;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const bool with_residual : {false, true}) check_rms_norm(dtype, with_residual);
+  }
+  check_layer_norm();
+  check_softmax();
 }
 
 TEST_P(CudaRows, SoftmaxOfRowsWithoutAResultIsNaN) {
@@ -448,6 +467,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{4000, 1024, Layout::dense}, Case{500, 8200, Layout::gaps},   // more than L2 holds
                     Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),   // in several passes
     [](const auto& param) { return name_of(param.param); });
+
+INSTANTIATE_TEST_SUITE_P(Sizes, CudaRowsOfAnyBatch,
+                         testing::Values(Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps}),
+                         [](const auto& param) { return name_of(param.param); });
 
 INSTANTIATE_TEST_SUITE_P(Sizes, CudaHeads,
                          testing::Values(Case{24, 128, Layout::dense}, Case{48, 7, Layout::dense},
