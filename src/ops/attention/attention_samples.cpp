@@ -157,6 +157,7 @@ std::vector<OpSample> attention_samples() {
       {"borders 150 window", 150, 150, 1, 1, 4, {.window = 40}},
       {"borders 67 of 140", 67, 140, 1, 1, 4},
       {"borders packed", 140, 140, 1, 1, 4, {.query_offsets = offsets({0, 65, 129, 140})}},
+      {"borders 140 grouped", 140, 140, 2, 1, 8},
       {"[4 x 512, 8/4, 32]", 2048, 2048, 8, 4, 32, {.query_offsets = offsets({0, 512, 1024, 1536, 2048})}, true},
       {"[2048, 8/4, 32]", 2048, 2048, 8, 4, 32, {}, true},
       {"[4 x 512, 14/2, 64]", 2048, 2048, 14, 2, 64, {.query_offsets = offsets({0, 512, 1024, 1536, 2048})}, true},
