@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """NVIDIA's compute-sanitizer over the CUDA kernels: memcheck, racecheck and initcheck, several programs side by side.
 
-    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--within 470]
+    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 8] [--within 470]
+                          [--sanitizer compute-sanitizer]
     tests/sanitize_gpu.py --list
 
-A suite is a test program and those of its cases that take each kernel at a small shape. Prints a line for each tool and
-suite as it ends: cases that ran, errors, seconds of its processes together. Exits with 1 if there is an error, a case fails,
-is skipped or does not end in time, and with 2 if nothing can run here. Everything that was said is in --logs. --list shows
-the cases and runs none.
+A suite is a test program and those of its cases that take each kernel at a small shape; racecheck has a choice of its own.
+Prints a line for each tool and suite as it ends: cases that ran, errors, seconds of its processes together. Exits with 1 if
+there is an error, a case fails, is skipped or does not end in time, and with 2 if nothing can run here. Everything that was
+said is in --logs. --list shows the cases and runs none.
 
 What is looked at:
 - WICK_LIBRARIES=off: all kernels are ours, and all are observed. With cuBLASLt's among them, left unobserved, racecheck has ended
@@ -15,16 +16,22 @@ What is looked at:
 - WICK_ARENA=off: each tensor is an allocation of the driver's. In the arena, memory behind a tensor is another's.
 - initcheck's reports on kernels are errors; those on copies, of columns between rows that nobody wrote, are counted as "elsewhere".
 - racecheck's errors count as errors, its warnings are counted and shown. It is by far the slowest; --tool and --only run a part.
-  It looks at shared memory alone, so that it leaves out what has none. Where it ends with an internal error, nothing has
-  been shown of the kernels that were running.
+  It looks at shared memory alone, so that it leaves out what has none, and takes time for each access to it: its cases are
+  the smallest that take a kernel's way, with a ring or a buffer that is used more than once. Where it ends with an internal
+  error, nothing has been shown of the kernels that were running. It waits for ever where some warps of a block alone wait for
+  a cluster, or where a block of a cluster comes to __syncthreads() after warps of it have ended: WICK_LIBRARIES=off has no
+  kernel do the former, and no kernel of ours does the latter. A deadlock that it names is an error.
+- From 2026 on it has fixes for hazards that were none, around mbarriers, clusters and groups of warps, and since 2025.4
+  initcheck sees what is copied by cp.async.bulk. A newer tool than the toolkit's, for --sanitizer: `pip install --target DIR
+  nvidia-cuda-sanitizer-api` (13.5), DIR/nvidia/cu13/bin/compute-sanitizer.
 - None looks at programmatic dependent launch: a kernel that reads before wait_for_previous() what the one ahead writes is not seen.
 """
 
 import argparse
-import collections
 import concurrent.futures
 import dataclasses
 import fnmatch
+import math
 import os
 import pathlib
 import re
@@ -37,6 +44,7 @@ import threading
 import time
 
 TOOLS = ["racecheck", "memcheck", "initcheck"]  # the slowest first
+NEWEST = (9999,)  # a version
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -44,8 +52,20 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 class Suite:
     program: str
     cases: str  # a filter of googletest
-    shards: int = 1  # processes that share the cases
-    leave_out: dict = dataclasses.field(default_factory=dict)  # by tool, more of the filter
+    processes: int = 1  # that share the cases
+    racecheck: str | None = None  # its own filter, "" for no case; None: the same
+    seconds: float = 3  # that a case takes about, under racecheck
+    initcheck_without: str = ""  # a filter of what it leaves out
+    early_initcheck_without: str = ""  # and before 2025.4
+
+    def wanted(self, tool):
+        return self.racecheck if tool == "racecheck" and self.racecheck is not None else self.cases
+
+    def unwanted(self, tool, version):
+        if tool != "initcheck":
+            return ""
+        early = self.early_initcheck_without if version < (2025, 4) else ""
+        return ":".join(filter(None, (self.initcheck_without, early)))
 
 
 def patterns(prefix, names):
@@ -76,39 +96,62 @@ OPS = patterns("*EveryDTypeAndLayout/", """
     embedding_repeated_ids_??? embedding_one_id_200_times_???
     pool_mean_sequences_of_0_to_40_??? pool_max_sequences_of_0_to_40_??? l2_normalize__33__384__???
 """)
+# Those whose kernels have shared memory.
+OPS_THAT_SHARE = patterns("*EveryDTypeAndLayout/", """
+    primitive_sum_last_? primitive_sum_all_?? primitive_max_?? primitive_matmul_transposed_??
+    rms_norm__5__257__?? rms_norm_residual__2__3__64__?? softmax__5__257__??? softmax_masked_??? layer_norm__33__40__???
+    layer_norm_residual__5__257__??? layer_norm_tables_of_257_columns_???
+    lora_linear_siblings_bordered_?? lora_linear_aligned_siblings_bordered_??
+    fused_linear_everything__1__72__38__??? fused_linear_everything__8__136__50__??? fused_linear_everything__11__24__18__???
+    fused_linear_gelu__70__64__192__??? fused_linear_residual_and_norm_after__70__64__384__???
+    linear_cross_entropy_odd_??? linear_cross_entropy_token_log_probs_of_6_???
+    attention_causal_??? attention_odd_head_7_??? attention_head_64_??? attention_head_128_??? attention_head_256_???
+    attention_packed_window_??? attention_decode_odd_??? attention_packed_decode_??? attention_decode_1200_???
+    attention_borders_140_grouped_??? attention_borders_packed_???
+    attention_append__1__14__2__64__to_6_??? attention_append__1__4__4__128__to_40_??? attention_append__1__2__1__64__to_2500_???
+    attention_bias__packed_??? attention_bias__one_query_???
+    adamw_clipped_adamw_step_of_3_??? adamw_gradient_norm_of_8192_???
+    embedding_repeated_ids_??? embedding_one_id_200_times_??? pool_mean_sequences_of_0_to_40_??? pool_max_sequences_of_0_to_40_???
+""")
 # Rows in part of a warp, a warp, a block of both kinds, a cluster of 2, 4 and 8, and rows in several passes; then heads.
 ROWS = patterns("*/", """
     3_7_dense 33_40_odd 65_1024_dense 1000_2040_gaps 1200_2048_gaps 7_4096_dense 3_16384_gaps 400_8192_gaps 5_16392_gaps
     1_24576_gaps 1_151936_dense 3_50257_dense 2_262144_dense 72_40_odd 120_256_dense 48_1032_gaps
 """)
 
+# Few rows in a block, in the kernels for many, in clusters of 2, 4 and 8, of which layer norm's hold two, and in passes.
+ROWS_THAT_SHARE = (
+    patterns("*CudaRows.RmsNorm/", "3_7_dense 7_4096_dense 3_16384_gaps 5_16392_gaps 1_24576_gaps 1_151936_dense 3_50257_dense")
+    + ":" + patterns("*CudaRows.LayerNorm/", "7_4096_dense 5_16392_gaps 3_131072_gaps 1_151936_dense 3_50257_dense")
+    + ":" + patterns("*CudaRows.Softmax/", "7_4096_dense 5_16392_gaps 1_24576_gaps 1_151936_dense 3_50257_dense")
+    + ":*CudaRowsOfAnyBatch.*:*CudaHeads.RmsNorm/48_1032_gaps")
+
 SUITES = {
     # The loss of vocabularies that are no multiple of four reads a last pack of logits that reaches behind them, and drops what
     # is there.
-    "ops": Suite("op_matrix_test", OPS, 6, {"initcheck": "*linear_cross_entropy*"}),
-    # Rows of a warp share no memory; of many rows in blocks, which take racecheck long, one op is enough.
-    "rows": Suite("rows_cuda_test", ROWS, 4, {"racecheck": "*/33_40_odd:*/65_1024_*:*/1000_2040_*:*/1200_2048_*:"
-                                              "*LayerNorm/400_8192_*:*Softmax/400_8192_*:"
-                                              "*WithoutAResult*:*FarFromZero*:*DependsOnNoOther*"}),
+    "ops": Suite("op_matrix_test", OPS, 6, OPS_THAT_SHARE, initcheck_without="*linear_cross_entropy*"),
+    "rows": Suite("rows_cuda_test", ROWS, 4, ROWS_THAT_SHARE, 4),
     # By blocks in a cluster: 1, 2, 8, a block in passes. 300007 is no multiple of four.
     "cross_entropy": Suite("cross_entropy_cuda_test", patterns("*ALabelThatIsNoWord*/", "1000_* 32000_* 151936_* 300007_*")
-                           + ":*MatchesSumsInDouble/1000_*", 2,
-                           {"racecheck": "*MatchesSumsInDouble*", "initcheck": "*/300007_*"}),
-    # For racecheck, which takes minutes for its 720 products, the same kernels are those of fused_linear in ops.
-    "gemv": Suite("gemv_cuda_test", "*MatchesSumsInDouble/bf16_bf16", 1, {"racecheck": "*"}),
-    "gemm": Suite("gemm_test", "*MatchesSumsInDouble/*", 2, {"racecheck": "*/bf16_f32:*/f16_*"}),
-    "gemm_resident": Suite("gemm_resident_cuda_test", "*TakesStridedRows*:*KeepsSmallValues*"),
-    "gemm_norm": Suite("gemm_norm_cuda_test", "GemmNorm.TakesStridedRows*"),
-    # initcheck does not see what lora_gemm stores by tensor maps, and takes reading it for an error.
-    "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16:*MatchSumsInDouble/bf16", 3,
-                           {"initcheck": "*OfManyTiles*"}),
-    "lora_refresh": Suite("lora_refresh_test", "*OfManyWeightsIsThatOfEach/bf16"),
+                           + ":*MatchesSumsInDouble/1000_*", 2, "*CudaLosses.*", 9, initcheck_without="*/300007_*"),
+    "gemv": Suite("gemv_cuda_test", "*MatchesSumsInDouble/bf16_bf16", 1, "*AddsUpTurnByTurn/bf16_bf16", 8),
+    "gemm": Suite("gemm_test", "*MatchesSumsInDouble/*", 2, patterns("*MatchesSumsInDouble/", "f64_f64 f32_f32 bf16_bf16"), 10),
+    "gemm_resident": Suite("gemm_resident_cuda_test", "*TakesStridedRows*:*KeepsSmallValues*:*TakesTileAfterTile", 1,
+                           "*TakesStridedRows*:*TakesTileAfterTile", 6),
+    "gemm_norm": Suite("gemm_norm_cuda_test", "GemmNorm.TakesStridedRows*:*TakesTileAfterTile", 1, None, 6),
+    # Before 2025.4 initcheck does not see what lora_gemm stores by tensor maps, and takes reading it for an error.
+    "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16:*MatchSumsInDouble/bf16", 4,
+                           "*AreAddedWhereTheyAreWanted/bf16:*OfFewBoxesMatch*/bf16:*MadeWithGMatch*/bf16:"
+                           "*OfFlatMatricesMatch*/bf16", 12, early_initcheck_without="*OfManyTiles*"),
+    "lora_refresh": Suite("lora_refresh_test", "*OfManyWeightsIsThatOfEach/bf16", 1, ""),
     "decode": Suite("decode_test", "*BehindACacheIsWithoutOne/llama_gqa_bf16_fused:*SoItIsWithAnAdapter/qwen3_qknorm_bf16_fused:"
                     "*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused:"
-                    "*ChoosesTheTokensThatTheHostWouldChoose/llama_gqa_f32_fused", 2),
+                    "*ChoosesTheTokensThatTheHostWouldChoose/llama_gqa_f32_fused", 2,
+                    "*BehindACacheIsWithoutOne/llama_gqa_bf16_fused:*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused",
+                    12),
     # Each by a cluster of 8.
-    "sampler": Suite("device_sampler_test", "*/of_31_everything:*/of_2_top_p_with_ties:*/of_5_greedy:*/of_1_min_p"),
-    "embedding": Suite("embedding_cuda_test", "*GivesTheVectorsOfSentenceTransformers"),
+    "sampler": Suite("device_sampler_test", "*/of_31_everything:*/of_2_top_p_with_ties:*/of_5_greedy:*/of_1_min_p", 1, None, 6),
+    "embedding": Suite("embedding_cuda_test", "*GivesTheVectorsOfSentenceTransformers", 1, None, 15),
 }
 
 
@@ -117,7 +160,13 @@ class Job:
     tool: str
     name: str
     suite: Suite
-    shard: int
+    number: int  # among those of the tool and the suite
+    cases: list
+
+    @property
+    def weight(self):
+        """About the seconds that it takes under racecheck, of which some are its start."""
+        return 3 + self.suite.seconds * len(self.cases)
 
 
 @dataclasses.dataclass
@@ -134,7 +183,7 @@ class Outcome:
     reports: dict = dataclasses.field(default_factory=dict)
 
     def add(self, other):
-        for field in ("announced", "passed", "skipped", "failed", "errors", "warnings", "elsewhere", "seconds"):
+        for field in ("passed", "skipped", "failed", "errors", "warnings", "elsewhere", "seconds"):
             setattr(self, field, getattr(self, field) + getattr(other, field))
         self.problems += [p for p in other.problems if p not in self.problems]
         for text, count in other.reports.items():
@@ -145,15 +194,17 @@ class Outcome:
         return self.errors == 0 and not self.problems and self.passed == self.announced > 0
 
 
-def sanitizer_options(tool, known):
-    """`known`: what the program says of its options, which have changed their names."""
+def sanitizer_options(tool, known, jobs):
+    """`known`: what the program says of its options, which have changed their names. `jobs`: processes side by side."""
     options = ["--tool", tool, "--show-backtrace", "no", "--print-limit", "10000"]
     if tool == "memcheck":  # the program looks at what calls return; some ask what a device can do
         options += ["--report-api-errors", "no"]
     if tool == "racecheck":
         options += ["--racecheck-report", "analysis"]
-        if "--racecheck-detect-level" in known:
-            options += ["--racecheck-detect-level", "warn"]
+        for name, value in {"--racecheck-detect-level": "warn", "--racecheck-deadlock-timeout": "30000",
+                            "--racecheck-num-workers": str(max(1, (os.cpu_count() or 1) // jobs))}.items():
+            if name in known:
+                options += [name, value]
     if "--launch-timeout" in known:
         options += ["--launch-timeout", "60"]
     return options
@@ -171,7 +222,14 @@ def reports_in(said):
     return found
 
 
-def cases_of(program, suite, tool):
+def version_of(sanitizer):
+    """As text, and as numbers: (2025, 3, 1, 0)."""
+    said = subprocess.run([sanitizer, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"Version ((\d+)(\.\d+)*)", said)
+    return (found[1], tuple(int(part) for part in found[1].split("."))) if found else ("of an unknown version", NEWEST)
+
+
+def cases_of(program, suite, tool, version=NEWEST):
     """The names of the cases that the suite has with a tool, and the patterns of its filter that fit none."""
     listed, group = [], ""
     said = subprocess.run([str(program), "--gtest_list_tests"], capture_output=True, text=True).stdout
@@ -181,13 +239,21 @@ def cases_of(program, suite, tool):
             listed.append(group + name.strip())
         else:
             group = name
-    wanted = suite.cases.split(":")
-    out = suite.leave_out[tool].split(":") if tool in suite.leave_out else []
+    wanted, out = ([p for p in text.split(":") if p] for text in (suite.wanted(tool), suite.unwanted(tool, version)))
     idle = [p for p in wanted + out if not fnmatch.filter(listed, p)]
 
     def fits(name, among):
         return any(fnmatch.fnmatchcase(name, p) for p in among)
     return [name for name in listed if fits(name, wanted) and not fits(name, out)], idle
+
+
+def jobs_of(tool, name, suite, cases):
+    """Processes that share the cases in turns: large ones are often beside each other."""
+    if tool == "racecheck":  # short ones, so that they fill the time
+        count = math.ceil(len(cases) / min(max(round(16 / suite.seconds), 1), 6))
+    else:
+        count = min(suite.processes, len(cases))
+    return [Job(tool, name, suite, number, cases[number::count]) for number in range(count)]
 
 
 def judge(tool, said, outcome):
@@ -216,6 +282,8 @@ def judge(tool, said, outcome):
     else:
         complaint = re.search(r"^========= (Error.*)", said, re.M)
         outcome.problems.append(f"the tool gave no summary{': ' + complaint[1] if complaint else ''}")
+    # It goes on behind one.
+    outcome.errors = max(outcome.errors, len(re.findall(r"^=========.*Deadlock detected", said, re.M)))
     if "Internal Sanitizer Error" in said:
         outcome.problems.append("the tool failed by itself")
     for text, where in reports:
@@ -246,16 +314,14 @@ class Runner:
         if limit < 1:
             outcome.problems.append("no time was left: did not run")
             return outcome
-        command = [o.sanitizer, *sanitizer_options(job.tool, self.known)]
+        command = [o.sanitizer, *sanitizer_options(job.tool, self.known, o.jobs)]
         if "--port" in self.known:
             command += ["--port", str(49152 + 32 * slot)]
-        out = job.suite.leave_out.get(job.tool)
-        command += [str(program), f"--gtest_filter={job.suite.cases}{':-' + out if out else ''}", "--gtest_color=no"]
+        command += [str(program), f"--gtest_filter={':'.join(job.cases)}", "--gtest_color=no"]
         environment = dict(os.environ, WICK_TEST_DEVICE="cuda", WICK_LIBRARIES="off", WICK_ARENA="off",
                            OMP_WAIT_POLICY="passive",
-                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // o.jobs)),
-                           GTEST_TOTAL_SHARDS=str(job.suite.shards), GTEST_SHARD_INDEX=str(job.shard))
-        log = o.logs / f"{job.tool}.{job.name}.{job.shard}.log"
+                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // o.jobs)))
+        log = o.logs / f"{job.tool}.{job.name}.{job.number}.log"
         start = time.monotonic()
         with log.open("w") as file:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
@@ -279,7 +345,8 @@ def main():
     parser.add_argument("--sanitizer", default="compute-sanitizer")
     parser.add_argument("--tool", action="append", choices=TOOLS)
     parser.add_argument("--only", action="append", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
-    parser.add_argument("--jobs", type=int, default=4, help="processes side by side: they share the GPU by turns")
+    parser.add_argument("--jobs", type=int, default=min(8, max(2, (os.cpu_count() or 1) // 2)),
+                        help="processes side by side: they share the GPU by turns")
     parser.add_argument("--limit", type=float, default=240, help="seconds for a process")
     parser.add_argument("--within", type=float, default=470, help="seconds for everything")
     parser.add_argument("--list", action="store_true", help="show each tool's suites and their cases, and run none")
@@ -306,13 +373,25 @@ def main():
     options.sanitizer = found
     known = subprocess.run([found, "--help"], capture_output=True, text=True).stdout
 
-    jobs = [Job(tool, name, SUITES[name], shard) for tool, name in chosen if SUITES[name].leave_out.get(tool) != "*"
-            for shard in range(SUITES[name].shards)]
-    left = collections.Counter((job.tool, job.name) for job in jobs)
-    totals = {key: Outcome() for key in left}
+    said, version = version_of(found)
+    totals, left, jobs = {}, {}, []
+    for tool, name in chosen:
+        suite = SUITES[name]
+        if suite.wanted(tool) == "":
+            continue
+        cases, idle = cases_of(options.bin / suite.program, suite, tool, version)
+        totals[tool, name] = Outcome(announced=len(cases), problems=[f"no case is called {pattern}" for pattern in idle])
+        new = jobs_of(tool, name, suite, cases)
+        left[tool, name] = len(new)
+        jobs += new
+    jobs.sort(key=lambda job: (TOOLS.index(job.tool), -job.weight))
     runner = Runner(options, known)
     start = time.monotonic()
+    print(f"{found} {said}: {len(jobs)} processes, {options.jobs} side by side")
     print(f"{'tool':9} {'suite':14} {'cases':>9} {'errors':>6} {'seconds':>7}")
+    for key in totals:
+        if left[key] == 0:
+            show(key, totals[key])
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         running = {pool.submit(runner, job): (job.tool, job.name) for job in jobs}
         for done in concurrent.futures.as_completed(running):
@@ -320,18 +399,15 @@ def main():
             totals[key].add(done.result())
             left[key] -= 1
             if left[key] == 0:
-                show(key, totals[key], options)
+                show(key, totals[key])
     bad = [key for key, o in totals.items() if not o.good]
     print(f"{len(totals)} suites in {time.monotonic() - start:.0f} s, {len(bad)} not clean; logs in {options.logs}")
     return 1 if bad else 0
 
 
-def show(key, o, options):
+def show(key, o):
     """The line of a suite whose processes have all ended."""
     tool, name = key
-    cases, idle = cases_of(options.bin / SUITES[name].program, SUITES[name], tool)
-    o.announced = len(cases)  # also those of processes that did not come to announce them
-    o.problems += [f"no case is called {pattern}" for pattern in idle]
     counts = {"failed": o.failed, "skipped: did not run": o.skipped, "warnings": o.warnings, "elsewhere": o.elsewhere}
     more = [f"{count} {what}" for what, count in counts.items() if count] + o.problems
     print(f"{tool:9} {name:14} {f'{o.passed}/{o.announced}':>9} {o.errors:6} {o.seconds:7.0f}  {'; '.join(more)}".rstrip())

@@ -12,7 +12,8 @@ import sanitize_gpu
 
 # Passes its program's output and exit code on, as the real one does.
 TOOL = """#!/bin/bash
-[ "$1" = --help ] && { echo "--kernel-name --port"; exit; }
+[ "$1" = --help ] && { echo "--kernel-name --port --racecheck-deadlock-timeout"; exit; }
+[ "$1" = --version ] && { echo "NVIDIA (R) Compute Sanitizer"; echo "Version ${VERSION:-2026.4.0.0} (build 1)"; exit; }
 while [[ $1 == --* ]]; do [ "$1" = --tool ] && tool=$2; shift 2; done
 echo "========= COMPUTE-SANITIZER"
 "$@"
@@ -23,16 +24,17 @@ case $tool in
 esac
 exit $rc
 """
-# Runs, or skips, the cases Kernels.Small and Kernels.Large.
+# Runs, or skips, those of the cases Kernels.Small and Kernels.Large that its filter names.
 PROGRAM = """#!/bin/bash
 [ "$1" = --gtest_list_tests ] && { printf 'Kernels.\\n  Small\\n  Large  # GetParam() = 4\\n'; exit; }
 [ "$WICK_TEST_DEVICE$WICK_LIBRARIES$WICK_ARENA" = cudaoffoff ] || exit 3
-echo "[==========] Running 2 tests from 1 test suite."
-for name in Small Large; do
-  echo "[ RUN      ] Kernels.$name"
+names=$(tr : '\\n' <<<"${1#--gtest_filter=}")
+echo "[==========] Running $(wc -l <<<"$names") tests from 1 test suite."
+for name in $names; do
+  echo "[ RUN      ] $name"
   printf "$SAYS"
   sleep ${SLEEPS:-0}
-  echo "[${RESULT:-       OK }] Kernels.$name (3 ms)"
+  echo "[${RESULT:-       OK }] $name (3 ms)"
 done
 echo "[  PASSED  ] 2 tests."
 """
@@ -128,10 +130,32 @@ class SanitizeGpu(unittest.TestCase):
         self.assertIn("no case is called *Gone", said)
 
     def test_cases_can_be_listed(self):
-        suites = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large", 1, {"racecheck": "*Small:*Lar?e"})}
+        suites = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large", racecheck="")}
         code, said = self.run_it("--list", "--sanitizer", "/nowhere/tool", suites=suites)
         self.assertEqual(code, 0)
         self.assertIn("racecheck kernels: 0 of kernels_test\nmemcheck kernels: 2 of kernels_test\n    Kernels.Small\n", said)
+
+    def test_a_tool_may_have_other_cases(self):
+        suite = sanitize_gpu.Suite("kernels_test", "*Small:*Large", 2, "*Lar?e", early_initcheck_without="*Large")
+        for version, left in {"2025.3.1": "1/1", "2025.4.0": "2/2"}.items():
+            code, said = self.run_it(suites={"kernels": suite}, VERSION=version)
+            self.assertEqual(code, 0, said)
+            self.assertIn(f"{version}: ", said)
+            self.assertRegex(said, r"racecheck +kernels +1/1 ")
+            self.assertRegex(said, r"memcheck +kernels +2/2 ")
+            self.assertRegex(said, rf"initcheck +kernels +{left} ")
+
+    def test_processes_share_the_cases(self):
+        suite = sanitize_gpu.Suite("kernels_test", "*", 3, seconds=8)
+        for tool in ("memcheck", "racecheck"):
+            jobs = sanitize_gpu.jobs_of(tool, "kernels", suite, list("abcde"))
+            self.assertEqual([job.cases for job in jobs], [["a", "d"], ["b", "e"], ["c"]])
+
+    def test_a_deadlock_is_an_error(self):
+        code, said = self.run_it("--tool", "racecheck", SAYS="========= Error: Deadlock detected in wick::cuda::k\\n")
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"2/2 +2 ")
+        self.assertIn("2 x Error: Deadlock detected", said)
 
     def test_nothing_runs_without_the_tool_or_the_programs(self):
         for arguments in (["--sanitizer", "/nowhere/tool"], ["--bin", "/nowhere"]):
@@ -148,10 +172,10 @@ class SanitizeGpu(unittest.TestCase):
             if not (PROGRAMS / suite.program).exists():  # built without CUDA
                 continue
             for tool in sanitize_gpu.TOOLS:
-                if suite.leave_out.get(tool) != "*":
-                    cases, idle = sanitize_gpu.cases_of(PROGRAMS / suite.program, suite, tool)
+                for version in ((2025, 3), (2026, 4)):
+                    cases, idle = sanitize_gpu.cases_of(PROGRAMS / suite.program, suite, tool, version)
                     self.assertEqual(idle, [], f"{name} {tool}")
-                    self.assertGreaterEqual(len(cases), suite.shards - (tool in suite.leave_out), name)
+                    self.assertEqual(cases == [], suite.wanted(tool) == "", f"{name} {tool}")
 
 
 PROGRAMS = None
