@@ -38,7 +38,7 @@ OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], 
 
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
                      const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest) {
-  constexpr std::int64_t kBoxBytes = OuterPlan::kBox * OuterPlan::kBox * 2;
+  constexpr std::int64_t kBoxBytes = OuterPlan::kBox * OuterPlan::kRows * 2;
   std::optional<OuterPlan> best;
   std::int64_t least = 0;
   // Clusters of other sizes leave gaps in the groups of multiprocessors, and begin late beside a kernel that ends.
