@@ -158,8 +158,14 @@ void run_outer(Outer& p, const char* name, std::span<const Product> products) {
       plan_outer(static_cast<int>(blocks_for(rows, Shape::kRows)), boxes, kNarrowCost, at_once.of, Shape::kMostBoxes));
   for (std::size_t i = 0; i < products.size(); ++i) {
     const Product& product = products[i];
-    p.matrices[i] = {boxes_of(product.tall, Shape::kRows, kBox), narrow_boxes_of(product.narrow, Shape::kRows),
-                     static_cast<int>(product.tall.size(1)), product.of_b};
+    const int across = p.plan.columns[i].size(0);
+    const int slots = Shape::slots(across);
+    p.matrices[i] = {.tall = boxes_of(product.tall, Shape::kRows, kBox),
+                     .narrow = narrow_boxes_of(product.narrow, Shape::kRows),
+                     .columns = static_cast<int>(product.tall.size(1)),
+                     .slots = slots,
+                     .narrow_slots = Shape::narrow_slots(slots, across),
+                     .of_b = product.of_b};
   }
   launch({name, bytes, flops}, outer_kernel<T, R>,
          {.grid = dim3(static_cast<unsigned>(p.plan.clusters() * p.plan.cluster())),

@@ -15,7 +15,8 @@ struct Outer {
     CUtensorMap tall;    // boxes of kRows rows of x or dy [rows, columns]
     CUtensorMap narrow;  // narrow boxes of as many of g or h [rows, R]
     int columns;
-    bool of_b;  // dy and h
+    int slots, narrow_slots;  // OuterShape's, for its widest clusters
+    bool of_b;                // dy and h
   };
   Matrix matrices[OuterPlan::kMatrices];
   OuterPlan plan;
@@ -52,7 +53,7 @@ struct OuterShape {
     while (count * kTall + narrow_slots(count, boxes) * kNarrow + received(boxes) > kRoom) --count;
     return count;
   }
-  static_assert(slots(1) <= 31 && slots(kMostBoxes) >= 2, "a warp's threads set these up; one place is on its way");
+  static_assert(slots(kMostBoxes) >= 2, "one is on its way");
   static_assert((2 * slots(1) + 2 * narrow_slots(slots(1), 1) + 1) * sizeof(Arrival) <= kArrivals);
 };
 
@@ -97,16 +98,19 @@ struct Own {
   int begin;   // the cluster's first column, from where the others count
   int extent;  // its columns
   int each;    // of them in a share, but for the last ones
+  int shares;  // in a column, of 1 << 20: there are at most 768 columns
   int from, width, count;
   bool of_b;
 
   __device__ Own(const Outer::Matrix& matrix, const OuterPlan::Share& share, int rank, int blocks)
       : begin(share.box * kBox), extent(min(share.boxes * kBox, matrix.columns - begin)), of_b(matrix.of_b) {
     each = (extent + blocks - 1) / blocks;
+    shares = ((1 << 20) + each - 1) / each;
     from = min(rank * each, extent);
     width = min(each, extent - from);
     count = width * (R / 4);
   }
+  __device__ int owner(int column) const { return column * shares >> 20; }  // of the extent's
   // Side by side in memory are the ranks of a column of dy, the columns of a rank of x.
   __device__ int column(int id) const { return of_b ? id / (R / 4) : id % width; }  // of the share
   __device__ int rank(int id) const { return 4 * (of_b ? id % (R / 4) : id / width); }
@@ -123,11 +127,10 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   const Place place;
   const int rank = static_cast<int>(cluster_rank());
   const int blocks = static_cast<int>(cluster_blocks());
-  const OuterPlan::Share share = p.plan.share(static_cast<int>(blockIdx.x) / blocks, rank);
+  const OuterPlan::Share share = p.plan.share(static_cast<int>(blocks > 1 ? cluster_index() : blockIdx.x), rank);
   const Outer::Matrix& matrix = p.matrices[share.matrix];
-  const int slots = Shape::slots(share.boxes);
-  const int narrow_slots = Shape::narrow_slots(slots, share.boxes);
-  const Own<R> own(matrix, share, rank, blocks);
+  const int slots = matrix.slots;
+  const int narrow_slots = matrix.narrow_slots;
 
   unsigned char* const ring = aligned_shared();
   unsigned char* const narrow_ring = ring + slots * Shape::kTall;
@@ -137,24 +140,36 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   Arrival* const narrow_full = empty + slots;
   Arrival* const narrow_empty = narrow_full + narrow_slots;
   Arrival* const all_sent = narrow_empty + narrow_slots;
-  if (place.group > 0 && place.warp == 0) {
-    if (place.lane < slots) {
-      arrival_init(full + place.lane);
-      arrival_init(empty + place.lane, Shape::kMultiplying / 32);
+  if (place.lane == 0) {
+    // A warp sets up one after the other, whichever threads do it.
+    const auto set_up = [](Arrival* from, const Arrival* to, auto parties) {
+#pragma unroll 1
+      for (; from < to; ++from) arrival_init(from, parties());
+    };
+    constexpr std::integral_constant<std::uint32_t, 1> kFetching;
+    constexpr std::integral_constant<std::uint32_t, Shape::kMultiplying / 32> kWarps;
+    switch (threadIdx.x / 32) {
+      case 0:
+        set_up(full, empty, kFetching);
+        break;
+      case 1:
+        set_up(empty, narrow_full, kWarps);
+        break;
+      case 2:
+        set_up(narrow_full, narrow_empty, kFetching);
+        break;
+      case 3:
+        set_up(narrow_empty, all_sent, kWarps);
+        break;
+      case 4:
+        prefetch(matrix.tall);
+        break;
+      default:
+        set_up(all_sent, all_sent + 1, kFetching);
+        prefetch(matrix.narrow);
     }
-    if (place.lane < narrow_slots) {
-      arrival_init(narrow_full + place.lane);
-      arrival_init(narrow_empty + place.lane, Shape::kMultiplying / 32);
-    }
-    if (place.lane == 31) {
-      arrival_init(all_sent);
-      arrival_expect(all_sent, static_cast<unsigned>(blocks * own.width * R * 4));
-    }
-  } else if (place.group > 0 && place.lane == 0) {
-    prefetch(matrix.tall);
-    prefetch(matrix.narrow);
+    show_to_products();
   }
-  show_to_products();
   __syncthreads();
   cluster_arrive_first();  // none sends to a block that has not begun
 
@@ -192,6 +207,7 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
       }
       __syncwarp();
       // What the sums are added to; some boxes are still on their way.
+      const Own<R> own(matrix, share, rank, blocks);
       for (int id = place.lane; p.siblings.add && id < own.count; id += 32) {
         const Targets targets = own.targets(p.siblings, id);
 #pragma unroll
@@ -205,6 +221,9 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     return;
   }
 
+  const Own<R> own(matrix, share, rank, blocks);
+  if (threadIdx.x == 0) arrival_expect(all_sent, static_cast<unsigned>(blocks * own.width * R * 4));
+  cluster_wait();
   if (p.partial != nullptr) {
     wait_for_previous();
     add_partials<R, Shape::kMultiplying>(p.partial, p.ranges, p.n, p.siblings);
@@ -237,9 +256,8 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     narrow_turn.advance();
   }
 
-  // To whom the columns belong. The places for this are nobody else's, so that no block waits before it sends, and each
-  // ends when it has all of its own.
-  cluster_wait();
+  // Each sum to whom its column belongs. The places for this are nobody else's, so that no block waits before it sends,
+  // and each ends when it has all of its own.
 #pragma unroll
   for (int i = 0; i < Shape::kMostBoxes; ++i) {
     if (i >= share.boxes) break;
@@ -247,7 +265,7 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     for (int half = 0; half < 2; ++half) {
       const int column = i * kBox + 16 * place.warp + place.lane / 4 + 8 * half;
       if (column >= own.extent) continue;
-      const int owner = column / own.each;
+      const int owner = own.owner(column);
       float* const to = sent + ((rank - owner) * own.each + column) * R + 2 * (place.lane % 4);
 #pragma unroll
       for (int j = 0; j < R / 8; ++j) {
