@@ -23,7 +23,8 @@ inline std::vector<cuda::OuterPlan> outer_plans(const cuda::OuterPlan& chosen, i
   std::vector<cuda::OuterPlan> plans = {chosen};
   for (int cluster = 1; cluster <= cuda::OuterPlan::kMaxCluster; ++cluster) {
     for (int width = 1; width <= widest; ++width) {
-      for (const int most : {0, multiprocessors / cluster, room / cluster, chosen.clusters()}) {
+      for (const int most :
+           {0, multiprocessors / cluster, room / cluster * 10 / 11, room / cluster, chosen.clusters()}) {
         cuda::OuterPlan plan = cuda::divide_outer(chosen.rows.count, boxes, cluster, width, most);
         const int blocks = plan.clusters() * cluster;
         if (2 * blocks < multiprocessors || blocks > room) continue;

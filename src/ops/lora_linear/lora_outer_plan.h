@@ -5,8 +5,8 @@
 
 namespace wick::cuda {
 
-/// The blocks of the kernel of lora_outer.cuh have boxes of one matrix or of two, with the same rows. A cluster has some
-/// columns of one matrix, its blocks divide the rows.
+/// The blocks of the kernel of lora_outer.cuh have boxes of one matrix or of two, with the same rows. A cluster has
+/// some columns of one matrix, its blocks divide the rows.
 struct OuterPlan {
   static constexpr int kMatrices = 2;
   static constexpr int kBox = 64;    ///< columns of a box
@@ -56,10 +56,11 @@ struct OuterPlan {
 /// that is more.
 OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int cluster, int width, int most = 0);
 
-/// `at_once`: how many clusters of each size run at a time; `widest`: boxes across that a cluster may have. All blocks
-/// run at once, where that can be, and the boxes of each 64 rows come with others that cost as much as `narrow` bytes:
-/// of the ways to divide the boxes it is the one with the least bytes of the busiest block, which may hold up the end,
-/// and an even share of all bytes, which is what memory has to give.
+/// `at_once`: how many clusters of each size run at a time; `widest`: boxes across that a cluster may have. The boxes
+/// of a row come with others that cost as much as `narrow` bytes. All blocks run at once, where that can be, and share
+/// what memory gives: the busiest one ends when all would if each had as much. So of the ways to divide the boxes it is
+/// the one with the least of that, where what is not shared counts as some blocks more, and a cluster's size for
+/// itself.
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
                      const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest = OuterPlan::kMaxBoxes);
 
