@@ -3,6 +3,8 @@
 // gᵀ x, the gradient of A, and s dyᵀ h, that of B, both or one of them in one launch. A cluster has some columns of x
 // or of dy, each of its blocks some of the rows (OuterPlan), so the sums are complete within the cluster.
 
+#include <type_traits>
+
 #include "ops/lora_linear/lora_outer_plan.h"
 #include "ops/lora_linear/lora_project.cuh"
 
@@ -280,6 +282,7 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     }
   }
   wait_for_previous();  // which may still use what the sums go to
+  // Of those alone that multiply: the others have left.
   if (blocks == 1) asm volatile("bar.sync 3, %0;" ::"n"(Shape::kMultiplying) : "memory");
   for (int id = static_cast<int>(threadIdx.x); id < own.count; id += Shape::kMultiplying) {
     const Targets targets = own.targets(p.siblings, id);
