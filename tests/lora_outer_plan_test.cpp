@@ -11,12 +11,14 @@ namespace {
 
 using AtOnce = std::array<int, OuterPlan::kMaxCluster + 1>;
 
-// Of a device with 132 multiprocessors.
-constexpr AtOnce kHopper = {0, 132, 66, 43, 30, 23, 20, 15, 15};
-constexpr int kBoxBytes = 8192;
-constexpr int kNarrow = 2048;  // of rank 16
+// Of a device with 132 multiprocessors, two blocks on each.
+constexpr int kMultiprocessors = 132;
+constexpr AtOnce kHopper = {0, 264, 132, 86, 60, 46, 40, 30, 30};
+constexpr int kBoxBytes = OuterPlan::kBox * OuterPlan::kRows * 2;
+constexpr int kNarrow = OuterPlan::kRows * 16 * 2 / 4;  // of rank 16, a part of the bytes
 
 int boxes_of(int extent) { return (extent + OuterPlan::kBox - 1) / OuterPlan::kBox; }
+int row_boxes_of(int extent) { return (extent + OuterPlan::kRows - 1) / OuterPlan::kRows; }
 
 void expect_each_box_once(const OuterPlan& plan) {
   std::vector<std::vector<int>> seen;
@@ -50,7 +52,7 @@ TEST(LoraOuterPlan, GivesEachBoxToOneBlock) {
         for (const int n : {0, 8, 1032, 14336, 200000}) {
           if (k + n == 0) continue;
           SCOPED_TRACE(::testing::Message() << rows << " rows, columns " << k << " and " << n << " on " << at_once[1]);
-          const OuterPlan plan = plan_outer(boxes_of(rows), {boxes_of(k), boxes_of(n)}, kNarrow, at_once);
+          const OuterPlan plan = plan_outer(row_boxes_of(rows), {boxes_of(k), boxes_of(n)}, kNarrow, at_once);
           expect_each_box_once(plan);
           if (HasFatalFailure()) return;
         }
@@ -62,7 +64,7 @@ TEST(LoraOuterPlan, GivesEachBoxToOneBlock) {
 TEST(LoraOuterPlan, IsTakenFromATrial) {
   const OuterPlan chosen = divide_outer(128, {32, 32}, 8, 5);
   OuterPlan other = divide_outer(128, {32, 32}, 2, 1);
-  other.copy_rows = 16;
+  other.packed = true;
   {
     const OuterTrial trial;
     EXPECT_EQ(OuterTrial::settle(chosen).cluster(), 8);
@@ -71,7 +73,7 @@ TEST(LoraOuterPlan, IsTakenFromATrial) {
   {
     const OuterTrial trial(other);
     EXPECT_EQ(OuterTrial::settle(chosen).cluster(), 2);
-    EXPECT_EQ(OuterTrial::settle(chosen).copy_rows, 16);
+    EXPECT_TRUE(OuterTrial::settle(chosen).packed);
     EXPECT_EQ(trial.plan().clusters(), 64);
   }
   EXPECT_EQ(OuterTrial::settle(chosen).clusters(), 14);
@@ -84,7 +86,7 @@ TEST(LoraOuterPlan, SpreadsTheWork) {
   for (const int narrow : {kNarrow, 3 * kNarrow}) {
     for (const auto& [k, n] : shapes) {
       SCOPED_TRACE(::testing::Message() << k << "x" << n << ", " << narrow << " bytes beside a box");
-      const OuterPlan plan = plan_outer(boxes_of(8192), {boxes_of(k), boxes_of(n)}, narrow, kHopper);
+      const OuterPlan plan = plan_outer(row_boxes_of(8192), {boxes_of(k), boxes_of(n)}, narrow, kHopper);
       const int clusters = plan.clusters();
       int most = 0;
       int across = 0;
@@ -96,7 +98,8 @@ TEST(LoraOuterPlan, SpreadsTheWork) {
           most = std::max(most, bytes);
         }
       }
-      const double even = static_cast<double>(boxes_of(8192)) * (boxes_of(k) + boxes_of(n)) * kBoxBytes / kHopper[1];
+      const double even =
+          static_cast<double>(row_boxes_of(8192)) * (boxes_of(k) + boxes_of(n)) * kBoxBytes / kMultiprocessors;
       std::printf("%5d x %5d: %2d clusters of %d, up to %2d boxes across, %3d blocks, %.2f of an even share\n", k, n,
                   clusters, plan.cluster(), across, clusters * plan.cluster(), most / even);
       EXPECT_LE(clusters, kHopper[static_cast<std::size_t>(plan.cluster())]);

@@ -310,15 +310,15 @@ TEST_P(OuterProducts, MatchSumsInDoubleInAnyPlan) {
     make(c);
     const int boxes[] = {static_cast<int>(c.in + OuterPlan::kBox - 1) / OuterPlan::kBox,
                          static_cast<int>(c.siblings[0].out + OuterPlan::kBox - 1) / OuterPlan::kBox};
-    const int rows = static_cast<int>(c.tokens + OuterPlan::kBox - 1) / OuterPlan::kBox;
+    const int rows = static_cast<int>(c.tokens + OuterPlan::kRows - 1) / OuterPlan::kRows;
+    const int widest = OuterPlan::kMaxBoxes * 16 / static_cast<int>(c.siblings[0].rank);
     for (const int cluster : {1, 3, 8}) {
-      for (const int width : {1, 3, 4}) {
-        for (const int copy_rows : {64, 16}) {
+      for (const int width : {1, 3, widest}) {
+        for (const bool marked : {false, true}) {
           SCOPED_TRACE(::testing::Message() << c.siblings[0].rank << " ranks, clusters of " << cluster << ", " << width
-                                            << " boxes across, copies of " << copy_rows << " rows");
+                                            << " boxes across" << (marked ? ", marked" : ""));
           OuterPlan plan = cuda::divide_outer(rows, boxes, cluster, width);
-          plan.copy_rows = copy_rows;
-          plan.room = 1 + width % 2;
+          plan.packed = plan.evict_first = plan.last_first = marked;
           const cuda::OuterTrial trial(plan);
           expect_right(run(Wanted::both, true), 0.5);
         }

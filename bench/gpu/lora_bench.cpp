@@ -220,7 +220,8 @@ class Case {
   }
 
  private:
-  // All plans by time: the fastest, the fastest of each cluster, ring and copy, and the one that is chosen.
+  // All plans by time: the fastest, the fastest of each cluster with each mark, those that differ from the one that is
+  // chosen in their marks alone, and that one.
   void time_outer_plans(const char* part, std::span<const Tensor> da, std::span<const Tensor> db) {
     const auto work = [=, this] {
       for (const Inputs& in : sets_) outer_products(in, da, db);
@@ -258,11 +259,14 @@ class Case {
       const std::size_t i = order[place];
       const OuterPlan& plan = plans[i];
       const bool seen = std::ranges::any_of(kinds, [&](const OuterPlan& p) {
-        return p.cluster() == plan.cluster() && p.room == plan.room && p.copy_rows == plan.copy_rows;
+        return p.cluster() == plan.cluster() && p.packed == plan.packed && p.evict_first == plan.evict_first &&
+               p.last_first == plan.last_first;
       });
       if (!seen) kinds.push_back(plan);
       const bool wrong = !(differences[i] < 1e-5);
-      if (place >= 10 && seen && i != 0 && !wrong) continue;
+      const bool of_chosen = plan.cluster() == chosen.cluster() && plan.columns[0].parts == chosen.columns[0].parts &&
+                             plan.columns[1].parts == chosen.columns[1].parts;
+      if (place >= 10 && seen && !of_chosen && !wrong) continue;
       int busiest = 0;
       for (int cluster = 0; cluster < plan.clusters(); ++cluster) {
         const OuterPlan::Share share = plan.share(cluster, 0);
@@ -271,10 +275,11 @@ class Case {
       const auto sets = static_cast<double>(sets_.size());
       std::printf(
           "  %3zu. %6.2f us (from %6.2f)  %3d + %3d clusters of %d, %3d boxes in the busiest block, "
-          "%d to a multiprocessor, copies of %d rows%s%s\n",
+          "%3d blocks%s%s%s%s%s\n",
           place + 1, times[i].median / sets, times[i].low / sets, plan.columns[0].parts, plan.columns[1].parts,
-          plan.cluster(), busiest, plan.room, plan.copy_rows, i == 0 ? "  <- chosen" : "",
-          wrong ? "  RESULTS DIFFER" : "");
+          plan.cluster(), busiest, plan.clusters() * plan.cluster(), plan.packed ? ", packed" : "",
+          plan.evict_first ? ", evict first" : "", plan.last_first ? ", last first" : "",
+          of_chosen ? i == 0 ? "  <- chosen" : "  <- chosen but for the marks" : "", wrong ? "  RESULTS DIFFER" : "");
     }
     std::fflush(stdout);
   }

@@ -28,6 +28,15 @@ __device__ inline unsigned cluster_rank() {
   return rank;
 }
 
+/// Of the clusters of a grid along x.
+__device__ inline unsigned cluster_index() {
+  unsigned index = blockIdx.x;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+#endif
+  return index;
+}
+
 /// All threads of the cluster: what was written before cluster_arrive() is seen after cluster_wait(). A block must not
 /// end while others may read its memory.
 __device__ inline void cluster_arrive() {

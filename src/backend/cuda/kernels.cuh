@@ -148,6 +148,7 @@ struct Launch {
   std::size_t shared = 0;
   bool overlap = false;  ///< programmatic dependent launch: the kernel calls wait_for_previous()
   unsigned cluster = 1;  ///< blocks in a cluster (along x)
+  bool packed = false;   ///< a cluster's blocks may share a multiprocessor
 };
 
 /// Queues a kernel on the stream of current_device(). Does nothing for an empty grid.
@@ -160,7 +161,7 @@ void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, 
   config.blockDim = how.block;
   config.dynamicSmemBytes = how.shared;
   config.stream = stream();
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   unsigned count = 0;
   if (how.overlap && work_listener() == nullptr) {  // a profile tells one kernel from the next
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -171,6 +172,10 @@ void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, 
     attributes[count].val.clusterDim.x = how.cluster;
     attributes[count].val.clusterDim.y = 1;
     attributes[count++].val.clusterDim.z = 1;
+    if (how.packed) {
+      attributes[count].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+      attributes[count++].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
+    }
   }
   config.attrs = attributes;
   config.numAttrs = count;

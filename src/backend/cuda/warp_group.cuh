@@ -27,10 +27,11 @@ __device__ inline std::uint64_t tile_descriptor(std::uint32_t shared) {
   return (shared & 0x3ffff) >> 4 | std::uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
 }
 
-/// A matrix [k, columns] in boxes of 16 columns one behind the other, each of 64 rows of 32 bytes from a 256-byte
+/// A matrix [k, columns] in boxes of 16 columns one behind the other, each of kRows rows of 32 bytes from a 256-byte
 /// boundary on (narrow_boxes_of() of tensor_map.h). 16 rows further along k the descriptor is greater by 32.
+template <int kRows = 64>
 __device__ inline std::uint64_t narrow_descriptor(std::uint32_t shared) {
-  constexpr std::uint64_t kNextBox = 2048 >> 4;
+  constexpr std::uint64_t kNextBox = kRows * 32 >> 4;
   constexpr std::uint64_t kEightRows = 256 >> 4;
   constexpr std::uint64_t kSwizzle32 = 3;
   return (shared & 0x3ffff) >> 4 | kNextBox << 16 | kEightRows << 32 | kSwizzle32 << 62;
@@ -170,6 +171,19 @@ __device__ inline void load_box([[maybe_unused]] std::uint32_t to, [[maybe_unuse
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
           to),
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(arrival))
+      : "memory");
+#endif
+}
+
+/// The same where L2 treats the lines by `policy`.
+__device__ inline void load_box([[maybe_unused]] std::uint32_t to, [[maybe_unused]] const CUtensorMap& map,
+                                [[maybe_unused]] int column, [[maybe_unused]] int row,
+                                [[maybe_unused]] Arrival* arrival, [[maybe_unused]] L2Policy policy) {
+#ifdef WICK_WARP_GROUPS
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, "
+      "%3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(shared_address(arrival)), "l"(policy.bits)
       : "memory");
 #endif
 }

@@ -139,7 +139,7 @@ void run_outer(Outer& p, const char* name, std::span<const Product> products) {
     check(cudaFuncSetAttribute(outer_kernel<T, R>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared),
           "a block's shared memory");
-    return ClustersAtOnce(outer_kernel<T, R>, Shape::bytes(OuterPlan::kMaxRoom), Shape::kThreads);
+    return ClustersAtOnce(outer_kernel<T, R>, Shape::kBytes, Shape::kThreads);
   }();
   const std::int64_t rows = products[0].tall.size(0);
   int boxes[OuterPlan::kMatrices] = {};
@@ -153,20 +153,27 @@ void run_outer(Outer& p, const char* name, std::span<const Product> products) {
     flops += 2.0 * static_cast<double>(rows) * static_cast<double>(columns) * R;
   }
   // Nearly all blocks read the narrow matrix from L2, which costs a part of what memory does.
-  constexpr int kNarrowCost = kNarrow<R> / 4;
+  constexpr int kNarrowCost = Shape::kNarrow / 4;
   p.plan = OuterTrial::settle(
-      plan_outer(static_cast<int>(blocks_for(rows, kBox)), boxes, kNarrowCost, at_once.of, Shape::kMostBoxes));
+      plan_outer(static_cast<int>(blocks_for(rows, Shape::kRows)), boxes, kNarrowCost, at_once.of, Shape::kMostBoxes));
   for (std::size_t i = 0; i < products.size(); ++i) {
     const Product& product = products[i];
-    p.matrices[i] = {boxes_of(product.tall, p.plan.copy_rows, kBox), narrow_boxes_of(product.narrow, kBox),
-                     static_cast<int>(product.tall.size(1)), product.of_b};
+    const int across = p.plan.columns[i].size(0);
+    const int slots = Shape::slots(across);
+    p.matrices[i] = {.tall = boxes_of(product.tall, Shape::kRows, kBox),
+                     .narrow = narrow_boxes_of(product.narrow, Shape::kRows),
+                     .columns = static_cast<int>(product.tall.size(1)),
+                     .slots = slots,
+                     .narrow_slots = Shape::narrow_slots(slots, across),
+                     .of_b = product.of_b};
   }
   launch({name, bytes, flops}, outer_kernel<T, R>,
          {.grid = dim3(static_cast<unsigned>(p.plan.clusters() * p.plan.cluster())),
           .block = dim3(Shape::kThreads),
-          .shared = static_cast<std::size_t>(Shape::bytes(p.plan.room)),
+          .shared = Shape::kBytes,
           .overlap = true,
-          .cluster = static_cast<unsigned>(p.plan.cluster())},
+          .cluster = static_cast<unsigned>(p.plan.cluster()),
+          .packed = p.plan.packed},
          p);
 }
 

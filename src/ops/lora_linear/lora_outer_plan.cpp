@@ -38,22 +38,26 @@ OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], 
 
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
                      const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest) {
-  constexpr std::int64_t kBoxBytes = OuterPlan::kBox * OuterPlan::kBox * 2;
+  constexpr std::int64_t kBoxBytes = OuterPlan::kBox * OuterPlan::kRows * 2;
+  // Found by measuring plans (lora_bench --outer-plans): so many blocks more, and for each block of a cluster, which
+  // begin together and wait for each other, one in so many parts of the time. Few blocks do not use all of memory.
+  constexpr std::int64_t kStart = 32;
+  constexpr std::int64_t kAlone = 32;
+  const std::int64_t fewest = 3 * at_once[1] / 8;
   std::optional<OuterPlan> best;
   std::int64_t least = 0;
   // Clusters of other sizes leave gaps in the groups of multiprocessors, and begin late beside a kernel that ends.
   for (int cluster = 1; cluster <= OuterPlan::kMaxCluster; cluster *= 2) {
-    const int most = at_once[static_cast<std::size_t>(cluster)];
-    int width = 1;
-    while (width <= widest && ceil_div(boxes[0], width) + ceil_div(boxes[1], width) > most) ++width;
-    if (width > widest) continue;
-    const OuterPlan next = divide_outer(row_boxes, boxes, cluster, width, most);
-    const std::int64_t busiest = ceil_div(row_boxes, cluster) * (width * kBoxBytes + narrow);
-    const std::int64_t all = row_boxes * ((boxes[0] + boxes[1]) * kBoxBytes + std::int64_t{next.clusters()} * narrow);
-    const std::int64_t cost = busiest + all / std::max(at_once[1], 1);
-    if (best && cost >= least) continue;
-    best = next;
-    least = cost;
+    for (int width = 1; width <= widest; ++width) {
+      const OuterPlan next = divide_outer(row_boxes, boxes, cluster, width);
+      if (next.clusters() > at_once[static_cast<std::size_t>(cluster)]) continue;
+      const std::int64_t busiest = ceil_div(row_boxes, cluster) * (width * kBoxBytes + narrow);
+      const std::int64_t blocks = std::max(std::int64_t{next.clusters()} * cluster, fewest);
+      const std::int64_t cost = busiest * (blocks + kStart) * (kAlone + cluster);
+      if (best && cost >= least) continue;
+      best = next;
+      least = cost;
+    }
   }
   return best ? *best : divide_outer(row_boxes, boxes, 1, widest);
 }

@@ -5,17 +5,17 @@
 
 namespace wick::cuda {
 
-/// The blocks of the kernel of lora_outer.cuh have 64 x 64 boxes of one matrix or of two, with the same rows. A cluster
-/// has some columns of one matrix, its blocks divide the rows.
+/// The blocks of the kernel of lora_outer.cuh have boxes of one matrix or of two, with the same rows. A cluster has
+/// some columns of one matrix, its blocks divide the rows.
 struct OuterPlan {
   static constexpr int kMatrices = 2;
-  static constexpr int kBox = 64;
+  static constexpr int kBox = 64;    ///< columns of a box
+  static constexpr int kRows = 128;  ///< rows of it
   static constexpr int kMaxCluster = 8;
   static constexpr int kMaxBoxes = 12;  ///< across, of a cluster: the registers hold their sums, of rank 16
-  static constexpr int kMaxRoom = 2;
-
-  /// Shared memory of each of so many blocks on a multiprocessor of Hopper, which has 228 KiB and keeps 1 for each.
-  static constexpr int room_bytes(int room) { return (228 / room - 1) * 1024; }
+  static constexpr int kRoom = 2;       ///< blocks that find room on a multiprocessor
+  /// Shared memory of each of them: Hopper's has 228 KiB and keeps 1 for each block.
+  static constexpr int kSharedBytes = (228 / kRoom - 1) * 1024;
 
   /// `count` things in parts as equal as can be.
   struct Parts {
@@ -33,8 +33,9 @@ struct OuterPlan {
   Parts rows;                ///< the boxes down, by the blocks of a cluster
   Parts columns[kMatrices];  ///< the boxes across, by the clusters; none where there is no matrix
 
-  int room = kMaxRoom;   ///< blocks that find room on a multiprocessor, by their rings' size
-  int copy_rows = kBox;  ///< of a box that one copy brings: fewer than all take turns with the boxes beside it
+  bool packed = false;       ///< a cluster's blocks may share a multiprocessor
+  bool evict_first = false;  ///< L2 keeps x and dy for nobody
+  bool last_first = false;   ///< the clusters of the second matrix begin before those of the first
 
   constexpr int cluster() const { return rows.parts; }  ///< blocks
   constexpr int clusters() const { return columns[0].parts + columns[1].parts; }
@@ -44,6 +45,7 @@ struct OuterPlan {
     int matrix, box, boxes, row_box, row_boxes;
   };
   constexpr Share share(int index, int rank) const {
+    if (last_first) index = clusters() - 1 - index;
     const int matrix = index < columns[0].parts ? 0 : 1;
     const int place = index - (matrix == 0 ? 0 : columns[0].parts);
     return {matrix, columns[matrix].begin(place), columns[matrix].size(place), rows.begin(rank), rows.size(rank)};
@@ -54,10 +56,11 @@ struct OuterPlan {
 /// that is more.
 OuterPlan divide_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int cluster, int width, int most = 0);
 
-/// `at_once`: how many clusters of each size run at a time; `widest`: boxes across that a cluster may have. All blocks
-/// run at once, where that can be, and the boxes of each 64 rows come with others that cost as much as `narrow` bytes:
-/// of the ways to divide the boxes it is the one with the least bytes of the busiest block, which may hold up the end,
-/// and an even share of all bytes, which is what memory has to give.
+/// `at_once`: how many clusters of each size run at a time; `widest`: boxes across that a cluster may have. The boxes
+/// of a row come with others that cost as much as `narrow` bytes. All blocks run at once, where that can be, and share
+/// what memory gives: the busiest one ends when all would if each had as much. So of the ways to divide the boxes it is
+/// the one with the least of that, where what is not shared counts as some blocks more, and a cluster's size for
+/// itself.
 OuterPlan plan_outer(int row_boxes, const int (&boxes)[OuterPlan::kMatrices], int narrow,
                      const std::array<int, OuterPlan::kMaxCluster + 1>& at_once, int widest = OuterPlan::kMaxBoxes);
 

@@ -63,12 +63,12 @@ __device__ inline void store_partial(const float (&outer)[R / 2], float* partial
   }
 }
 
-/// Adds up the partial sums of the gradients of B, by the first kMultiplying threads of all blocks.
-template <int R>
+/// Adds up the partial sums of the gradients of B, by the first kWorking threads of all blocks.
+template <int R, int kWorking = kMultiplying>
 __device__ inline void add_partials(const float* partial, int ranges, int n, const Siblings& siblings) {
   const std::int64_t count = static_cast<std::int64_t>(n) * R;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kMultiplying * 4;
-  for (std::int64_t id = (static_cast<std::int64_t>(blockIdx.x) * kMultiplying + threadIdx.x) * 4; id < count;
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kWorking * 4;
+  for (std::int64_t id = (static_cast<std::int64_t>(blockIdx.x) * kWorking + threadIdx.x) * 4; id < count;
        id += step) {
     const int row = static_cast<int>(id / R);
     const int first = static_cast<int>(id % R);

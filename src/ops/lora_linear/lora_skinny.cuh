@@ -55,7 +55,7 @@ __device__ inline void load_narrow(unsigned char* to, const CUtensorMap& map, in
 struct Place {
   int lane = static_cast<int>(threadIdx.x % 32);
   int warp = static_cast<int>(threadIdx.x / 32 % 4);  // of its group
-  int group = static_cast<int>(threadIdx.x / 128);    // kGroups: those that fetch
+  int group = static_cast<int>(threadIdx.x / 128);    // the last one fetches
 };
 
 }  // namespace wick::cuda::skinny
