@@ -58,7 +58,8 @@ __device__ inline void arrival_expect([[maybe_unused]] Arrival* arrival, [[maybe
 }
 
 /// Until the phase is over: the threads that have waited see what load_async() brought and other blocks have sent. It
-/// is in the block's own shared memory: acquiring at the cluster's scope would only empty L1.
+/// is in the block's own shared memory: acquiring at the cluster's scope would only empty L1. The hardware may hold the
+/// thread for as long as the hint says, in nanoseconds: each time that it asks again is work for a tool that observes.
 __device__ inline void arrival_wait([[maybe_unused]] Arrival* arrival, [[maybe_unused]] std::uint32_t parity) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   std::uint32_t over = 0;
@@ -66,11 +67,11 @@ __device__ inline void arrival_wait([[maybe_unused]] Arrival* arrival, [[maybe_u
     asm volatile(
         "{\n"
         "  .reg .pred p;\n"
-        "  mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "  mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n"
         "  selp.u32 %0, 1, 0, p;\n"
         "}"
         : "=r"(over)
-        : "r"(shared_address(arrival)), "r"(parity)
+        : "r"(shared_address(arrival)), "r"(parity), "r"(10'000'000)
         : "memory");
   }
 #endif
