@@ -77,8 +77,16 @@ __device__ inline void arrival_wait([[maybe_unused]] Arrival* arrival, [[maybe_u
 #endif
 }
 
-/// A stretch of global memory, by one thread, after a barrier behind which nobody reads what `to` held. Both addresses
-/// and `bytes` are multiples of 16.
+/// Before the barrier after which load_async() may begin, by all threads that have read or written what is there:
+/// copies are of another proxy, which a barrier alone does not order with them (PTX ISA, "Proxies").
+__device__ inline void leave_to_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/// A stretch of global memory, by one thread, after a barrier behind which nobody reads what `to` held: see
+/// leave_to_copies(). Both addresses and `bytes` are multiples of 16.
 __device__ inline void load_async([[maybe_unused]] void* to, [[maybe_unused]] const void* from,
                                   [[maybe_unused]] std::uint32_t bytes, [[maybe_unused]] Arrival* arrival) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

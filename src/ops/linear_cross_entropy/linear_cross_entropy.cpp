@@ -14,7 +14,7 @@ namespace wick {
 Kernels<LinearCrossEntropy> linear_cross_entropy_kernels{{linear_cross_entropy_cpu}};
 Kernels<LabelTargets> label_targets_kernels;
 
-std::int64_t logit_rows(DeviceType device, std::int64_t tokens, std::int64_t vocab) {
+std::int64_t logit_rows(DeviceType device, std::int64_t tokens, std::int64_t vocab, bool gradient) {
   const std::int64_t row = vocab * static_cast<std::int64_t>(sizeof(float));
   if (device == DeviceType::cpu) {
     // At 4,096 and 32,000 words 256 tokens measured fastest of 64 to 1,024 in bf16, and within a tenth of the best in
@@ -27,9 +27,10 @@ std::int64_t logit_rows(DeviceType device, std::int64_t tokens, std::int64_t voc
   // A power of two keeps the tiles (128 x 256) of dx = dlogits W [chunk, k] even: of 512 tokens, at 128,256 and 151,936
   // words (250 and 297 MiB), there are 32 at k = 2048, 64 at 4096, so four or two parts of the vocabulary fill 128
   // multiprocessors of 132; at k = 896 they are 14. The weight, which every chunk reads again, takes a third of the
-  // time that tensor cores take for its product.
-  constexpr std::uint64_t kBudget = std::uint64_t{320} << 20;
-  const auto fitting = static_cast<std::int64_t>(std::bit_floor(kBudget / static_cast<std::uint64_t>(row)));
+  // time that tensor cores take for its product. Losses alone are wanted where no layer has saved anything: twice as
+  // many rows then take a tenth less each.
+  const std::uint64_t budget = std::uint64_t{gradient ? 320U : 640U} << 20;
+  const auto fitting = static_cast<std::int64_t>(std::bit_floor(budget / static_cast<std::uint64_t>(row)));
   const std::int64_t most = std::max<std::int64_t>(fitting, 128);
   const std::int64_t pieces = std::max<std::int64_t>((tokens + most - 1) / most, 1);
   const std::int64_t each = (tokens + pieces - 1) / pieces;

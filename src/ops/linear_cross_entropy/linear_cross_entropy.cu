@@ -198,6 +198,7 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_
 #pragma unroll
       for (int e = 0; e < kPack; ++e) mine.top = fmaxf(mine.top, z[p][e]);
     }
+    leave_to_copies();
     __syncthreads();  // the buffer is free
     if (thread == 0 && next_target >= 0) fetch(next);
 
@@ -379,7 +380,7 @@ Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const 
   const Tensor inputs = x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : x.contiguous();
   const bool gradient = dx.defined() || dweight.defined();
   const std::int64_t stride = (vocab + 63) / 64 * 64;  // every row on a line of its own
-  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : logit_rows(DeviceType::cuda, tokens, vocab));
+  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : logit_rows(DeviceType::cuda, tokens, vocab, gradient));
   const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
   const Tensor buffer = Tensor::empty({limit, stride}, DType::f32, x.device());
   const Tensor slopes = Tensor::view_of(buffer.storage(), 0, {limit, stride * 4 / element}, x.dtype());

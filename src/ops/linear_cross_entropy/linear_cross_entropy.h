@@ -13,7 +13,7 @@ using LinearCrossEntropy = Declined(const Tensor& x, const Tensor& weight, const
                                     const Tensor& dx, const Tensor& dweight);
 
 /// Of how many rows a device's kernel has the float32 logits at once, at most.
-std::int64_t logit_rows(DeviceType device, std::int64_t tokens, std::int64_t vocab);
+std::int64_t logit_rows(DeviceType device, std::int64_t tokens, std::int64_t vocab, bool gradient = true);
 
 /// targets i32 [tokens] = labels (i32 or i64), -1 for `ignore_index`, -2 (a loss of NaN) outside [0, vocab): what a
 /// device does instead of an error, which would wait for it.
