@@ -51,6 +51,8 @@ __device__ inline void cluster_arrive_first() {
   asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 #endif
 }
+/// In a launch without clusters it is a barrier of the whole block, and cluster_arrive() nothing: there, threads that
+/// others wait for before they come here must not wait here for those.
 __device__ inline void cluster_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait;" ::: "memory");

@@ -173,7 +173,7 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     show_to_products();
   }
   __syncthreads();
-  cluster_arrive_first();  // none sends to a block that has not begun
+  if (blocks > 1) cluster_arrive_first();  // none sends to a block that has not begun
 
   if (place.group > 0) {
     const auto bring_narrow = [&](int row, Turn& turn) {
@@ -219,13 +219,15 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
       }
     }
     __syncwarp();
-    cluster_wait();
+    if (blocks > 1) cluster_wait();
     return;
   }
 
   const Own<R> own(matrix, share, rank, blocks);
-  if (threadIdx.x == 0) arrival_expect(all_sent, static_cast<unsigned>(blocks * own.width * R * 4));
-  cluster_wait();
+  if (blocks > 1) {  // else it would wait for the threads that fetch, and they for these
+    if (threadIdx.x == 0) arrival_expect(all_sent, static_cast<unsigned>(blocks * own.width * R * 4));
+    cluster_wait();
+  }
   if (p.partial != nullptr) {
     wait_for_previous();
     add_partials<R, Shape::kMultiplying>(p.partial, p.ranges, p.n, p.siblings);
