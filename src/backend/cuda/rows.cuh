@@ -152,8 +152,8 @@ class Team {
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
   /// Waits until all blocks of a cluster have begun: others may be sent to. It comes behind the row's loads, which go
-  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once, which takes a cluster of two
-  /// blocks or more, see cluster_wait().
+  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once. A cluster has two blocks or
+  /// more, see cluster_wait().
   __device__ void gather() const {
     if constexpr (kSpan == Span::cluster) {
       if (threadIdx.x < waiting_) cluster_wait();
