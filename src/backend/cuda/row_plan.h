@@ -110,8 +110,8 @@ class RowTrial {
 };
 
 /// The clusters that run at the same time of a kernel, given as its host function. `shared`: bytes of dynamic shared
-/// memory.
-int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared);
+/// memory; `packed`: they are launched so, see Launch.
+int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared, bool packed = false);
 
 /// Blocks for kernels that walk over a row in `accesses` of any size.
 inline constexpr int kLoopThreads = 512;  ///< at most
