@@ -11,12 +11,10 @@ namespace wick::bench {
 
 inline bool same(const cuda::OuterPlan& a, const cuda::OuterPlan& b) {
   return a.cluster() == b.cluster() && a.columns[0].parts == b.columns[0].parts &&
-         a.columns[1].parts == b.columns[1].parts && a.packed == b.packed && a.evict_first == b.evict_first &&
-         a.last_first == b.last_first;
+         a.columns[1].parts == b.columns[1].parts;
 }
 
-// `chosen` and all others that keep at least half of the multiprocessors busy and whose blocks find room at once; in
-// clusters of 2, 4 and 8, and of the chosen size, with all marks.
+// `chosen` and all others that keep at least half of the multiprocessors busy and whose blocks find room at once.
 inline std::vector<cuda::OuterPlan> outer_plans(const cuda::OuterPlan& chosen, int widest, int multiprocessors) {
   const int boxes[] = {chosen.columns[0].count, chosen.columns[1].count};
   const int room = cuda::OuterPlan::kRoom * multiprocessors;
@@ -25,19 +23,11 @@ inline std::vector<cuda::OuterPlan> outer_plans(const cuda::OuterPlan& chosen, i
     for (int width = 1; width <= widest; ++width) {
       for (const int most :
            {0, multiprocessors / cluster, room / cluster * 10 / 11, room / cluster, chosen.clusters()}) {
-        cuda::OuterPlan plan = cuda::divide_outer(chosen.rows.count, boxes, cluster, width, most);
+        const cuda::OuterPlan plan = cuda::divide_outer(chosen.rows.count, boxes, cluster, width, most);
         const int blocks = plan.clusters() * cluster;
         if (2 * blocks < multiprocessors || blocks > room) continue;
-        const bool all = cluster == 2 || cluster == 4 || cluster == 8 || cluster == chosen.cluster();
-        for (int marks = 0; marks < (all ? 8 : 1); ++marks) {
-          plan.packed = (marks & 1) != 0;
-          plan.evict_first = (marks & 2) != 0;
-          plan.last_first = (marks & 4) != 0;
-          if (plan.packed && cluster == 1) continue;
-          if (plan.last_first && boxes[1] == 0) continue;
-          const auto is_this = [&](const cuda::OuterPlan& p) { return same(p, plan); };
-          if (std::ranges::none_of(plans, is_this)) plans.push_back(plan);
-        }
+        const auto is_this = [&](const cuda::OuterPlan& p) { return same(p, plan); };
+        if (std::ranges::none_of(plans, is_this)) plans.push_back(plan);
       }
     }
   }

@@ -52,9 +52,9 @@ struct ClustersAtOnce {
   std::array<int, kMaxCluster + 1> of = {};
 
   template <class Kernel>
-  ClustersAtOnce(Kernel* kernel, std::size_t shared, unsigned threads = kThreads) {
+  ClustersAtOnce(Kernel* kernel, std::size_t shared, unsigned threads = kThreads, bool packed = false) {
     for (unsigned size = 1; size <= kMaxCluster; ++size) {
-      of[size] = resident_clusters(reinterpret_cast<const void*>(kernel), threads, size, shared);
+      of[size] = resident_clusters(reinterpret_cast<const void*>(kernel), threads, size, shared, packed);
     }
   }
 };
@@ -130,7 +130,7 @@ struct Product {
   bool of_b = false;
 };
 
-/// One product or two, with the same rows.
+/// One product or two, with the same rows; the blocks of the first begin first.
 template <class T, int R>
 void run_outer(Outer& p, const char* name, std::span<const Product> products) {
   using Shape = OuterShape<R>;
@@ -139,7 +139,7 @@ void run_outer(Outer& p, const char* name, std::span<const Product> products) {
     check(cudaFuncSetAttribute(outer_kernel<T, R>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared),
           "a block's shared memory");
-    return ClustersAtOnce(outer_kernel<T, R>, Shape::kBytes, Shape::kThreads);
+    return ClustersAtOnce(outer_kernel<T, R>, Shape::kBytes, Shape::kThreads, true);
   }();
   const std::int64_t rows = products[0].tall.size(0);
   int boxes[OuterPlan::kMatrices] = {};
@@ -173,7 +173,7 @@ void run_outer(Outer& p, const char* name, std::span<const Product> products) {
           .shared = Shape::kBytes,
           .overlap = true,
           .cluster = static_cast<unsigned>(p.plan.cluster()),
-          .packed = p.plan.packed},
+          .packed = true},
          p);
 }
 
@@ -236,8 +236,9 @@ Declined outer_products_cuda(const Tensor& dy, const Tensor& x, const Tensor& h,
   if (weight.blocks().size() > kMaxBlocks) return "more than 8 siblings";
   Product products[OuterPlan::kMatrices];
   std::size_t count = 0;
-  if (any_defined(da)) products[count++] = {x, g};
+  // The kernel before read dy to make dx: what L2 still has of it is best read at once.
   if (any_defined(db)) products[count++] = {dy, h, true};
+  if (any_defined(da)) products[count++] = {x, g};
   if (count == 0) return nullptr;
   visit<16, 32, 48>(x.dtype(), g.size(1), [&](auto zero, auto rank) {
     Outer p = {};

@@ -188,8 +188,9 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     };
     Turn narrow_turn = {narrow_slots};
     if (place.warp == 0 && place.lane == 0) {
-      // x, dy and h are older than the kernel before this one, which has itself waited for those before it.
-      const L2Policy policy = l2_policy(p.plan.evict_first ? Evict::first : Evict::usual);
+      // x, dy and h are older than the kernel before this one, which has itself waited for those before it. L2 need
+      // not keep x and dy: each box is read once.
+      const L2Policy policy = l2_policy(Evict::first);
       Turn turn = {slots};
       for (int row = 0; row < share.row_boxes; ++row) {
         if (matrix.of_b) bring_narrow(row, narrow_turn);

@@ -6,7 +6,7 @@
 namespace wick::cuda {
 
 /// The blocks of the kernel of lora_outer.cuh have boxes of one matrix or of two, with the same rows. A cluster has
-/// some columns of one matrix, its blocks divide the rows.
+/// some columns of one matrix, its blocks divide the rows. Those of the first matrix begin first.
 struct OuterPlan {
   static constexpr int kMatrices = 2;
   static constexpr int kBox = 64;    ///< columns of a box
@@ -33,10 +33,6 @@ struct OuterPlan {
   Parts rows;                ///< the boxes down, by the blocks of a cluster
   Parts columns[kMatrices];  ///< the boxes across, by the clusters; none where there is no matrix
 
-  bool packed = false;       ///< a cluster's blocks may share a multiprocessor
-  bool evict_first = false;  ///< L2 keeps x and dy for nobody
-  bool last_first = false;   ///< the clusters of the second matrix begin before those of the first
-
   constexpr int cluster() const { return rows.parts; }  ///< blocks
   constexpr int clusters() const { return columns[0].parts + columns[1].parts; }
 
@@ -45,7 +41,6 @@ struct OuterPlan {
     int matrix, box, boxes, row_box, row_boxes;
   };
   constexpr Share share(int index, int rank) const {
-    if (last_first) index = clusters() - 1 - index;
     const int matrix = index < columns[0].parts ? 0 : 1;
     const int place = index - (matrix == 0 ? 0 : columns[0].parts);
     return {matrix, columns[matrix].begin(place), columns[matrix].size(place), rows.begin(rank), rows.size(rank)};
