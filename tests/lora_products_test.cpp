@@ -67,8 +67,8 @@ TEST_P(LoraProducts, OfManyTiles) {
       {1100, 200, {{264, 16, 2.0}, {72, 16, 1.0}, {136, 16, 1.5}}},
       {600, 264, {{136, 32, 0.5}}},
       {9, 16, {{8, 5, 1.0}, {24, 11, 2.0}}},
-      {300, 2056, {{520, 16, 0.5}}},   // two columns of tiles share the narrow sum
-      {17100, 72, {{264, 16, 0.5}}},   // more rows of tiles than multiprocessors
+      {300, 2056, {{520, 16, 0.5}}},  // two columns of tiles share the narrow sum
+      {17100, 72, {{264, 16, 0.5}}},  // more rows of tiles than multiprocessors
   };
   // A result rounded to the dtype, made of results that were.
   const double tolerance = dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 2e-3 : 1.5e-2;
