@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""NVIDIA's compute-sanitizer over the CUDA kernels: memcheck, racecheck and initcheck, several programs side by side.
+"""NVIDIA's compute-sanitizer over the CUDA kernels: racecheck, one program after the other, memcheck and initcheck, several
+side by side.
 
     tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--within 470]
                           [--sanitizer compute-sanitizer]
@@ -46,6 +47,7 @@ import threading
 import time
 
 TOOLS = ["racecheck", "memcheck", "initcheck"]  # the slowest first
+ALONE = {"racecheck"}  # its kernels wait for the host: four processes that shared an H200 took 20 times as long as one
 NEWEST = (9999,)  # a version
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -199,15 +201,14 @@ class Outcome:
 FIRST_CLUSTER = "--racecheck-filter-cluster-id"
 
 
-def sanitizer_options(tool, known, jobs, all_clusters):
-    """`known`: what the program says of its options, which have changed their names. `jobs`: processes side by side."""
+def sanitizer_options(tool, known, all_clusters):
+    """`known`: what the program says of its options, which have changed their names."""
     options = ["--tool", tool, "--show-backtrace", "no", "--print-limit", "10000"]
     if tool == "memcheck":  # the program looks at what calls return; some ask what a device can do
         options += ["--report-api-errors", "no"]
     if tool == "racecheck":
         options += ["--racecheck-report", "analysis"]
-        for name, value in {"--racecheck-detect-level": "warn", "--racecheck-deadlock-timeout": "30000",
-                            "--racecheck-num-workers": str(max(1, (os.cpu_count() or 1) // jobs))}.items():
+        for name, value in {"--racecheck-detect-level": "warn", "--racecheck-deadlock-timeout": "30000"}.items():
             if name in known:
                 options += [name, value]
         if FIRST_CLUSTER in known and not all_clusters:
@@ -321,13 +322,13 @@ class Runner:
         if limit < 1:
             outcome.problems.append("no time was left: did not run")
             return outcome
-        command = [o.sanitizer, *sanitizer_options(job.tool, self.known, o.jobs, o.all_clusters)]
+        command = [o.sanitizer, *sanitizer_options(job.tool, self.known, o.all_clusters)]
         if "--port" in self.known:
             command += ["--port", str(49152 + 32 * slot)]
         command += [str(program), f"--gtest_filter={':'.join(job.cases)}", "--gtest_color=no"]
         environment = dict(os.environ, WICK_TEST_DEVICE="cuda", WICK_LIBRARIES="off", WICK_ARENA="off",
                            OMP_WAIT_POLICY="passive",
-                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // o.jobs)))
+                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // (1 if job.tool in ALONE else o.jobs))))
         log = o.logs / f"{job.tool}.{job.name}.{job.number}.log"
         start = time.monotonic()
         with log.open("w") as file:
@@ -394,7 +395,7 @@ def main():
     jobs.sort(key=lambda job: (TOOLS.index(job.tool), -job.weight))
     runner = Runner(options, known)
     start = time.monotonic()
-    print(f"{found} {said}: {len(jobs)} processes, {options.jobs} side by side")
+    print(f"{found} {said}: {len(jobs)} processes, {options.jobs} side by side but for those of {', '.join(sorted(ALONE))}")
     if any(tool == "racecheck" for tool, _ in totals):
         first = FIRST_CLUSTER in known and not options.all_clusters
         print(f"racecheck looks at {'the first cluster, or block, of each launch' if first else 'all clusters'}")
@@ -402,14 +403,15 @@ def main():
     for key in totals:
         if left[key] == 0:
             show(key, totals[key])
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        running = {pool.submit(runner, job): (job.tool, job.name) for job in jobs}
-        for done in concurrent.futures.as_completed(running):
-            key = running[done]
-            totals[key].add(done.result())
-            left[key] -= 1
-            if left[key] == 0:
-                show(key, totals[key])
+    for alone in (True, False):
+        with concurrent.futures.ThreadPoolExecutor(1 if alone else options.jobs) as pool:
+            running = {pool.submit(runner, job): (job.tool, job.name) for job in jobs if (job.tool in ALONE) == alone}
+            for done in concurrent.futures.as_completed(running):
+                key = running[done]
+                totals[key].add(done.result())
+                left[key] -= 1
+                if left[key] == 0:
+                    show(key, totals[key])
     bad = [key for key, o in totals.items() if not o.good]
     print(f"{len(totals)} suites in {time.monotonic() - start:.0f} s, {len(bad)} not clean; logs in {options.logs}")
     return 1 if bad else 0
