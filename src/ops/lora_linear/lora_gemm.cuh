@@ -165,9 +165,10 @@ __device__ inline void load_narrow(const Arguments<T>& in, std::uint32_t (&held)
 
 // By all lanes of a warp, after they wrote.
 [[maybe_unused]] __device__ inline void announce(unsigned* mark, int lane) {
-  __threadfence();
   __syncwarp();
-  if (lane == 0) atomicAdd(mark, 1U);
+  if (lane != 0) return;
+  __threadfence();  // of what all of them wrote
+  atomicAdd(mark, 1U);
 }
 // By all lanes: how many have announced, or read since. What was announced may then be read.
 [[maybe_unused]] __device__ inline unsigned acquire(const unsigned* mark) {
@@ -389,7 +390,7 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
     unsigned marked = 0;
     for (; i < in.depths; ++i) {
       multiply(std::false_type{}, narrow, i);
-      if (i == in.depths - 3) marked = acquire(mark);
+      if (i == in.depths - 3) marked = __shfl_sync(0xffffffffU, acquire(mark), 0);
       if (i == in.depths - 2 && marked >= in.parts) load_narrow(in, held, row_slice, lane);
     }
     if (part.count < in.depths && marked < in.parts) {
