@@ -380,7 +380,8 @@ Declined linear_cross_entropy_cuda(const Tensor& x, const Tensor& weight, const 
   const Tensor inputs = x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : x.contiguous();
   const bool gradient = dx.defined() || dweight.defined();
   const std::int64_t stride = (vocab + 63) / 64 * 64;  // every row on a line of its own
-  const std::int64_t limit = std::min(tokens, chunk > 0 ? chunk : logit_rows(DeviceType::cuda, tokens, vocab, gradient));
+  const std::int64_t limit =
+      std::min(tokens, chunk > 0 ? chunk : logit_rows(DeviceType::cuda, tokens, vocab, gradient));
   const auto element = static_cast<std::int64_t>(size_of(x.dtype()));
   const Tensor buffer = Tensor::empty({limit, stride}, DType::f32, x.device());
   const Tensor slopes = Tensor::view_of(buffer.storage(), 0, {limit, stride * 4 / element}, x.dtype());

@@ -68,8 +68,7 @@ template <int R, int kWorking = kMultiplying>
 __device__ inline void add_partials(const float* partial, int ranges, int n, const Siblings& siblings) {
   const std::int64_t count = static_cast<std::int64_t>(n) * R;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kWorking * 4;
-  for (std::int64_t id = (static_cast<std::int64_t>(blockIdx.x) * kWorking + threadIdx.x) * 4; id < count;
-       id += step) {
+  for (std::int64_t id = (static_cast<std::int64_t>(blockIdx.x) * kWorking + threadIdx.x) * 4; id < count; id += step) {
     const int row = static_cast<int>(id / R);
     const int first = static_cast<int>(id % R);
     for (int i = 0; i < siblings.count; ++i) {
