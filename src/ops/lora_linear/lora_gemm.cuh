@@ -30,9 +30,9 @@ inline constexpr int kRegisters = 240;
 inline constexpr int kSlice = 16;  // of the rank
 inline constexpr int kMaxSlices = 3;
 inline constexpr int kSharedDepths = 32;  // from so many on two tiles share t's sum: their exchange takes time too
-inline constexpr int kWideBox = 64;    // columns of a box of W or U where these lie along columns
-inline constexpr int kOutBox = 64;     // columns of a box of c
-inline constexpr int kSuperRows = 16;  // so many tiles one below the other are neighbours in time, for L2
+inline constexpr int kWideBox = 64;       // columns of a box of W or U where these lie along columns
+inline constexpr int kOutBox = 64;        // columns of a box of c
+inline constexpr int kSuperRows = 16;     // so many tiles one below the other are neighbours in time, for L2
 inline constexpr int kSharedLimit = 227 * 1024 - 1024;  // but for what the alignment may take
 inline constexpr int kArrivals = 128;                   // bytes of it
 
