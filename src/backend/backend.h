@@ -42,8 +42,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Why there is no such device on this machine; empty when it is there.
+  /// Why there is no such device on this machine, or none that this program can use; empty when there is.
   virtual std::string missing(Device device) const = 0;
+  /// What the calling thread queues from now on is for this device.
+  virtual void use(Device device) = 0;
 
   struct Block {
     std::byte* data = nullptr;
@@ -69,6 +71,7 @@ class Backend {
     std::string capability;
     std::size_t memory_bytes = 0;
     int multiprocessors = 0;
+    std::string missing;  ///< see missing()
   };
   virtual std::vector<Description> describe() const = 0;
   struct Library {
@@ -117,9 +120,12 @@ class Backend {
 /// The backend of a device. Error(unsupported) for the CPU, a device that is not built in, or none of its kind here.
 Backend& backend(Device device);
 
-/// The backend of a tensor's device; null on the CPU.
+/// The backend of a tensor's device, for which this thread's work then is; null on the CPU.
 inline Backend* accelerator(const Tensor& t) {
-  return t.device().type == DeviceType::cpu ? nullptr : &backend(t.device());
+  if (t.device().type == DeviceType::cpu) return nullptr;
+  Backend& found = backend(t.device());
+  found.use(t.device());
+  return &found;
 }
 
 /// CUDA's, or null when it is not built into this program. Its kernels are registered on the first call.

@@ -18,7 +18,8 @@ Json cuda_json(const Backend& cuda) {
                        {"name", d.name},
                        {"compute_capability", d.capability},
                        {"multiprocessors", d.multiprocessors},
-                       {"memory_bytes", d.memory_bytes}});
+                       {"memory_bytes", d.memory_bytes},
+                       {"missing", d.missing}});
   }
   return devices;
 }
@@ -52,6 +53,7 @@ void run(bool json) {
   for (const Backend::Description& d : cuda->describe()) {
     print(fmt::format("cuda:{}  {}\n        compute capability {}, {} multiprocessors, {:.1f} GiB memory\n", index++,
                       d.name, d.capability, d.multiprocessors, static_cast<double>(d.memory_bytes) / (1 << 30)));
+    if (!d.missing.empty()) print(fmt::format("        cannot be used: {}\n", d.missing));
   }
   for (const Backend::Library& l : cuda->libraries()) {
     print(fmt::format("        {} {}\n", l.name, l.there ? l.text : "is missing: " + l.text));

@@ -8,6 +8,7 @@
 #include "backend/cuda/cluster.cuh"
 #include "backend/cuda/kernels.cuh"
 #include "backend/cuda/philox.cuh"
+#include "backend/cuda/row_plan.h"
 #include "generate/device_sampler.h"
 #include "generate/sampling.h"
 
@@ -354,7 +355,9 @@ __global__ void __launch_bounds__(kThreads, 1) sample_token(Request r) {
 
 Declined sample_token_cuda(const SamplingState& state, const Tensor& logits, const Tensor& id) {
   const std::int64_t vocab = logits.numel();
-  const unsigned blocks = info(logits.device().index).major >= 9 ? kMaxCluster : 1;
+  const bool clusters = info(logits.device().index).major >= 9 &&
+                        resident_clusters(reinterpret_cast<const void*>(sample_token), kThreads, kMaxCluster, 0) > 0;
+  const unsigned blocks = clusters ? kMaxCluster : 1;
   const std::int64_t per_block = (vocab + blocks - 1) / blocks;
   if (per_block > kMostOfBlock) return "a vocabulary that is too large";
   const SamplingOptions& o = state.options;

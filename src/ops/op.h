@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/fail.h"
 #include "core/work.h"
 #include "ops/kernel_table.h"
@@ -22,7 +23,13 @@ bool run_kernel(const char* op, Kernels<Signature>& kernels, Device device, Args
   if (!fused_enabled()) return false;
   Signature* kernel = kernels.on(device.type);
   std::optional<WorkScope> scope;  // an accelerator's launches have their own
-  if (kernel != nullptr && device.type == DeviceType::cpu) scope.emplace(Work{op});
+  if (kernel != nullptr) {
+    if (device.type == DeviceType::cpu) {
+      scope.emplace(Work{op});
+    } else {
+      backend(device).use(device);
+    }
+  }
   const Declined reason = kernel == nullptr ? "it has no kernel for this device" : kernel(std::forward<Args>(args)...);
   if (reason == nullptr) return true;
   report_fallback(op, device, reason);

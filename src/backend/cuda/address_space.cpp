@@ -5,6 +5,7 @@
 #include <map>
 
 #include "backend/cuda/runtime.h"
+#include "core/fail.h"
 
 namespace wick::cuda {
 namespace {
@@ -44,10 +45,14 @@ class DeviceAddressSpace final : public AddressSpace {
  public:
   explicit DeviceAddressSpace(int device) : device_(device) {
     (void)stream(device);  // the device's context exists
-    bytes_ = (2 * info(device).memory_bytes + kAlignment - 1) / kAlignment * kAlignment;
-    check(Driver::get().MemAddressReserve(&base_, bytes_, kAlignment, 0, 0) == CUDA_SUCCESS ? cudaSuccess
-                                                                                            : cudaErrorMemoryAllocation,
-          "reserving addresses");
+    // Some virtual machines have fewer addresses for a device.
+    for (std::size_t units = (2 * info(device).memory_bytes + kAlignment - 1) / kAlignment; units > 0; units /= 2) {
+      bytes_ = units * kAlignment;
+      if (Driver::get().MemAddressReserve(&base_, bytes_, kAlignment, 0, 0) == CUDA_SUCCESS) return;
+    }
+    fail(ErrorCode::device,
+         "cuda:{} has no {:.0f} GiB of addresses left; WICK_ARENA=off does without, at the price of slower allocations",
+         device, static_cast<double>(kAlignment) / (1 << 30));
   }
   ~DeviceAddressSpace() override {
     while (!pieces_.empty()) unmap(pieces_.begin()->first, pieces_.begin()->second.bytes);

@@ -18,7 +18,8 @@ class AddressSpace {
   virtual void unmap(std::size_t offset, std::size_t bytes) noexcept = 0;
 };
 
-/// Addresses of a device for as much as it has memory, twice over. Error(device) without virtual memory management.
+/// Addresses of a device for as much as it has memory, twice over, or as many as it has left. Error(device) without
+/// any, or without virtual memory management.
 std::unique_ptr<AddressSpace> device_address_space(int device);
 
 }  // namespace wick::cuda

@@ -36,20 +36,27 @@ class CudaBackend final : public Primitives {
   std::string missing(Device device) const override {
     if (devices().empty()) return no_device_reason();
     const auto count = devices().size();
-    return static_cast<std::size_t>(device.index) < count ? "" : fmt::format("there are {}", count);
+    if (static_cast<std::size_t>(device.index) >= count) return fmt::format("there are {}", count);
+    const std::string& unusable = info(device.index).unusable;
+    return unusable.empty() ? no_code_reason(device.index) : unusable;
   }
 
   std::vector<Description> describe() const override {
     std::vector<Description> all;
     for (const DeviceInfo& d : devices()) {
-      all.push_back({d.name, fmt::format("{}.{}", d.major, d.minor), d.memory_bytes, d.multiprocessors});
+      all.push_back({.name = d.name,
+                     .capability = fmt::format("{}.{}", d.major, d.minor),
+                     .memory_bytes = d.memory_bytes,
+                     .multiprocessors = d.multiprocessors,
+                     .missing = missing({DeviceType::cuda, static_cast<int>(all.size())})});
     }
     return all;
   }
   std::vector<Library> libraries() const override { return cuda::libraries(); }
 
+  void use(Device device) override { (void)stream(device.index); }
   Block allocate(std::size_t bytes, Device device) override {
-    (void)stream(device.index);  // launches go to the device that was used last
+    use(device);
     Arena::Block* block = current_arena(device.index).allocate(bytes);
     return {block->data, block};
   }
@@ -77,12 +84,13 @@ class CudaBackend final : public Primitives {
   }
 
   void copy(const Tensor& from, const Tensor& to) override {
+    const Device device = on_host(from) ? to.device() : from.device();
+    use(device);
     if (!on_host(from) && !on_host(to)) {
       if (from.device() != to.device()) fail(ErrorCode::unsupported, "a copy between two CUDA devices");
       if (from.dtype() != to.dtype() || !from.is_contiguous() || !to.is_contiguous()) return copy_strided(from, to);
     }
     const std::size_t bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
-    const Device device = on_host(from) ? to.device() : from.device();
     if ((on_host(to) || on_host(from)) && capturing(device.index)) {
       fail(ErrorCode::unsupported, "a recording cannot wait for a copy from or to the host");
     }

@@ -22,7 +22,7 @@ std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to *
 const char* refusal(const AttentionShape& s, bool backward, int capability) {
   if (capability < 80) return "cuDNN's fused attention needs compute capability 8.0";
   const int generation = capability / 10;
-  if (backward && s.packed && generation != 9) return "packed gradients need compute capability 9";
+  if (s.packed && generation != 9) return "packed sequences need compute capability 9";
   if (backward && generation > 9) return "no deterministic gradients of this compute capability";
   if (s.dtype != DType::bf16 && s.dtype != DType::f16) return "cuDNN's fused attention is for bf16 and f16";
   if (s.head_dim != 64 && s.head_dim != 96 && s.head_dim != 128) return "a head dimension other than 64, 96 and 128";

@@ -128,8 +128,7 @@ Plan make_plan(const CublasLt& lib, const Key& key) {
   return plan;
 }
 
-// The algorithms that cuBLASLt proposes, those that it takes for the fastest first; at least one, unless they are to be
-// invariant.
+// The algorithms that cuBLASLt proposes, those that it takes for the fastest first; none where it has none.
 std::vector<cublasLtMatmulHeuristicResult_t> propose(const CublasLt& lib, const Context& context, const Plan& plan,
                                                      const Key& key, int limit) {
   cublasLtMatmulPreference_t preference = nullptr;
@@ -151,11 +150,8 @@ std::vector<cublasLtMatmulHeuristicResult_t> propose(const CublasLt& lib, const 
   const cublasStatus_t status = lib.MatmulAlgoGetHeuristic(context.handle, plan.operation, plan.a, plan.b, plan.c,
                                                            plan.c, preference, limit, found.data(), &count);
   lib.MatmulPreferenceDestroy(preference);
-  if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
-    if (key.choice == Choice::invariant) return {};
-    fail(ErrorCode::device, "[gemm] cuBLASLt has no algorithm for [{}, {}] x [{}, {}] in {}: {}", key.m, key.k, key.k,
-         key.n, to_string(key.in), lib.GetStatusString(status));
-  }
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED && key.choice != Choice::invariant) check(status, "asking for algorithms");
+  if (status != CUBLAS_STATUS_SUCCESS || count == 0) return {};
   found.resize(static_cast<std::size_t>(count));
   found.erase(std::remove_if(found.begin() + 1, found.end(),
                              [](const auto& result) { return result.state != CUBLAS_STATUS_SUCCESS; }),
@@ -194,10 +190,12 @@ std::optional<cublasLtMatmulAlgo_t> usable(const Product& p, const std::optional
 
 // The fastest algorithm for this product: what an earlier run found, or what timing finds now. cuBLASLt's first
 // proposal where it cannot be timed, or the choice not be kept for later runs.
-cublasLtMatmulAlgo_t tuned_algorithm(const Product& p, GemmPlans& kept, const Key& key, const Tensor& c) {
+std::optional<cublasLtMatmulAlgo_t> tuned_algorithm(const Product& p, GemmPlans& kept, const Key& key,
+                                                    const Tensor& c) {
   const std::string name = name_of(key);
-  if (const auto known = usable(p, kept.find(name))) return *known;
+  if (const auto known = usable(p, kept.find(name))) return known;
   const auto candidates = propose(p.lib, p.context, p.plan, key, kCandidates);
+  if (candidates.empty()) return {};
   if (candidates.size() == 1 || capturing(key.device)) return candidates[0].algo;
   // Where c is added to, it has to stay as it is.
   const Tensor other = key.beta ? Tensor::empty({key.m, key.ldc}, c.dtype(), c.device()) : c;
@@ -360,7 +358,8 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, double alpha, doubl
     } else if (choice == Choice::fastest && context.kept) {
       plan.algorithm = tuned_algorithm({lib, context, plan, a, b, alpha, beta}, *context.kept, key, c);
     } else {
-      plan.algorithm = propose(lib, context, plan, key, 1)[0].algo;
+      const auto proposed = propose(lib, context, plan, key, 1);
+      if (!proposed.empty()) plan.algorithm = proposed[0].algo;
     }
     found = context.plans.emplace(key, plan).first;
   }

@@ -200,7 +200,8 @@ bool gemm_resident(const Tensor& a, const Tensor& weight, const Tensor& c, const
   const std::int64_t slices = (n + kColumns - 1) / kColumns;
   if (n % 8 != 0 || 4 * n < 3 * slices * kColumns) return false;  // most of a block's columns have to be there
   if (a.stride(1) != 1 || weight.stride(1) != 1 || c.stride(1) != 1 || a.stride(0) < k) return false;
-  if (!packs(a) || !packs(weight) || !packs(c) || (bias.defined() && !packs(bias))) return false;
+  if (!packs(a) || !packs(weight) || !packs(c)) return false;
+  if (bias.defined() && (bias.stride(0) != 1 || !packs(bias))) return false;
   const DeviceInfo& device = info(a.device().index);
   if (device.major != 9 || slices > device.multiprocessors || m > std::int64_t{1} << 31) return false;
   if (a.dtype() == DType::bf16) {

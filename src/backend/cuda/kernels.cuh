@@ -163,7 +163,8 @@ void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, 
   config.stream = stream();
   cudaLaunchAttribute attributes[3];
   unsigned count = 0;
-  if (how.overlap && work_listener() == nullptr) {  // a profile tells one kernel from the next
+  // A profile tells one kernel from the next.
+  if (how.overlap && info().major >= 9 && work_listener() == nullptr) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -99,9 +99,9 @@ std::size_t team_scratch(const RowPlan& plan) {
 
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared, bool packed) {
   static std::mutex mutex;
-  static std::map<std::tuple<const void*, unsigned, unsigned, std::size_t, bool>, int> known;
+  static std::map<std::tuple<int, const void*, unsigned, unsigned, std::size_t, bool>, int> known;
   const std::scoped_lock lock(mutex);
-  const auto [entry, unknown] = known.try_emplace({kernel, threads, cluster, shared, packed});
+  const auto [entry, unknown] = known.try_emplace({current_device(), kernel, threads, cluster, shared, packed});
   int& found = entry->second;
   if (unknown) {
     if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches

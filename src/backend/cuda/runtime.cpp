@@ -31,14 +31,22 @@ const Discovered& discovered() {
     }
     for (int i = 0; i < count; ++i) {
       cudaDeviceProp p = {};
-      if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+      if (const cudaError_t failure = cudaGetDeviceProperties(&p, i); failure != cudaSuccess) {
+        result.devices.push_back({.name = "unknown", .unusable = cudaGetErrorString(failure)});
+        (void)cudaGetLastError();
+        continue;
+      }
+      int shared = 0;
+      if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, i) != cudaSuccess) (void)cudaGetLastError();
       result.devices.push_back({.name = p.name,
                                 .major = p.major,
                                 .minor = p.minor,
                                 .multiprocessors = p.multiProcessorCount,
                                 .memory_bytes = p.totalGlobalMem,
                                 .shared_bytes = p.sharedMemPerBlockOptin,
-                                .l2_bytes = static_cast<std::size_t>(p.l2CacheSize)});
+                                .l2_bytes = static_cast<std::size_t>(p.l2CacheSize),
+                                .shared = shared != 0,
+                                .unusable = ""});
     }
     return result;
   }();
@@ -64,6 +72,35 @@ const DeviceInfo& info(int index) {
          devices().empty() ? no_device_reason() : fmt::format("there are {}", devices().size()));
   }
   return devices()[static_cast<std::size_t>(index)];
+}
+
+std::string no_code_reason(int index) {
+  int before = 0;
+  if (cudaGetDevice(&before) != cudaSuccess || cudaSetDevice(index) != cudaSuccess) {
+    (void)cudaGetLastError();  // it is said when the device is used
+    return "";
+  }
+  int compiled_for = 0;
+  const cudaError_t status = find_kernel(compiled_for);
+  (void)cudaGetLastError();
+  (void)cudaSetDevice(before);
+  const DeviceInfo& device = info(index);
+  // From 9.0 on kernels are launched as clusters, and before the one ahead has ended: older code knows neither.
+  if (status == cudaSuccess && device.major >= 9 && compiled_for < 90) {
+    return fmt::format("this program was compiled for compute capability {}.{}, not for {}.{}", compiled_for / 10,
+                       compiled_for % 10, device.major, device.minor);
+  }
+  switch (status) {
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidKernelImage:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
+      return fmt::format("this program has no code for compute capability {}.{} ({})", device.major, device.minor,
+                         cudaGetErrorString(status));
+    default:
+      return "";
+  }
 }
 
 int current_device() { return current < 0 ? 0 : current; }

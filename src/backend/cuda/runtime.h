@@ -21,11 +21,20 @@ struct DeviceInfo {
   std::size_t memory_bytes = 0;
   std::size_t shared_bytes = 0;  ///< a block's largest dynamic shared memory
   std::size_t l2_bytes = 0;
+  bool shared = false;   ///< with other processes at the same time, by MPS
+  std::string unusable;  ///< why the driver does not say what it is; "" when it does
 };
-/// The devices of this machine; empty without a driver. Never throws.
+/// The devices of this machine, by the driver's numbers; empty without a driver. Never throws.
 const std::vector<DeviceInfo>& devices();
 /// Why devices() is empty, in the driver's words; "" when it is not.
 const std::string& no_device_reason();
+
+/// Looks for the code of a kernel for the current CUDA device. `compiled_for` is the compute capability of its source,
+/// 90 for 9.0.
+cudaError_t find_kernel(int& compiled_for);
+/// Why no kernel of this program runs on a device: it was compiled neither for it nor for what the driver translates.
+/// "" when kernels run. Makes the device's context.
+std::string no_code_reason(int index);
 
 /// The device that the calling thread used last, by stream(); at first 0. Whoever allocates uses the device, so it is
 /// the one of an op's results.

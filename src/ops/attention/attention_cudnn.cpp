@@ -2,6 +2,10 @@
 // takes a moment to make, so prompts, whose lengths all differ, go to our own kernel.
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
 
 #include "backend/cuda/cudnn_attention.h"
 #include "backend/cuda/runtime.h"
@@ -11,13 +15,33 @@
 namespace wick::cuda {
 namespace {
 
-// Null without cuDNN.
-CudnnAttention* library() {
-  if (cudnn_absent() != nullptr) return nullptr;
-  (void)stream();  // makes the device current
-  static CudnnDevice device;
-  static CudnnAttention attention(device);
-  return &attention;
+// cuDNN on one device.
+struct Library {
+  std::unique_ptr<CudnnDevice> device;
+  std::unique_ptr<CudnnAttention> attention;
+  std::string refusal;  // why there is neither
+};
+
+// Never destroyed: when the program ends the driver may have ended before, or have failed.
+Library& library(Device device) {
+  static std::mutex mutex;
+  static auto& known = *new std::map<int, Library>;
+  const std::scoped_lock lock(mutex);
+  const auto [at, unknown] = known.try_emplace(device.index);
+  Library& found = at->second;
+  if (!unknown) return found;
+  if (cudnn_absent() != nullptr) {
+    found.refusal = cudnn_absent();
+    return found;
+  }
+  try {
+    (void)stream(device.index);  // makes the device current
+    found.device = std::make_unique<CudnnDevice>();
+    found.attention = std::make_unique<CudnnAttention>(*found.device);
+  } catch (const CudnnRefusal& refused) {
+    found.refusal = refused.what();
+  }
+  return found;
 }
 
 HeadStrides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1)}; }
@@ -52,7 +76,8 @@ Declined declined(const Tensor& q, const AttentionLayout& layout, std::initializ
   for (const Tensor* t : operands) {
     if (reinterpret_cast<std::uintptr_t>(t->raw()) % 16 != 0) return "operands that do not start on 16 bytes";
   }
-  return library() == nullptr ? cudnn_absent() : nullptr;
+  const Library& lib = library(q.device());
+  return lib.attention == nullptr ? lib.refusal.c_str() : nullptr;
 }
 
 Tensor device_bytes(std::size_t bytes, Device device) {
@@ -90,19 +115,20 @@ Declined attention_forward_cudnn(const Tensor& q, const Tensor& k, const Tensor&
   if (!lse.defined()) return "it is not worth a plan where nothing is trained";
   if (const Declined reason = declined(q, layout, {&q, &k, &v, &y})) return reason;
   const AttentionShape shape = shape_of(q, k, v, y, layout);
-  const AttentionPlan& plan = library()->forward_plan(shape);
+  CudnnAttention& lib = *library(q.device()).attention;
+  const AttentionPlan& plan = lib.forward_plan(shape);
   if (plan.declined() != nullptr) return plan.declined();
   const Tensor index = packed_index(shape, layout);
   const Tensor workspace = device_bytes(plan.workspace_bytes(), q.device());
   const WorkScope scope({"attention, cuDNN", 0, operations(shape, 2)});
-  library()->forward(plan, stream(),
-                     {.q = q.raw(),
-                      .k = k.raw(),
-                      .v = v.raw(),
-                      .y = y.raw(),
-                      .lse = lse.data<float>(),
-                      .index = index.defined() ? index.raw() : nullptr},
-                     workspace.raw());
+  lib.forward(plan, stream(q.device().index),
+              {.q = q.raw(),
+               .k = k.raw(),
+               .v = v.raw(),
+               .y = y.raw(),
+               .lse = lse.data<float>(),
+               .index = index.defined() ? index.raw() : nullptr},
+              workspace.raw());
   return nullptr;
 }
 
@@ -127,25 +153,26 @@ Declined attention_backward_cudnn(const Tensor& dy, const Tensor& q, const Tenso
   const std::int64_t group = shape.heads / shape.kv_heads;
   shape.heads = group * at_once;
   shape.kv_heads = at_once;
-  const AttentionPlan& plan = library()->backward_plan(shape);
+  CudnnAttention& lib = *library(q.device()).attention;
+  const AttentionPlan& plan = lib.backward_plan(shape);
   if (plan.declined() != nullptr) return plan.declined();
   const Tensor index = packed_index(shape, layout);
   const Tensor workspace = device_bytes(plan.workspace_bytes(), q.device());
   for (std::int64_t first = 0; first < k.size(1); first += at_once) {
     const std::int64_t head = first * group;
     const WorkScope scope({"attention backward, cuDNN", 0, operations(shape, 5)});
-    library()->backward(plan, stream(),
-                        {.dy = at_head(dy, head),
-                         .q = at_head(q, head),
-                         .k = at_head(k, first),
-                         .v = at_head(v, first),
-                         .y = at_head(y, head),
-                         .lse = lse.data<float>() + head * shape.rows,
-                         .dq = at_head(dq, head),
-                         .dk = at_head(dense_dk, first),
-                         .dv = at_head(dense_dv, first),
-                         .index = index.defined() ? index.raw() : nullptr},
-                        workspace.raw());
+    lib.backward(plan, stream(q.device().index),
+                 {.dy = at_head(dy, head),
+                  .q = at_head(q, head),
+                  .k = at_head(k, first),
+                  .v = at_head(v, first),
+                  .y = at_head(y, head),
+                  .lse = lse.data<float>() + head * shape.rows,
+                  .dq = at_head(dq, head),
+                  .dk = at_head(dense_dk, first),
+                  .dv = at_head(dense_dv, first),
+                  .index = index.defined() ? index.raw() : nullptr},
+                 workspace.raw());
   }
   if (beside) {
     dk.copy_from(dense_dk);

@@ -296,10 +296,12 @@ __global__ void __launch_bounds__(kPassThreads, 3) loss_rows_in_passes(Rows rows
   }
 }
 
+constexpr std::size_t held_bytes(int packs) { return sizeof(float) * kPack * packs * kHeldThreads; }
+
 // As many clusters as run at once.
 template <class T, int kPacks>
 void launch_held(const Work& work, const Rows& rows, const Split& split) {
-  constexpr std::size_t kShared = sizeof(float) * kPack * kPacks * kHeldThreads;
+  constexpr std::size_t kShared = held_bytes(kPacks);
   void (*const kernel)(Rows, Split) = loss_rows_held<T, kPacks>;
   const auto blocks = static_cast<unsigned>(split.blocks);
   const int resident =
@@ -319,7 +321,8 @@ void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device 
   const RowTrial* const trial = RowTrial::current();
   // Nobody reads the logits again; but where their gradients take their places, these lines are written.
   const Evict reads = trial != nullptr ? trial->marks.reads : rows.gradient ? Evict::usual : Evict::first;
-  const bool held = info(device.index).major >= 9;
+  const DeviceInfo& on = info(device.index);
+  const bool held = on.major >= 9;
   for (int shift = 0; held && 1U << shift <= kMaxCluster; ++shift) {
     const int blocks = 1 << shift;
     // Parts begin on a line, of logits and of gradients.
@@ -329,7 +332,9 @@ void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device 
     if (per_thread <= 8) return launch_held<T, 8>(work, rows, split);
     if (1U << shift < kMaxCluster) continue;
     if (per_thread <= 10) return launch_held<T, 10>(work, rows, split);
-    if (per_thread <= 16) return launch_held<T, 16>(work, rows, split);
+    if (per_thread <= 16 && held_bytes(16) + sizeof(Meeting) + 64 <= on.shared_bytes) {  // 64: all else that is shared
+      return launch_held<T, 16>(work, rows, split);
+    }
   }
   launch(work, loss_rows_in_passes<T>, {.grid = static_cast<unsigned>(count), .block = kPassThreads, .overlap = true},
          rows);

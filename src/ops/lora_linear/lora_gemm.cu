@@ -49,7 +49,9 @@ void run(const Tensor& a, const LoraWeight& weight, const Tensor& bias, const Te
   const int across = static_cast<int>((c.size(1) + width - 1) / width);
   const int depths = static_cast<int>((a.size(1) + kDepth - 1) / kDepth);
   // All tiles that make t begin at once: a tile that waits for it never waits for one that its own block has yet to do.
-  const int parts = 2 * down <= blocks && across > 1 && depths >= kSharedDepths ? 2 : 1;
+  // Where two wait for each other, both must be running: no other process may have taken the multiprocessor of one.
+  const bool together = 2 * down <= blocks && !info(a.device().index).shared;
+  const int parts = together && across > 1 && depths >= kSharedDepths ? 2 : 1;
   const Tensor partial = Tensor::empty({parts, down * kRows, t.size(1)}, DType::f32, a.device());
   const Arguments<T> in = {
       .a = boxes_of(a, kRows, kDepth),
@@ -97,7 +99,7 @@ Declined lora_product_cuda(LoraWay way, const Tensor& a, const LoraWeight& weigh
   for (const Tensor* matrix : {&a, &weight.core(), &weight.a(), &weight.scaled_b(), &t, &c}) {
     if (matrix->stride(1) != 1 || !packs(*matrix)) return "rows that are not dense or not aligned to 16 bytes";
   }
-  if (bias.defined() && !packs(bias)) return "a bias that is not aligned to 16 bytes";
+  if (bias.defined() && (bias.stride(0) != 1 || !packs(bias))) return "a bias that is not dense or not aligned";
   const auto run_as = [&](auto zero) {
     using T = decltype(zero);
     way == LoraWay::forward ? run<T, LoraWay::forward>(a, weight, bias, t, c)

@@ -389,7 +389,10 @@ __global__ void __launch_bounds__(kThreads, 1) lora_gemm_kernel(const __grid_con
     unsigned marked = 0;
     for (; i < in.depths; ++i) {
       multiply(std::false_type{}, narrow, i);
-      if (i == in.depths - 3) marked = __shfl_sync(0xffffffffU, acquire(mark), 0);
+      if (i == in.depths - 3) {
+        marked = __shfl_sync(0xffffffffU, acquire(mark), 0);
+        __syncwarp();  // what the first lane has acquired, all have
+      }
       if (i == in.depths - 2 && marked >= in.parts) load_narrow(in, held, row_slice, lane);
     }
     if (part.count < in.depths && marked < in.parts) {

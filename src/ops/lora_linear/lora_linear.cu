@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <array>
+#include <map>
+#include <mutex>
 
 #include "backend/cuda/row_plan.h"
 #include "backend/cuda/tensor_map.h"
@@ -59,6 +61,16 @@ struct ClustersAtOnce {
   }
 };
 
+/// What make() says on the current device, where it is asked once.
+template <class Make>
+const auto& once_a_device(const Make& make) {
+  static std::mutex mutex;
+  static std::map<int, decltype(make())> known;
+  const std::scoped_lock lock(mutex);
+  const auto found = known.find(current_device());
+  return found != known.end() ? found->second : known.emplace(current_device(), make()).first->second;
+}
+
 /// Ranges of `boxes` boxes of rows each, `count` of them, for clusters of `cluster` blocks.
 struct Ranges {
   int cluster = 1, boxes = 1, count = 1;
@@ -89,7 +101,7 @@ Ranges divide(int boxes, int most, const ClustersAtOnce& at_once) {
 template <class T, int R, class PartialOf>
 int run_project(Project<T>& p, const PartialOf& partial_of) {
   using Shape = ProjectShape<R>;
-  static const ClustersAtOnce at_once(project_kernel<T, R>, Shape::kBytes);
+  const ClustersAtOnce& at_once = once_a_device([] { return ClustersAtOnce(project_kernel<T, R>, Shape::kBytes); });
   const Ranges ranges = divide((p.rows + kBox - 1) / kBox, Shape::kMaxRowBoxes, at_once);
   p.boxes = ranges.boxes;
   p.partial = partial_of(ranges.count);
@@ -134,13 +146,13 @@ struct Product {
 template <class T, int R>
 void run_outer(Outer& p, const char* name, std::span<const Product> products) {
   using Shape = OuterShape<R>;
-  static const ClustersAtOnce at_once = [] {
+  const ClustersAtOnce& at_once = once_a_device([] {
     // Else the driver may leave L1 what the second block on a multiprocessor needs.
     check(cudaFuncSetAttribute(outer_kernel<T, R>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared),
           "a block's shared memory");
     return ClustersAtOnce(outer_kernel<T, R>, Shape::kBytes, Shape::kThreads, true);
-  }();
+  });
   const std::int64_t rows = products[0].tall.size(0);
   int boxes[OuterPlan::kMatrices] = {};
   double bytes = 0;

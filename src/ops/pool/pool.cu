@@ -164,7 +164,9 @@ __global__ void __launch_bounds__(kPacks* kParts) spread_kernel(const SpreadArgu
   }
 }
 
-constexpr std::int64_t kMost = std::int64_t{1} << 30;  // counted in int
+constexpr std::int64_t kMost = std::int64_t{1} << 30;    // counted in int
+constexpr std::int64_t kMostColumns = 65535LL * kPacks;  // a grid's y, where each column is a pack
+constexpr Declined kTooMany = "2^30 tokens or 2^20 columns and more";
 
 template <class T, int kPack>
 auto pool_kernel_of(Pooling mode) {
@@ -193,7 +195,7 @@ Launch grid_of(std::int64_t sequences, std::int64_t columns, int pack) {
 Declined pool_forward_cuda(const Tensor& hidden, const Tensor& offsets, Pooling mode, const Tensor& y,
                            const Tensor& picked) {
   if (hidden.dtype() == DType::f64) return "f64";
-  if (hidden.size(0) > kMost || hidden.size(1) > kMost || y.size(0) > kMost) return "2^30 tokens or columns and more";
+  if (hidden.size(0) > kMost || hidden.size(1) > kMostColumns || y.size(0) > kMost) return kTooMany;
   visit_narrow(hidden.dtype(), [&](auto tag) {
     using T = decltype(tag);
     constexpr int kPack = Pack<T>::kSize;
@@ -219,8 +221,7 @@ Declined pool_forward_cuda(const Tensor& hidden, const Tensor& offsets, Pooling 
 Declined pool_backward_cuda(const Tensor& dy, const Tensor& offsets, Pooling mode, const Tensor& picked,
                             const Tensor& dhidden) {
   if (dy.dtype() == DType::f64) return "f64";
-  if (dhidden.size(0) > kMost || dhidden.size(1) > kMost || dy.size(0) > kMost)
-    return "2^30 tokens or columns and more";
+  if (dhidden.size(0) > kMost || dhidden.size(1) > kMostColumns || dy.size(0) > kMost) return kTooMany;
   visit_narrow(dy.dtype(), [&](auto tag) {
     using T = decltype(tag);
     constexpr int kPack = Pack<T>::kSize;
