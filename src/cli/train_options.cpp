@@ -112,7 +112,7 @@ void TrainVerb::add_to(CLI::App& app) {
       help_footer("Example: wick train --model DIR --data FILE.jsonl --adapter-path OUT --target-modules all-linear "
                   "--iters 600"));
   model.add_to(app, false);
-  app.add_option("--task", task, "lm: next tokens, of a decoder; contrastive: embeddings of pairs, of an encoder")
+  app.add_option("--task", task, "lm: next tokens; contrastive: an embedding model, by pairs of texts")
       ->check(CLI::IsMember({"lm", "contrastive"}))
       ->capture_default_str();
   app.add_option("--data", data,
