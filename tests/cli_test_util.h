@@ -58,6 +58,7 @@ class Program {
     pid_ = ::fork();
     if (pid_ < 0) throw std::runtime_error("fork");
     if (pid_ == 0) {
+      ::setenv("CUDA_VISIBLE_DEVICES", "", 1);  // the CPU, unless a test says otherwise
       for (const auto& [name, value] : options.environment) ::setenv(name.c_str(), value.c_str(), 1);
       std::signal(SIGPIPE, SIG_DFL);
       const int target = options.closed_output ? ends[1] : ::open(out.c_str(), O_WRONLY | O_CREAT, 0600);

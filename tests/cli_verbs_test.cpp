@@ -134,6 +134,7 @@ TEST(CliUsage, MistakesAreNamedInOneLine) {
       {{"score", "--model", model, "--ids", "[1, 512]"}, {"512"}},
       {{"score", "--model", model, "--ids", "[1, -1]"}, {"-1"}},
       {{"score", "--model", model, "--ids", "[1]", "--dtype", "f8"}, {"--dtype", "f8"}},
+      {{"train", "--model", model, "--data", "x", "--adapter-path", "y", "--dropout", "1"}, {"--dropout", "\"1\""}},
       {{"generate", "--model", model, "--max-tokens", "3"}, {"--prompt", "--ids"}},
       {{"generate", "--model", model, "--ids", "[600]"}, {"600"}},
       {{"generate", "--model", model, "--prompt", "x", "--chat"}, {"--chat", "chat_template.jinja"}},

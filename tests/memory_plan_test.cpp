@@ -142,7 +142,7 @@ TEST(ChooseRecompute, TakesTheLeastThatFits) {
   one[0] = Recompute::gate_up;
   EXPECT_EQ(choose_recompute(c, targets, settings, total(settings.recompute) - 1), one);
   EXPECT_EQ(choose_recompute(c, targets, settings, total(all(Recompute::layer))), all(Recompute::layer));
-  test::expect_error(ErrorCode::out_of_memory, "GiB are free",
+  test::expect_error(ErrorCode::out_of_memory, "GiB may be used",
                      [&] { choose_recompute(c, targets, settings, total(all(Recompute::layer)) / 2); });
 }
 

@@ -146,6 +146,12 @@ void run_times(bool decode_only, Device device) {
 
 int main(int count, char** arguments) {
   const std::vector<std::string> words(arguments + 1, arguments + count);
+  const std::vector<std::string> known = {"check", "time", "decode", "--json"};
+  for (const std::string& word : words) {
+    if (std::find(known.begin(), known.end(), word) != known.end()) continue;
+    std::fprintf(stderr, "usage: attention_bench [check|time] [decode] [--json]\n");
+    return word == "--help" ? 0 : 2;
+  }
   const auto said = [&](const char* word) { return std::find(words.begin(), words.end(), word) != words.end(); };
   wick::bench::as_json = said("--json");
   return wick::bench::guarded([&] {

@@ -67,6 +67,16 @@ CLI::Validator unsigned_number() {
   return {check, ""};
 }
 
+CLI::Validator probability() {
+  const auto check = [](const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool good = end != text.c_str() && *end == 0 && value >= 0 && value < 1;
+    return good ? std::string() : "\"" + text + "\" is not from 0 to below 1";
+  };
+  return {check, ""};
+}
+
 CLI::Validator not_empty() {
   return {[](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, ""};
 }
@@ -81,11 +91,39 @@ void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
   verb.add_option("--model", model, "Hugging Face model folder")->required()->check(not_empty())->type_name("DIR");
   if (with_adapter)
     verb.add_option("--adapter-path", adapter_path, "adapter in PEFT format to apply")->type_name("DIR");
-  verb.add_option("--dtype", dtype, "dtype of the computation")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  verb.add_option("--dtype", dtype, "dtype of the computation; auto: bf16 on a GPU for weights of 16 bits, else f32")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();
   verb.add_option("--device", device, "cpu, cuda (cuda:1, ...), or auto: a GPU where there is one")
       ->capture_default_str();
+}
+
+namespace {
+
+// A config.json that cannot be read is refused where the model is loaded.
+bool has_weights_of_16_bits(const std::filesystem::path& folder) {
+  try {
+    const Json config = read_json_file(folder / "config.json");
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      const auto found = config.is_object() ? config.find(key) : config.end();
+      if (found != config.end() && found->is_string()) return *found == "bfloat16" || *found == "float16";
+    }
+  } catch (const Error&) {
+  }
+  return false;
+}
+
+}  // namespace
+
+LoadOptions ModelOptions::load_options() const {
+  const Device on = device_from_string(device);
+  if (dtype != "auto") return {.dtype = dtype_from_string(dtype), .device = on};
+  const bool narrow = on.type != DeviceType::cpu && has_weights_of_16_bits(model);
+  return {.dtype = narrow ? DType::bf16 : DType::f32, .device = on};
+}
+
+std::string computing_in(DType dtype, Device device) {
+  return fmt::format("{} on {}", to_string(dtype), device.type == DeviceType::cpu ? "the CPU" : to_string(device));
 }
 
 LoraLayout lora_layout(const std::string& name, Device device) {
@@ -94,12 +132,11 @@ LoraLayout lora_layout(const std::string& name, Device device) {
 }
 
 LoadedModel load_model(const ModelOptions& options) {
-  const Device device = device_from_string(options.device);
-  LoadedModel loaded{Decoder::load(options.model, {.dtype = dtype_from_string(options.dtype), .device = device}),
-                     nullptr};
+  LoadedModel loaded{Decoder::load(options.model, options.load_options()), nullptr};
   if (!options.adapter_path.empty()) {
     const std::vector<ModuleInfo>& modules = loaded.decoder.linear_modules();
-    loaded.adapter = std::make_shared<const Adapter>(load_adapter(options.adapter_path, modules), modules, device);
+    loaded.adapter =
+        std::make_shared<const Adapter>(load_adapter(options.adapter_path, modules), modules, loaded.decoder.device());
     loaded.decoder.attach(loaded.adapter);
   }
   return loaded;

@@ -44,6 +44,7 @@ void add_bench(CLI::App& app);
 /// empty (as an unset variable of a shell is).
 CLI::Validator positive();
 CLI::Validator unsigned_number();
+CLI::Validator probability();  ///< from 0 to below 1
 CLI::Validator not_empty();
 
 /// What stands below a verb's options: `text`, then what holds for all verbs.
@@ -53,12 +54,17 @@ std::string help_footer(const std::string& text);
 struct ModelOptions {
   std::string model;
   std::string adapter_path;
-  std::string dtype = "f32";
+  std::string dtype = "auto";
   std::string device = "auto";
 
   /// --model (required), --adapter-path, --dtype, --device
   void add_to(CLI::App& verb, bool with_adapter = true);
+  /// Where and in what to compute. "auto" is bf16 on a GPU if config.json says that the weights have 16 bits, else f32.
+  LoadOptions load_options() const;
 };
+
+/// "bf16 on cuda:0"
+std::string computing_in(DType dtype, Device device);
 
 /// "auto" is bordered on an accelerator, where one GEMM beats three, and separate on a CPU, which packs its weights.
 LoraLayout lora_layout(const std::string& name, Device device);

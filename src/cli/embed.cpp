@@ -112,8 +112,9 @@ void run(const Options& o) {
   }
   printer.finish();
   const double seconds = now() - totals.begin;
-  print_note(fmt::format("{} texts, {} columns{}", totals.texts, model.columns(),
-                         totals.skipped == 0 ? "" : fmt::format("; {} lines skipped", totals.skipped)));
+  print_note(fmt::format("{} texts, {} columns{}; computed in {}", totals.texts, model.columns(),
+                         totals.skipped == 0 ? "" : fmt::format("; {} lines skipped", totals.skipped),
+                         computing_in(model.model().dtype(), model.model().device())));
   if (totals.texts == 0) return;
   print_note(fmt::format("{} tokens in {:.2f} s: {} texts/s, {} tokens/s (tokenizing alone {}, computing alone {})",
                          format_count(totals.tokens), seconds, Totals::rate(totals.texts, seconds),

@@ -18,8 +18,7 @@ void EmbeddingOptions::add_to(CLI::App& verb) {
 }
 
 PromptedModel::PromptedModel(const EmbeddingOptions& options, const std::optional<std::string>& preferred)
-    : model_(EmbeddingModel::load(options.model.model, {.dtype = dtype_from_string(options.model.dtype),
-                                                        .device = device_from_string(options.model.device)})),
+    : model_(EmbeddingModel::load(options.model.model, options.model.load_options())),
       columns_(options.truncate_dim > 0 ? options.truncate_dim : model_.dimension()) {
   if (!options.adapter.empty()) {
     const std::vector<ModuleInfo>& modules = model_.linear_modules();

@@ -20,8 +20,8 @@ struct Options {
 
 // The largest difference of the logits of 64 tokens drawn from the vocabulary, in f32.
 double largest_logit_difference(const Options& o) {
-  const LoadedModel adapted = load_model({.model = o.model, .adapter_path = o.adapter});
-  const LoadedModel merged = load_model({.model = o.output, .adapter_path = ""});
+  const LoadedModel adapted = load_model({.model = o.model, .adapter_path = o.adapter, .dtype = "f32"});
+  const LoadedModel merged = load_model({.model = o.output, .adapter_path = "", .dtype = "f32"});
   Rng rng(0, {RandomPurpose::sampling, 0});
   std::vector<TokenId> ids(64);
   const auto vocab = static_cast<std::uint64_t>(adapted.decoder.config().vocab_size);

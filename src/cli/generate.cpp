@@ -81,10 +81,11 @@ void run(const Options& o) {
   }
   if (!o.json) {
     const double seconds = result.decode_seconds;
-    print_note(fmt::format("{} prompt tokens in {:.2f} s, {} new tokens in {:.2f} s ({:.1f} tokens/s), {}",
+    print_note(fmt::format("{} prompt tokens in {:.2f} s, {} new tokens in {:.2f} s ({:.1f} tokens/s), {}; {}",
                            result.prompt_tokens, result.prefill_seconds, result.ids.size(), seconds,
                            seconds > 0 ? static_cast<double>(result.ids.size()) / seconds : 0.0,
-                           to_string(result.finish_reason)));
+                           to_string(result.finish_reason),
+                           computing_in(loaded.decoder.dtype(), loaded.decoder.device())));
   }
   if (profile) {
     report_profile(o.profile, profile->stop(), loaded.decoder.device(), loaded.decoder.dtype(), "wick generate");

@@ -139,18 +139,17 @@ void train_lm(TrainVerb& o) {
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
   print_note(fmt::format(
-      "model: {} {}, {:.2f} M parameters, {} in {}; adapter: {} modules, {} trainable parameters ({:.3f} %)",
-      to_string(config.architecture), o.model.model, static_cast<double>(all) / 1e6, "computing", o.model.dtype,
-      adapter->entries().size(), adapter->parameter_count(),
+      "model: {} {}, {:.2f} M parameters, computing in {}; adapter: {} modules, {} trainable parameters ({:.3f} %)",
+      to_string(config.architecture), o.model.model, static_cast<double>(all) / 1e6,
+      computing_in(model.dtype(), model.device()), adapter->entries().size(), adapter->parameter_count(),
       100.0 * static_cast<double>(adapter->parameter_count()) / static_cast<double>(all)));
   Trainer trainer(model, adapter, data.train, data.valid ? &*data.valid : nullptr, o.train, o.output);
   drive(trainer, o, adapter->parameter_count(), model.device(), model.dtype());
 }
 
 void train_contrastive(const TrainVerb& o) {
-  const Device device = device_from_string(o.model.device);
-  EmbeddingModel model =
-      EmbeddingModel::load(o.model.model, {.dtype = dtype_from_string(o.model.dtype), .device = device});
+  EmbeddingModel model = EmbeddingModel::load(o.model.model, o.model.load_options());
+  const Device device = model.device();
   const PairSplits data = load_pairs(o.data, model, o.pairs);
   const std::vector<ModuleInfo>& modules = model.linear_modules();
   const auto adapter = std::make_shared<const Adapter>(o.starting_adapter(modules), modules, device);
@@ -159,7 +158,7 @@ void train_contrastive(const TrainVerb& o) {
   print_note(fmt::format("train: {}", describe(data.train.report())));
   if (data.valid) print_note(fmt::format("valid: {}", describe(data.valid->report())));
   print_note(fmt::format("model: {}, computing in {}; adapter: {} modules, {} trainable parameters", o.model.model,
-                         o.model.dtype, adapter->entries().size(), adapter->parameter_count()));
+                         computing_in(model.dtype(), device), adapter->entries().size(), adapter->parameter_count()));
   drive(trainer, o, adapter->parameter_count(), device, model.dtype());
 }
 

@@ -138,7 +138,7 @@ void TrainVerb::add_to(CLI::App& app) {
       ->group(lora);
   app.add_option("--alpha", alpha, "scale is alpha / rank")->capture_default_str()->group(lora);
   app.add_option("--dropout", dropout, "dropout on the adapters' inputs")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(probability())
       ->capture_default_str()
       ->group(lora);
   app.add_option("--target-modules", target_modules,

@@ -324,7 +324,7 @@ std::vector<Recompute> choose_recompute(const ModelConfig& config, std::span<con
   }
   const auto gib = [](std::size_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   fail(ErrorCode::out_of_memory,
-       "training needs {:.2f} GiB even with every layer made again in backward, {:.2f} GiB are free", gib(least),
+       "training needs {:.2f} GiB even with every layer made again in backward, {:.2f} GiB may be used", gib(least),
        gib(budget));
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdlib>
 
+#include "backend/cuda/libraries.h"
 #include "backend/cuda/runtime.h"
 #include "core/fail.h"
 
@@ -12,7 +13,6 @@ namespace wick::cuda {
 namespace {
 
 // 9.10.0 and 9.10.1 compute wrong attention; before 9.10 masks want another lowest score.
-constexpr std::size_t kOldest = 91002;
 
 struct Loaded {
   CudnnApi api;
@@ -48,7 +48,7 @@ Loaded load() {
   find(api.execute, "cudnnBackendExecute");
   if (!result.absent.empty()) return result;
   api.version = version();
-  if (api.version < kOldest) {
+  if (api.version < kOldestCudnn) {
     result.absent = fmt::format("cuDNN is version {}, 9.10.2 or newer is needed", api.version);
   }
   return result;

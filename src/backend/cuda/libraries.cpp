@@ -16,7 +16,9 @@ Backend::Library cudnn_library() {
   void* library = open_library({"libcudnn.so.9"}, reason);
   if (library == nullptr) return {"cuDNN", false, reason};
   const auto version = reinterpret_cast<std::size_t (*)()>(symbol(library, "cudnnGetVersion"));
-  return {"cuDNN", true, dotted(version())};
+  const std::size_t found = version();
+  if (found >= kOldestCudnn) return {"cuDNN", true, dotted(found)};
+  return {"cuDNN", false, fmt::format("{} is too old, {} or newer is needed", dotted(found), dotted(kOldestCudnn))};
 }
 
 Backend::Library nccl_library() {

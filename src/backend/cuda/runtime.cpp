@@ -19,13 +19,24 @@ struct Discovered {
   std::string reason;
 };
 
+// CUDA's own words are the same for no driver and for an old one.
+std::string why_no_devices(cudaError_t status) {
+  int newest = 0;  // that the driver knows: 12040 for CUDA 12.4, 0 without a driver
+  if (status != cudaErrorInsufficientDriver || cudaDriverGetVersion(&newest) != cudaSuccess) {
+    return status == cudaSuccess ? "no CUDA device" : cudaGetErrorString(status);
+  }
+  if (newest == 0) return "no NVIDIA driver";
+  return fmt::format("the NVIDIA driver is for CUDA {}.{} at most, this program needs one for CUDA {}.{}",
+                     newest / 1000, newest % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+}
+
 const Discovered& discovered() {
   static const Discovered found = [] {
     Discovered result;
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess || count == 0) {
-      result.reason = status == cudaSuccess ? "no CUDA device" : cudaGetErrorString(status);
+      result.reason = why_no_devices(status);
       (void)cudaGetLastError();
       return result;
     }
