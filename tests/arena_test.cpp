@@ -139,6 +139,25 @@ TEST_F(ArenaTest, ReservesLittleMoreThanItsPeak) {
   for (Arena::Block* block : kept) Arena::release(block);
 }
 
+TEST_F(ArenaTest, KeepsWhatGraphsMayStillUse) {
+  Arena kept(
+      0, [this] { return std::make_unique<FakeSpace>(memory, next += std::size_t{1} << 40); },
+      [] { FAIL() << "a capture cannot wait"; }, Arena::Keeps::all);
+  Arena::Block* first = kept.allocate(30 * kMiB);
+  Arena::release(first);
+  const std::size_t reserved = kept.stats().reserved;
+  kept.trim();
+  EXPECT_EQ(kept.stats().reserved, reserved);
+  // The next recording has the same memory, and a larger one as much more as it needs.
+  Arena::Block* second = kept.allocate(30 * kMiB);
+  EXPECT_EQ(kept.stats().reserved, reserved);
+  Arena::release(second);
+  memory.limit = memory.mapped;
+  EXPECT_THROW((void)kept.allocate(60 * kMiB), Error);
+  EXPECT_EQ(kept.stats().reserved, reserved);
+  Arena::release(kept.allocate(30 * kMiB));
+}
+
 TEST_F(ArenaTest, SaysWhatIsThereWhenMemoryEndsAndGoesOn) {
   memory.limit = 100 * kMiB;
   Arena::Block* a = arena.allocate(60 * kMiB);

@@ -20,7 +20,13 @@ class Recording {
  public:
   virtual ~Recording() = default;
   virtual void replay() = 0;  ///< queued on the device's stream
-  /// Memory kept for the tensors that were made while recording.
+};
+
+/// Where the tensors lie that are made while recording. Recordings may share one, as long as nothing in it is read that
+/// an earlier replay, of another recording, has written: then it is as large as the largest of them needs.
+class RecordingMemory {
+ public:
+  virtual ~RecordingMemory() = default;
   virtual std::size_t reserved_bytes() const = 0;
 };
 
@@ -57,8 +63,11 @@ class Backend {
   /// Waits until everything queued has run. Error(device) if any of it failed.
   virtual void synchronize(Device device) = 0;
 
-  /// Records what `work` queues, without running it. Nothing in it may wait for the device or copy from or to the host.
-  virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) = 0;
+  virtual std::shared_ptr<RecordingMemory> recording_memory(Device device) = 0;
+  /// Records what `work` queues, without running it, in `memory`, or in one of its own where it is null. Nothing in it
+  /// may wait for the device or copy from or to the host. Error(out_of_memory) with the numbers.
+  virtual std::unique_ptr<Recording> record(Device device, const std::function<void()>& work,
+                                            std::shared_ptr<RecordingMemory> memory = nullptr) = 0;
   /// For tensors of up to `bytes`.
   virtual std::unique_ptr<Readback> readback(Device device, std::size_t bytes) = 0;
   /// Times the work that is queued on the device, for Profile.

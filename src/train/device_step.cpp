@@ -13,7 +13,7 @@
 namespace wick {
 namespace {
 
-constexpr std::size_t kMaxShapes = 4;  // each keeps the memory of a whole step
+constexpr std::size_t kMaxShapes = 32;  // each keeps a graph; their memory is shared
 
 // Up to the next eighth of a power of two: few shapes, at most an eighth of padding.
 std::int64_t bucket(std::int64_t tokens) {
@@ -72,12 +72,42 @@ DeviceStep::Shaped& DeviceStep::shaped_for(std::int64_t tokens, std::int64_t seq
   return shapes_.front();
 }
 
+// A new shape runs launch by launch, in memory beside that of the recordings. Where there would be too little of it
+// they are given up, to be made again.
+void DeviceStep::make_room(std::int64_t tokens) {
+  if (memory_ == nullptr || recorded_tokens_ == 0) return;
+  backend(device_).trim(device_);
+  const double needed = static_cast<double>(memory_->reserved_bytes()) * static_cast<double>(tokens) /
+                        static_cast<double>(recorded_tokens_);
+  if (static_cast<double>(backend(device_).memory(device_).free) < needed) forget_recordings();
+}
+
+void DeviceStep::forget_recordings() {
+  for (Shaped& shape : shapes_) shape.recording.reset();
+  update_.reset();
+  memory_.reset();
+  recorded_tokens_ = 0;
+}
+
+std::unique_ptr<Recording> DeviceStep::record(const std::function<void()>& work) {
+  if (memory_ != nullptr) {
+    try {
+      return backend(device_).record(device_, work, memory_);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::out_of_memory) throw;
+    }
+    forget_recordings();  // they are in the way
+  }
+  memory_ = backend(device_).recording_memory(device_);
+  return backend(device_).record(device_, work, memory_);
+}
+
 // The first time plans are made and memory is found; the second time the work is recorded.
 void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work) {
   if (recording == nullptr && ran && settings_.record && fused_enabled()) {
     backend(device_).trim(device_);  // what launch by launch took, the recording now takes for itself
     try {
-      recording = backend(device_).record(device_, work);
+      recording = record(work);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
       settings_.record = false;  // a composite that looks at values
@@ -130,8 +160,13 @@ void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
   shaped.inputs.copy_from(Tensor::from(padded(batch, tokens, sequences, settings_.pad_id), shaped.inputs.shape()));
   // Dropout's masks differ from pass to pass in more than what lies in memory.
   if (settings_.dropout > 0) return forward_backward_now(shaped.batch, pass);
+  if (!shaped.ran) make_room(tokens);
   run(shaped.recording, shaped.ran, [&] { forward_backward(shaped.batch); });
-  if (shaped.recording == nullptr) adapter_.require_gradients();
+  if (shaped.recording == nullptr) {
+    adapter_.require_gradients();
+  } else {
+    recorded_tokens_ = std::max(recorded_tokens_, tokens);
+  }
 }
 
 void DeviceStep::apply() {

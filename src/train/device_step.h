@@ -35,13 +35,18 @@ class DeviceStep final : public TrainStep {
   void forward_backward_now(const Batch& batch, std::uint32_t pass);
   void apply();
   void run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work);
+  std::unique_ptr<Recording> record(const std::function<void()>& work);
+  void make_room(std::int64_t tokens);
+  void forget_recordings();
 
   TrainTask& task_;
   const Adapter& adapter_;
   Tensor exp_avg_, exp_avg_sq_;
   Settings settings_;
   Device device_;
-  std::list<Shaped> shapes_;  // latest used first
+  std::shared_ptr<RecordingMemory> memory_;  // of all recordings: each leaves its results elsewhere
+  std::int64_t recorded_tokens_ = 0;         // of the largest shape there
+  std::list<Shaped> shapes_;                 // latest used first
   std::unique_ptr<Recording> update_;
   bool updated_ = false;
   Tensor seed_;      // f32 []: 1 / terms

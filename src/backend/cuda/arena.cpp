@@ -46,13 +46,13 @@ bool Arena::Order::operator()(const Block* a, const Block* b) const noexcept {
   return a->bytes != b->bytes ? a->bytes < b->bytes : a->data < b->data;
 }
 
-Arena::Arena(int device)
+Arena::Arena(int device, Keeps keeps)
     : Arena(
           device, switched_off() ? MakeSpace() : [device] { return device_address_space(device); },
-          [device] { (void)cudaStreamSynchronize(stream(device)); }) {}
+          [device] { (void)cudaStreamSynchronize(stream(device)); }, keeps) {}
 
-Arena::Arena(int device, MakeSpace make_space, std::function<void()> wait)
-    : device_(device), make_space_(std::move(make_space)), wait_(std::move(wait)) {
+Arena::Arena(int device, MakeSpace make_space, std::function<void()> wait, Keeps keeps)
+    : device_(device), make_space_(std::move(make_space)), wait_(std::move(wait)), keeps_(keeps) {
   spaces_[0].chunk = kLargeChunk;
   spaces_[1].chunk = kSmallChunk;
 }
@@ -164,17 +164,18 @@ void Arena::release(Block* block) noexcept {
   free.insert(block);
 }
 
-// The replays of a graph go on using what was released in its arena, and a capture cannot wait.
+// A capture cannot wait.
 void Arena::free_separate(Block* block) noexcept {
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   (void)cudaStreamIsCapturing(stream(device_), &capture);
-  if (this != device_arenas()[static_cast<std::size_t>(device_)] || capture != cudaStreamCaptureStatusNone) return;
+  if (keeps_ == Keeps::all || capture != cudaStreamCaptureStatusNone) return;
   wait_();
   (void)cudaFree(block->data);
   delete block;
 }
 
 void Arena::trim_locked() {
+  if (keeps_ == Keeps::all) return;
   wait_();  // what was freed may still be at work
   for (Space& space : spaces_) {
     if (space.addresses == nullptr) continue;

@@ -34,10 +34,14 @@ class Arena {
     std::size_t reserved = 0;        ///< the driver's memory
   };
 
-  explicit Arena(int device);
+  /// What an arena that runs out of memory, or is trimmed, keeps: the memory of blocks in use, or all, since graphs go
+  /// on using what was freed.
+  enum class Keeps { used, all };
+
+  explicit Arena(int device, Keeps keeps = Keeps::used);
   /// With other addresses than the device's; `wait` returns when all work that was queued has run.
   using MakeSpace = std::function<std::unique_ptr<AddressSpace>()>;
-  Arena(int device, MakeSpace make_space, std::function<void()> wait);
+  Arena(int device, MakeSpace make_space, std::function<void()> wait, Keeps keeps = Keeps::used);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -71,6 +75,7 @@ class Arena {
   int device_;
   MakeSpace make_space_;  // null: blocks are the driver's own (WICK_ARENA=off)
   std::function<void()> wait_;
+  Keeps keeps_;
   mutable std::mutex mutex_;
   Space spaces_[2];  // of large and of small blocks
   Stats stats_;

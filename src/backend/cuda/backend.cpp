@@ -64,8 +64,10 @@ class CudaBackend final : public Primitives {
 
   void synchronize(Device device) override { check(cudaStreamSynchronize(stream(device.index)), "waiting"); }
 
-  std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) override {
-    return cuda::record(device, work);
+  std::shared_ptr<RecordingMemory> recording_memory(Device device) override { return cuda::recording_memory(device); }
+  std::unique_ptr<Recording> record(Device device, const std::function<void()>& work,
+                                    std::shared_ptr<RecordingMemory> memory) override {
+    return cuda::record(device, work, memory != nullptr ? std::move(memory) : cuda::recording_memory(device));
   }
   std::unique_ptr<Readback> readback(Device device, std::size_t bytes) override { return make_readback(device, bytes); }
   std::unique_ptr<WorkRecorder> recorder(Device device) override { return std::make_unique<EventRecorder>(device); }

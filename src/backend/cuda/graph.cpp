@@ -27,9 +27,19 @@ class Timing {
   EventRecorder* recorder_;
 };
 
+// Graphs know the addresses, so no memory goes back to the driver before all of them are gone.
+class GraphMemory final : public RecordingMemory {
+ public:
+  explicit GraphMemory(int device) : arena(device, Arena::Keeps::all) {}
+  std::size_t reserved_bytes() const override { return arena.stats().reserved; }
+
+  Arena arena;
+};
+
 class GraphRecording final : public Recording {
  public:
-  explicit GraphRecording(Device device) : device_(device), arena_(device.index) {}
+  GraphRecording(Device device, std::shared_ptr<RecordingMemory> memory)
+      : device_(device), memory_(std::static_pointer_cast<GraphMemory>(std::move(memory))) {}
   ~GraphRecording() override {
     (void)cudaStreamSynchronize(stream(device_.index));  // a replay may still be at work in this memory
     if (executable_ != nullptr) (void)cudaGraphExecDestroy(executable_);
@@ -37,7 +47,7 @@ class GraphRecording final : public Recording {
 
   void capture(const std::function<void()>& work) {
     const cudaStream_t s = stream(device_.index);
-    const ArenaScope scope(arena_);
+    const ArenaScope scope(memory_->arena);
     const Timing timing(timed_);
     check(cudaStreamBeginCapture(s, cudaStreamCaptureModeRelaxed), "beginning a capture");
     cudaGraph_t graph = nullptr;
@@ -62,19 +72,21 @@ class GraphRecording final : public Recording {
     const WorkScope scope({"recorded graph"});
     launch();
   }
-  std::size_t reserved_bytes() const override { return arena_.stats().reserved; }
 
  private:
   Device device_;
-  Arena arena_;
+  std::shared_ptr<GraphMemory> memory_;
   std::unique_ptr<TimedWorks> timed_;  // outlives the graph that has its events
   cudaGraphExec_t executable_ = nullptr;
 };
 
 }  // namespace
 
-std::unique_ptr<Recording> record(Device device, const std::function<void()>& work) {
-  auto recording = std::make_unique<GraphRecording>(device);
+std::shared_ptr<RecordingMemory> recording_memory(Device device) { return std::make_shared<GraphMemory>(device.index); }
+
+std::unique_ptr<Recording> record(Device device, const std::function<void()>& work,
+                                  std::shared_ptr<RecordingMemory> memory) {
+  auto recording = std::make_unique<GraphRecording>(device, std::move(memory));
   recording->capture(work);
   return recording;
 }
