@@ -15,7 +15,16 @@ namespace wick {
 
 namespace text {
 struct TokenizerParts;
-}
+
+/// What decoding has to know of the tokens before.
+struct DecodeState {
+  bool streams = false;      // bytes that make a character are given at once
+  bool first = true;         // no token stands before
+  bool broken = false;       // the bytes at the end are no text
+  std::string bytes{};       // at the end, not given yet
+  std::size_t stripped = 0;  // characters that were taken off the beginning, or as many as may be
+};
+}  // namespace text
 
 /// A row of the embedding table.
 using TokenId = std::int32_t;
@@ -103,7 +112,9 @@ class Tokenizer {
 };
 
 /// Decodes tokens as they are generated. The pieces that push() and finish() return, joined, are what
-/// Tokenizer::decode() gives for all the tokens at once, and none of them ends inside a character.
+/// Tokenizer::decode() gives for all the tokens at once, and none of them ends inside a character. One thing differs:
+/// where the decoder is ByteFallback and byte tokens in a row are not UTF-8, decode() makes each of them U+FFFD, push()
+/// those that come after the characters it has already given.
 class DecodeStream {
  public:
   explicit DecodeStream(const Tokenizer& tokenizer, bool skip_special_tokens = false);
@@ -116,7 +127,7 @@ class DecodeStream {
  private:
   Tokenizer tokenizer_;
   bool skip_special_tokens_;
-  bool first_ = true;    // no token was pushed yet
+  text::DecodeState state_;
   std::string pending_;  // the first bytes of a character that is not complete: at most 3
 };
 

@@ -45,6 +45,11 @@ class AddedTokens {
 
   const AddedToken* find(TokenId id) const;
   const AddedToken* find(std::string_view content) const;
+  /// Whether a special token has this content.
+  bool is_special(std::string_view content) const {
+    const AddedToken* token = find(content);
+    return token != nullptr && token->special;
+  }
   const std::vector<AddedToken>& all() const { return tokens_; }
 
  private:

@@ -5,6 +5,7 @@
 
 #include "text/bpe.h"
 #include "text/byte_level.h"
+#include "text/character_bpe.h"
 #include "text/vocab.h"
 
 namespace wick::text {
@@ -20,23 +21,23 @@ std::string shown(std::string_view token) {
 // How many look-ups are under way at once (see Vocab::Probe).
 constexpr std::size_t kBatch = 32;
 
-// The bytes of a token, and whether it is not written in the byte-level alphabet.
+// The bytes of a token; in a byte-level vocabulary also whether it is not written in that alphabet.
 struct TokenBytes {
   std::string bytes;
   bool literal = false;
   Vocab::Probe probe{};
 
-  void read(std::string_view token) {
+  void read(std::string_view token, BpeUnit unit) {
     bytes.clear();
-    literal = !append_from_byte_level(bytes, token);
-    if (literal) bytes = token;
+    literal = unit == BpeUnit::byte && !append_from_byte_level(bytes, token);
+    if (literal || unit == BpeUnit::character) bytes = token;
     probe = Vocab::probe(bytes, literal);
   }
 };
 
 class VocabReader {
  public:
-  explicit VocabReader(const JsonValue& value) : value_(value) {}
+  VocabReader(const JsonValue& value, BpeUnit unit) : value_(value), unit_(unit) {}
 
   Vocab read() {
     const dom::object entries = value_.object();
@@ -55,7 +56,7 @@ class VocabReader {
       Item& item = batch_[filled_++];
       item.key = entry.key;
       item.id = static_cast<TokenId>(id);
-      item.token.read(entry.key);
+      item.token.read(entry.key, unit_);
       vocab_.fetch_slot(item.token.probe);
       if (filled_ == kBatch) flush();
     }
@@ -86,6 +87,7 @@ class VocabReader {
   }
 
   const JsonValue& value_;
+  BpeUnit unit_;
   Vocab vocab_;
   std::array<Item, kBatch> batch_;
   std::size_t filled_ = 0;
@@ -93,7 +95,8 @@ class VocabReader {
 
 class MergeReader {
  public:
-  MergeReader(const JsonValue& merges, const Vocab& vocab) : merges_(merges), vocab_(vocab) {}
+  MergeReader(const JsonValue& merges, const Vocab& vocab, BpeUnit unit)
+      : merges_(merges), vocab_(vocab), unit_(unit) {}
 
   MergeTable read() {
     const dom::array list = merges_.array();
@@ -103,8 +106,9 @@ class MergeReader {
       Merge& merge = batch_[filled_];
       merge.index = index++;
       if (!split(item, merge)) continue;
-      merge.left_bytes.read(merge.left);
-      merge.right_bytes.read(merge.right);
+      if (merge.left.empty() || merge.right.empty()) at(merge).format("has an empty token");
+      merge.left_bytes.read(merge.left, unit_);
+      merge.right_bytes.read(merge.right, unit_);
       vocab_.fetch_slot(merge.left_bytes.probe);
       vocab_.fetch_slot(merge.right_bytes.probe);
       if (++filled_ == kBatch) flush();
@@ -193,6 +197,7 @@ class MergeReader {
 
   const JsonValue& merges_;
   const Vocab& vocab_;
+  BpeUnit unit_;
   MergeTable table_;
   std::array<Merge, kBatch> batch_;
   std::size_t filled_ = 0;
@@ -200,24 +205,18 @@ class MergeReader {
   TokenId last_joined_ = 0;
 };
 
-}  // namespace
+// The token of "unk_token", if there is one.
+std::optional<TokenId> read_unk_token(const JsonValue& model, const Vocab& vocab, BpeUnit unit) {
+  const auto unk = model.find("unk_token");
+  if (!unk) return std::nullopt;
+  TokenBytes token;
+  token.read(unk->string(), unit);
+  const auto id = vocab.find(token.bytes, token.literal);
+  if (!id) unk->format("is \"{}\", which the vocabulary does not have", shown(unk->string()));
+  return id;
+}
 
-std::unique_ptr<const Model> read_bpe(const JsonValue& model) {
-  model.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-              "byte_fallback", "ignore_merges", "vocab", "merges"});
-  if (const auto dropout = model.find("dropout")) {
-    // Random merges: no two runs would agree.
-    if (dropout->number() != 0) dropout->unsupported("is not 0: merges that are left out at random are not supported");
-  }
-  for (const std::string_view affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    const auto value = model.find(affix);
-    if (value && !value->string().empty()) value->unsupported("is \"{}\", which is not supported", value->string());
-  }
-  const JsonValue vocab_value = model.at("vocab");
-  Vocab vocab = VocabReader(vocab_value).read();
-  const JsonValue merges_value = model.at("merges");
-  MergeTable merges = MergeReader(merges_value, vocab).read();
-
+std::unique_ptr<const Model> make_byte_model(const JsonValue& model, Vocab vocab, MergeTable merges) {
   bool every_byte = true;
   for (unsigned byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(static_cast<unsigned char>(byte));
@@ -231,14 +230,39 @@ std::unique_ptr<const Model> read_bpe(const JsonValue& model) {
     if (model.boolean_or("byte_fallback", false)) {
       model.unsupported("has byte_fallback and no token for some bytes, which is not supported");
     }
-    if (const auto unk = model.find("unk_token")) {
-      TokenBytes token;
-      token.read(unk->string());
-      options.unk_token = vocab.find(token.bytes, token.literal);
-      if (!options.unk_token) unk->format("is \"{}\", which the vocabulary does not have", shown(unk->string()));
-    }
+    options.unk_token = read_unk_token(model, vocab, BpeUnit::byte);
   }
   return std::make_unique<const BpeModel>(std::move(vocab), std::move(merges), options);
+}
+
+std::unique_ptr<const Model> make_character_model(const JsonValue& model, Vocab vocab, MergeTable merges) {
+  CharacterBpeModel::Options options;
+  options.ignore_merges = model.boolean_or("ignore_merges", false);
+  options.byte_fallback = model.boolean_or("byte_fallback", false);
+  options.fuse_unk = model.boolean_or("fuse_unk", false);
+  options.unk_token = read_unk_token(model, vocab, BpeUnit::character);
+  return std::make_unique<const CharacterBpeModel>(std::move(vocab), std::move(merges), options);
+}
+
+}  // namespace
+
+std::unique_ptr<const Model> read_bpe(const JsonValue& model, BpeUnit unit) {
+  model.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+              "byte_fallback", "ignore_merges", "vocab", "merges"});
+  if (const auto dropout = model.find("dropout")) {
+    // Random merges: no two runs would agree.
+    if (dropout->number() != 0) dropout->unsupported("is not 0: merges that are left out at random are not supported");
+  }
+  for (const std::string_view affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    const auto value = model.find(affix);
+    if (value && !value->string().empty()) value->unsupported("is \"{}\", which is not supported", value->string());
+  }
+  const JsonValue vocab_value = model.at("vocab");
+  Vocab vocab = VocabReader(vocab_value, unit).read();
+  const JsonValue merges_value = model.at("merges");
+  MergeTable merges = MergeReader(merges_value, vocab, unit).read();
+  return unit == BpeUnit::byte ? make_byte_model(model, std::move(vocab), std::move(merges))
+                               : make_character_model(model, std::move(vocab), std::move(merges));
 }
 
 }  // namespace wick::text

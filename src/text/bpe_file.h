@@ -7,7 +7,10 @@
 
 namespace wick::text {
 
-/// Reads the section `model` of a tokenizer.json whose type is BPE, with a vocabulary in the byte-level alphabet.
-std::unique_ptr<const Model> read_bpe(const JsonValue& model);
+/// What byte pair encoding begins with: bytes, with a vocabulary in the byte-level alphabet, or characters.
+enum class BpeUnit { byte, character };
+
+/// Reads the section `model` of a tokenizer.json whose type is BPE.
+std::unique_ptr<const Model> read_bpe(const JsonValue& model, BpeUnit unit);
 
 }  // namespace wick::text

@@ -51,6 +51,14 @@ class JsonValue {
   JsonValue child(simdjson::dom::element element, std::string_view key) const {
     return {element, file_, path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key)};
   }
+  /// Calls use(JsonValue) with each value of this list.
+  template <class Use>
+  void for_each(Use&& use) const {
+    std::size_t index = 0;
+    for (const simdjson::dom::element element : array()) {
+      use(JsonValue{element, file_, fmt::format("{}[{}]", path_, index++)});
+    }
+  }
   /// Refuses this object if it has a field that is not listed.
   void only(std::initializer_list<std::string_view> known) const {
     for (const auto& field : object()) {

@@ -151,9 +151,9 @@ void Encoder::pieces_of(const Stretch& stretch) {
 }
 
 Margins Encoder::margins_of(const ModelToken& token, std::string_view bytes) const {
-  if (!parts_.metaspace && !parts_.word_decoder) return margins_of_bytes(bytes);
+  if (parts_.margins_of == text::MarginsOf::bytes) return margins_of_bytes(bytes);
   const std::optional<std::string> spelled = parts_.model->id_to_token(token.id);
-  if (parts_.word_decoder) return margins_of_text(spelled.value_or(""));
+  if (parts_.margins_of == text::MarginsOf::spelling) return margins_of_text(spelled.value_or(""));
   // A byte that an unknown character fell back to is spelled out, whatever the character is.
   if (spelled && spelled->size() == 6 && spelled->starts_with("<0x")) return {0, 0};
   return margins_of_text(bytes);
@@ -203,33 +203,25 @@ bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, N
   return changed;
 }
 
-void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const {
+void text::TokenizerParts::append_bytes(std::string& out, TokenId id, bool skip_special_tokens,
+                                        DecodeState& state) const {
   const text::AddedToken* token = added.find(id);
-  if (token != nullptr && skip_special_tokens && token->special) return;
-  std::optional<std::string> spelled;
-  if (word_decoder || metaspace) {
-    spelled = token != nullptr ? token->shown : model->id_to_token(id);
+  if (token != nullptr && skip_special_tokens && added.is_special(token->shown)) return;
+  if (word_decoder || piece_decoder) {
+    std::optional<std::string> spelled = token != nullptr ? token->shown : model->id_to_token(id);
     if (!spelled) return;
-  }
-  if (word_decoder) {
-    word_decoder->append(out, *std::move(spelled), first);
-  } else if (metaspace) {
-    metaspace->append(out, *spelled, first);
+    if (piece_decoder) return piece_decoder->append(out, *std::move(spelled), state);
+    word_decoder->append(out, *std::move(spelled), state.first);
+    state.first = false;
   } else if (token == nullptr) {
     model->append_bytes(out, id);
   } else if (!text::append_from_byte_level(out, token->shown)) {
     out += token->shown;
   }
-  first = false;
 }
 
-void text::MetaspaceDecoder::append(std::string& out, std::string_view token, bool first) const {
-  for (std::size_t at = 0; (at = token.find(replacement)) != std::string_view::npos;) {
-    out += token.substr(0, at);
-    if (!first || !drops_first) out += ' ';
-    token.remove_prefix(at + replacement.size());
-  }
-  out += token;
+void text::TokenizerParts::finish(std::string& out, DecodeState& state) const {
+  if (piece_decoder) piece_decoder->finish(out, state);
 }
 
 Tokenizer::Tokenizer(std::shared_ptr<const text::TokenizerParts> parts) : parts_(std::move(parts)) {}
@@ -281,8 +273,9 @@ std::vector<TokenId> Tokenizer::encode_ids(std::string_view text, const EncodeOp
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
   std::string bytes;
-  bool first = true;
-  for (const TokenId id : ids) parts_->append_bytes(bytes, id, skip_special_tokens, first);
+  text::DecodeState state;
+  for (const TokenId id : ids) parts_->append_bytes(bytes, id, skip_special_tokens, state);
+  parts_->finish(bytes, state);
   if (text::valid_prefix(bytes) == bytes.size()) return bytes;
   std::string out;
   text::append_lossy(out, bytes, false);
@@ -319,20 +312,21 @@ std::optional<std::size_t> Tokenizer::truncation_length() const {
 }
 
 DecodeStream::DecodeStream(const Tokenizer& tokenizer, bool skip_special_tokens)
-    : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {}
+    : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens), state_{.streams = true} {}
 
 std::string DecodeStream::push(TokenId id) {
-  tokenizer_.parts_->append_bytes(pending_, id, skip_special_tokens_, first_);
+  tokenizer_.parts_->append_bytes(pending_, id, skip_special_tokens_, state_);
   std::string out;
   pending_.erase(0, text::append_lossy(out, pending_, true));
   return out;
 }
 
 std::string DecodeStream::finish() {
+  tokenizer_.parts_->finish(pending_, state_);
   std::string out;
   text::append_lossy(out, pending_, false);
   pending_.clear();
-  first_ = true;
+  state_ = {.streams = true};
   return out;
 }
 

@@ -4,9 +4,10 @@
 #include <unordered_set>
 
 #include "text/bpe_file.h"
+#include "text/decoder_file.h"
 #include "text/json_value.h"
+#include "text/section_values.h"
 #include "text/tokenizer_parts.h"
-#include "text/unicode.h"
 #include "text/unigram.h"
 #include "text/vocab.h"
 #include "text/word_piece_file.h"
@@ -28,16 +29,7 @@ constexpr std::string_view kWordsOrSymbols =
 
 constexpr std::uint64_t kAnyNumber = std::numeric_limits<std::uint64_t>::max();
 
-template <class Use>
-void for_each(const JsonValue& list, Use&& use) {
-  std::size_t index = 0;
-  for (const dom::element element : list.array()) {
-    use(JsonValue{element, list.file(), fmt::format("{}[{}]", list.path(), index++)});
-  }
-}
-
-// What the sections around a model have to fit: it cuts the bytes of text, words, or marked text (Unigram).
-enum class ModelKind { bytes, words, marked };
+enum class ModelKind { bpe, word_piece, unigram };
 
 void read_bert_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
   value.only({"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"});
@@ -51,45 +43,11 @@ void read_bert_normalizer(const JsonValue& value, std::vector<NormalizerStep>& o
   if (lowercase) out.emplace_back(CharacterMap::lowercase);
 }
 
-Regex read_pattern(const JsonValue& value) {
-  value.only({"Regex", "String"});
-  if (const auto regex = value.find("Regex")) return {regex->string(), value.file()};
-  return Regex::literal(value.at("String").string(), value.file());
-}
-
-// The character that a Metaspace writes for a space.
-std::string read_replacement(const JsonValue& value) {
-  const std::string_view text = value.string();
-  std::size_t length = 0;
-  if (!text.empty()) next_code_point(text, length);
-  if (text.empty() || length != text.size()) value.format("is \"{}\", expected one character", text);
-  return std::string(text);
-}
-
-PrependScheme read_prepend_scheme(const JsonValue& value) {
-  const auto scheme = value.find("prepend_scheme");
-  const std::string_view name = scheme ? scheme->string() : "always";
-  if (name != "always" && name != "first" && name != "never") {
-    scheme->format("is \"{}\", expected always, first or never", name);
-  }
-  // Old files have the flag alone.
-  if (!value.boolean_or("add_prefix_space", true)) {
-    if (scheme && name != "never") scheme->format("is \"{}\", but add_prefix_space is false", name);
-    return PrependScheme::never;
-  }
-  return name == "always" ? PrependScheme::always : name == "first" ? PrependScheme::first : PrependScheme::never;
-}
-
-MetaspaceStep read_metaspace(const JsonValue& value) {
-  value.only({"type", "replacement", "prepend_scheme", "add_prefix_space", "split", "str_rep"});
-  return {read_replacement(value.at("replacement")), read_prepend_scheme(value), value.boolean_or("split", true)};
-}
-
 void read_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
     value.only({"type", "normalizers"});
-    return for_each(value.at("normalizers"), [&](const JsonValue& part) { read_normalizer(part, out); });
+    return value.at("normalizers").for_each([&](const JsonValue& part) { read_normalizer(part, out); });
   }
   if (type == "BertNormalizer") return read_bert_normalizer(value, out);
   if (type == "Precompiled") {
@@ -156,13 +114,13 @@ class PreTokenizerReader {
     const std::string_view type = value.at("type").string();
     if (type == "Sequence") {
       value.only({"type", "pretokenizers"});
-      return for_each(value.at("pretokenizers"), [&](const JsonValue& part) { read_step(part); });
+      return value.at("pretokenizers").for_each([&](const JsonValue& part) { read_step(part); });
     }
     // After it the text is no longer text, but bytes spelled as letters.
     if (byte_level_) value.unsupported("is {} after ByteLevel, which is not supported", type);
     const std::string& file = value.file();
     if (type == "ByteLevel") {
-      if (kind_ == ModelKind::words) value.unsupported("is ByteLevel, which is supported only with BPE");
+      if (kind_ != ModelKind::bpe) value.unsupported("is ByteLevel, which is supported only with BPE");
       value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
       if (value.at("add_prefix_space").boolean()) steps_.emplace_back(PrefixSpaceStep{});
       if (value.boolean_or("use_regex", true)) split(Regex(kGpt2Pattern, file), SplitBehavior::isolated, false);
@@ -205,7 +163,7 @@ TemplateStep read_template(const JsonValue& value) {
   value.only({"type", "single", "pair", "special_tokens"});
   const JsonValue tokens = value.at("special_tokens");
   TemplateStep step;
-  for_each(value.at("single"), [&](const JsonValue& piece) {
+  value.at("single").for_each([&](const JsonValue& piece) {
     piece.only({"Sequence", "SpecialToken"});
     if (const auto sequence = piece.find("Sequence")) {
       if (const auto id = sequence->at("id").string(); id != "A") {
@@ -215,9 +173,8 @@ TemplateStep read_template(const JsonValue& value) {
       return;
     }
     const std::string_view name = piece.at("SpecialToken").at("id").string();
-    for_each(tokens.at(name).at("ids"), [&](const JsonValue& id) {
-      step.pieces.emplace_back(static_cast<TokenId>(id.integer_below(kMaxTokenId)));
-    });
+    tokens.at(name).at("ids").for_each(
+        [&](const JsonValue& id) { step.pieces.emplace_back(static_cast<TokenId>(id.integer_below(kMaxTokenId))); });
   });
   return step;
 }
@@ -239,7 +196,7 @@ void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step
   const std::string_view type = value.at("type").string();
   if (type == "Sequence") {
     value.only({"type", "processors"});
-    for_each(value.at("processors"), [&](const JsonValue& part) { read_post_processor(part, out); });
+    value.at("processors").for_each([&](const JsonValue& part) { read_post_processor(part, out); });
   } else if (type == "ByteLevel") {
     value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     const bool prefix = value.at("add_prefix_space").boolean();
@@ -257,39 +214,6 @@ void read_post_processor(const JsonValue& value, std::vector<PostProcessor::Step
   } else {
     value.unsupported("is {}, a post-processor that is not supported", type);
   }
-}
-
-// What is supported comes to one of two decoders, whose tokens are joined: ByteLevel or Metaspace.
-void read_decoder(const JsonValue& value, bool& byte_level, std::optional<MetaspaceDecoder>& metaspace) {
-  const std::string_view type = value.at("type").string();
-  if (type == "Sequence") {
-    value.only({"type", "decoders"});
-    return for_each(value.at("decoders"), [&](const JsonValue& part) { read_decoder(part, byte_level, metaspace); });
-  }
-  const bool any = byte_level || metaspace;
-  if (type == "ByteLevel" && !any) {
-    value.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
-    byte_level = true;
-  } else if (type == "Metaspace" && !any) {
-    MetaspaceStep step = read_metaspace(value);
-    metaspace = MetaspaceDecoder{std::move(step.replacement), step.prepend != PrependScheme::never};
-  } else if (type == "Fuse" && any) {
-    value.only({"type"});
-  } else if (type == "ByteLevel" || type == "Metaspace" || type == "Fuse") {
-    value.unsupported("is {}, which is supported only as one ByteLevel or one Metaspace, and Fuse after it", type);
-  } else {
-    value.unsupported("is {}, a decoder that is not supported", type);
-  }
-}
-
-// Without a decoder every token is a word.
-WordDecoder read_word_decoder(const std::optional<JsonValue>& value) {
-  if (!value) return {};
-  if (const auto type = value->at("type").string(); type != "WordPiece") {
-    value->unsupported("is {}, a decoder that is not supported with WordPiece", type);
-  }
-  value->only({"type", "prefix", "cleanup"});
-  return {std::string(value->at("prefix").string()), value->at("cleanup").boolean()};
 }
 
 std::optional<Truncation> read_truncation(const JsonValue& file, std::size_t added) {
@@ -318,7 +242,7 @@ std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& mo
   auto next_id = static_cast<TokenId>(model.vocab_size());
   const auto list = file.find("added_tokens");
   if (!list) return tokens;
-  for_each(*list, [&](const JsonValue& value) {
+  list->for_each([&](const JsonValue& value) {
     value.only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
     const std::string_view content = value.at("content").string();
     AddedToken token;
@@ -349,15 +273,52 @@ std::vector<AddedToken> read_added_tokens(const JsonValue& file, const Model& mo
 
 ModelKind kind_of(const JsonValue& model) {
   if (const auto type = model.find("type")) {
-    if (type->string() == "BPE") return ModelKind::bytes;
-    if (type->string() == "WordPiece") return ModelKind::words;
-    if (type->string() == "Unigram") return ModelKind::marked;
+    if (type->string() == "BPE") return ModelKind::bpe;
+    if (type->string() == "WordPiece") return ModelKind::word_piece;
+    if (type->string() == "Unigram") return ModelKind::unigram;
     type->unsupported("is {}, a model that is not supported", type->string());
   }
   // Old files have no type.
-  if (model.find("merges")) return ModelKind::bytes;
-  if (model.find("max_input_chars_per_word")) return ModelKind::words;
+  if (model.find("merges")) return ModelKind::bpe;
+  if (model.find("max_input_chars_per_word")) return ModelKind::word_piece;
   model.format("has no \"type\"");
+}
+
+// Reads the sections that have to fit each other: what the pre-tokenizer makes of text, the model takes and the decoder
+// turns back.
+void read_model(const JsonValue& file, TokenizerParts& parts) {
+  const JsonValue model = file.at("model");
+  const ModelKind kind = kind_of(model);
+  bool byte_level = false;
+  if (const auto pre_tokenizer = file.find("pre_tokenizer")) {
+    PreTokenizerReader reader(kind);
+    parts.pre_tokenizer = PreTokenizer(reader.read(*pre_tokenizer));
+    byte_level = reader.byte_level();
+  }
+  const auto decoder = file.find("decoder");
+  if (kind == ModelKind::word_piece) {
+    parts.model = read_word_piece(model);
+    parts.word_decoder = read_word_decoder(decoder);
+    parts.margins_of = MarginsOf::spelling;
+    return;
+  }
+  if (kind == ModelKind::unigram) {
+    parts.model = read_unigram(model);
+    parts.margins_of = MarginsOf::piece;
+  } else {
+    parts.model = read_bpe(model, byte_level ? BpeUnit::byte : BpeUnit::character);
+    parts.margins_of = byte_level ? MarginsOf::bytes : MarginsOf::spelling;
+  }
+  if (!decoder) {
+    file.unsupported("has no decoder, which {} needs", kind == ModelKind::unigram ? "Unigram" : "BPE");
+  }
+  parts.piece_decoder = read_decoder(*decoder);
+  if (byte_level && parts.piece_decoder) {
+    decoder->unsupported("is not ByteLevel, which the ByteLevel of pre_tokenizer needs");
+  }
+  if (!byte_level && !parts.piece_decoder) {
+    decoder->unsupported("is ByteLevel, which is not supported without a ByteLevel in pre_tokenizer");
+  }
 }
 
 }  // namespace
@@ -377,39 +338,7 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
 
   auto parts = std::make_shared<TokenizerParts>();
   if (const auto normalizer = file.find("normalizer")) read_normalizer(*normalizer, parts->normalizer);
-  const auto pre_tokenizer = file.find("pre_tokenizer");
-  const JsonValue model = file.at("model");
-  const ModelKind kind = kind_of(model);
-  parts->model = kind == ModelKind::bytes   ? read_bpe(model)
-                 : kind == ModelKind::words ? read_word_piece(model)
-                                            : read_unigram(model);
-  if (!pre_tokenizer && kind == ModelKind::bytes) {
-    file.unsupported("has no pre_tokenizer, and BPE over anything but bytes is not supported");
-  }
-  if (pre_tokenizer) {
-    PreTokenizerReader reader(kind);
-    parts->pre_tokenizer = PreTokenizer(reader.read(*pre_tokenizer));
-    if (kind == ModelKind::bytes && !reader.byte_level()) {
-      pre_tokenizer->unsupported("has no ByteLevel, and BPE over anything but bytes is not supported");
-    }
-    if (kind == ModelKind::marked && reader.byte_level()) {
-      pre_tokenizer->unsupported("has a ByteLevel, which is not supported with Unigram");
-    }
-  }
-
-  const auto decoder = file.find("decoder");
-  if (kind == ModelKind::words) {
-    parts->word_decoder = read_word_decoder(decoder);
-  } else {
-    bool byte_level = false;
-    if (decoder) read_decoder(*decoder, byte_level, parts->metaspace);
-    if (kind == ModelKind::bytes && !byte_level) {
-      file.unsupported("has no ByteLevel decoder, which BPE over bytes needs");
-    }
-    if (kind == ModelKind::marked && !parts->metaspace) {
-      file.unsupported("has no Metaspace decoder, which Unigram needs");
-    }
-  }
+  read_model(file, *parts);
 
   std::vector<PostProcessor::Step> steps;
   const auto post_processor = file.find("post_processor");

@@ -10,6 +10,7 @@
 #include "text/added_tokens.h"
 #include "text/model.h"
 #include "text/normalizer_step.h"
+#include "text/piece_decoder.h"
 #include "text/post_processor.h"
 #include "text/pre_tokenizer.h"
 #include "text/word_decoder.h"
@@ -17,12 +18,11 @@
 
 namespace wick::text {
 
-/// The way back from MetaspaceStep: its character becomes a space, or nothing in the first token if `drops_first`.
-struct MetaspaceDecoder {
-  std::string replacement;
-  bool drops_first;
-
-  void append(std::string& out, std::string_view token, bool first) const;
+/// Where the white space at the ends of a token is looked for, which a post-processor may take out of the offsets.
+enum class MarginsOf {
+  bytes,     ///< what it covers, as bytes
+  piece,     ///< what it covers, as text
+  spelling,  ///< how the file spells it
 };
 
 /// The parts that a tokenizer.json is made of, and the way of a text through them.
@@ -34,13 +34,15 @@ struct TokenizerParts {
   AddedTokens added;
   /// How tokens become text; without either, their bytes in the byte-level alphabet are joined.
   std::optional<WordDecoder> word_decoder;
-  std::optional<MetaspaceDecoder> metaspace;
+  std::optional<PieceDecoder> piece_decoder;
+  MarginsOf margins_of = MarginsOf::bytes;
 
   /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins.
   Draft encode(std::string_view text, bool with_offsets) const;
-  /// Appends the bytes of a token, which need not be whole characters. `first`: no token stands before it; set to false
-  /// when one now does.
-  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens, bool& first) const;
+  /// Appends the bytes of a token behind those that `state` has seen, which need not be whole characters.
+  void append_bytes(std::string& out, TokenId id, bool skip_special_tokens, DecodeState& state) const;
+  /// Appends what is left when no token follows.
+  void finish(std::string& out, DecodeState& state) const;
   /// Runs the normalizer over `text`; false if nothing changes.
   bool normalize(std::string_view text, bool with_origins, Normalized& out) const;
 };
