@@ -117,7 +117,8 @@ void AddedTokens::split(std::string_view text, bool in_normalized, std::vector<P
         }
       }
       if (done < begin) out.push_back({done, begin, nullptr});
-      out.push_back({begin, end, &token});
+      // One whose white space the token before has taken is gone.
+      if (begin < end) out.push_back({begin, end, &token});
       done = end;
     }
   }
