@@ -83,6 +83,7 @@ TEST(Tokenizer, AgreesWithTheReferenceOnTales) {
 // NAME_texts.json, or in texts.json where there is none.
 // unigram was trained by that package; unigram_spm has the pieces and the character map of a model that sentencepiece
 // trained with nmt_nfkc; unigram_bytes has many ties and falls back to bytes. They share unigram_texts.json.
+// spm and its variants are BPE over characters, made by data/tokenizer/make_spm.py. They share spm_texts.json.
 class Reference : public testing::TestWithParam<std::string> {};
 
 TEST_P(Reference, AgreesOnEveryText) {
@@ -91,6 +92,7 @@ TEST_P(Reference, AgreesOnEveryText) {
   dom::parser case_parser;
   std::string own = data_path(GetParam() + "_texts.json");
   if (GetParam().starts_with("unigram")) own = data_path("unigram_texts.json");
+  if (GetParam().starts_with("spm")) own = data_path("spm_texts.json");
   const dom::array texts = text_parser.load(std::filesystem::exists(own) ? own : data_path("texts.json")).get_array();
   const dom::array cases = case_parser.load(data_path(GetParam() + "_cases.json")).get_array();
   ASSERT_EQ(texts.size(), cases.size());
@@ -123,7 +125,8 @@ TEST_P(Reference, AgreesOnEveryText) {
 INSTANTIATE_TEST_SUITE_P(Tokenizer, Reference,
                          testing::Values("gpt2", "gpt2_prefix", "gpt2_notrim", "llama3", "qwen2", "added", "added_nfc",
                                          "odd", "invert", "gaps", "unk", "bert", "bert_cased", "word_piece",
-                                         "word_piece_split", "unigram", "unigram_spm", "unigram_bytes"),
+                                         "word_piece_split", "unigram", "unigram_spm", "unigram_bytes", "spm",
+                                         "spm_first", "spm_gemma", "spm_odd"),
                          [](const auto& info) { return info.param; });
 
 using Ids = std::vector<TokenId>;
