@@ -148,7 +148,8 @@ def make_files():
     yield "spm_odd", file_of(
         odd, ways,
         [("<unk>", "special"), ("<s>", "special normalized"), ("</s>", "special normalized rstrip"),
-         ("<tool>", "normalized lstrip"), ("word", "normalized single_word"), ("<|end|>", "lstrip rstrip")],
+         ("<tool>", "normalized lstrip"), ("word", "normalized single_word"), ("<|end|>", "lstrip rstrip"),
+         ("\t", "lstrip rstrip")],
         fuse_unk=False, ignore_merges=True, normalizer=prepending, pre_tokenizer=metaspace("always", True),
         decoder=sequence("decoders", [metaspace("always", True), {"type": "ByteFallback"}]),
         post_processor=sequence("processors", [
