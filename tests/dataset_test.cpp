@@ -108,6 +108,19 @@ TEST(Dataset, PromptAndCompletionMeetAtATokenBorder) {
   EXPECT_EQ(masked.report().trained_tokens, static_cast<std::int64_t>(completion.size()));
 }
 
+TEST(Dataset, ACompletionBeginsWithNoSpaceOfItsOwn) {
+  // This tokenizer puts a space before every text, as Llama 2's does.
+  const Tokenizer tokenizer = Tokenizer::from_file(std::string(WICK_TEST_DATA) + "/tokenizer/spm.json");
+  DatasetOptions options = with_text();
+  options.tokenizer = &tokenizer;
+  const Ids whole = joined(tokenizer.encode_ids("the book she had"), {kEos});
+  EXPECT_EQ(read(R"({"prompt": "the book", "completion": " she had"})", options).examples()[0].ids, whole);
+  EXPECT_EQ(tokenizer.decode(read(R"({"prompt": "the b", "completion": "ook"})", options).examples()[0].ids, true),
+            tokenizer.decode(joined(tokenizer.encode_ids("the book"), {kEos}), true));
+  // Behind no text it is one of its own.
+  EXPECT_EQ(read(R"({"prompt": "", "completion": "the book she had"})", options).examples()[0].ids, whole);
+}
+
 TEST(Dataset, ATemplateSurroundsTheWholeRow) {
   const Tokenizer tokenizer = with_template();
   DatasetOptions options = with_text();

@@ -151,6 +151,28 @@ TEST(Generate, StreamsTheTextItReturns) {
   EXPECT_EQ(result.text, tales_tokenizer().decode(result.ids, true));
 }
 
+TEST(Generate, TheTextStandsBehindThePrompt) {
+  // Where words begin with a space that is taken off the beginning of a text, as in Llama 2's tokenizer: not of this
+  // one.
+  const Tokenizer tokenizer = Tokenizer::from_file(std::string(WICK_TEST_DATA) + "/tokenizer/spm.json");
+  const Ids prompt = tokenizer.encode_ids("the book");
+  int spaces = 0;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    // Of 4096 ids this tokenizer has a tenth; the others stand for nothing.
+    const GenerateResult result =
+        generate(tales(), &tokenizer, prompt,
+                 {.max_tokens = 30, .sampling = {.temperature = 5}, .seed = seed, .ignore_eos = true});
+    Ids all = prompt;
+    all.insert(all.end(), result.ids.begin(), result.ids.end());
+    const std::string decoded = tokenizer.decode(all, true);
+    if (decoded.find("\uFFFD") == std::string::npos) {
+      EXPECT_EQ("the book" + result.text, decoded) << seed;
+    }
+    if (result.text.starts_with(' ')) ++spaces;
+  }
+  EXPECT_GT(spaces, 0);
+}
+
 TEST(Generate, StopStringsCutTheText) {
   const Ids prompt = {3449, 629, 258, 537};
   const std::string all = generate(tales(), &tales_tokenizer(), prompt, {.max_tokens = 48, .ignore_eos = true}).text;

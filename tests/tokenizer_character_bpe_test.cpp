@@ -162,6 +162,49 @@ TEST(TokenizerCharacterBpe, GivesCharactersAsSoonAsTheyAreWhole) {
   }
 }
 
+TEST(TokenizerCharacterBpe, GoesOnBehindATextThatIsThere) {
+  const Tokenizer tokenizer = SmallBpe{}.tokenizer();
+  DecodeStream stream(tokenizer);
+  stream.follow(Ids{5, 3, 12});
+  EXPECT_EQ(stream.push(13), "\u00e9");
+  EXPECT_EQ(stream.push(5), " a");
+  EXPECT_EQ(stream.finish(), "");
+  stream.follow(Ids{0});  // text, too
+  EXPECT_EQ(stream.push(5), " a");
+}
+
+// The ids of text[0, cut) and of the rest as its continuation.
+Ids in_two_parts(const Tokenizer& tokenizer, const std::string& text, std::size_t cut) {
+  Ids ids = tokenizer.encode_ids(text.substr(0, cut));
+  const Ids rest = tokenizer.encode_ids(text.substr(cut), {.add_special_tokens = false, .continues = true});
+  ids.insert(ids.end(), rest.begin(), rest.end());
+  return ids;
+}
+
+TEST(TokenizerCharacterBpe, PutsNoSpaceBeforeATextThatContinuesAnother) {
+  // Words are tokenized by themselves, so what the reference makes of a text is what is made of its parts.
+  const std::string folder = std::string(WICK_TEST_DATA) + "/tokenizer/";
+  std::size_t cuts = 0;
+  for (const char* name : {"spm", "spm_first", "spm_gemma"}) {
+    const Tokenizer tokenizer = Tokenizer::from_file(folder + name + ".json");
+    simdjson::dom::parser parser;
+    for (const simdjson::dom::element item : parser.load(folder + "spm_texts.json").get_array()) {
+      const std::string text(item.get_string().value());
+      for (std::size_t i = 1; i + 1 < text.size(); ++i) {
+        const auto is_letter = [&](std::size_t at) { return text[at] >= 'a' && text[at] <= 'z'; };
+        if (text[i] != ' ' || !is_letter(i - 1) || !is_letter(i + 1)) continue;
+        EXPECT_EQ(in_two_parts(tokenizer, text, i), tokenizer.encode_ids(text)) << name << ": " << text << " at " << i;
+        ++cuts;
+      }
+    }
+  }
+  EXPECT_GT(cuts, 400U);
+  const Tokenizer tokenizer = SmallBpe{}.tokenizer();
+  EXPECT_EQ(in_two_parts(tokenizer, "baa", 1), (Ids{1, 3, 4}));
+  const auto offsets = tokenizer.encode(" aa", {.add_special_tokens = false, .continues = true}).offsets;
+  EXPECT_EQ(offsets, (std::vector<std::pair<std::size_t, std::size_t>>{{0, 1}, {1, 3}}));
+}
+
 TEST(TokenizerCharacterBpe, DecodesAsTheReferenceDoes) {
   simdjson::dom::parser parser;
   const std::string folder = std::string(WICK_TEST_DATA) + "/tokenizer/";

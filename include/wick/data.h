@@ -61,10 +61,11 @@ struct DatasetReport {
 class Dataset {
  public:
   /// Reads a file of JSON Lines, its format found from the rows. Text is encoded with the tokenizer's special tokens; a
-  /// prompt and its completion are encoded each by itself, so that the border between them is one between tokens, and
-  /// only what a template puts in front of a text stands in front of the prompt. Error(io) when the file cannot be
-  /// read; Error(format) naming file and line for a row that is broken, of another format than the first, has an id
-  /// outside the vocabulary, or needs a tokenizer that is not there, and for a file without a token to train on;
+  /// prompt and its completion are encoded each by itself, so that the border between them is one between tokens; only
+  /// what a template puts in front of a text stands in front of the prompt, and the space that some tokenizers put
+  /// before a text (EncodeOptions::continues) not in front of the completion. Error(io) when the file cannot be read;
+  /// Error(format) naming file and line for a row that is broken, of another format than the first, has an id outside
+  /// the vocabulary, or needs a tokenizer that is not there, and for a file without a token to train on;
   /// Error(invalid_argument) for options that contradict each other.
   static Dataset from_file(const std::filesystem::path& path, const DatasetOptions& options);
   /// Sequences made by the program, taken as they are. Error(invalid_argument) if there is none, or one has no trained

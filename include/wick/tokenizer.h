@@ -40,8 +40,9 @@ struct Encoding {
 
 /// What Tokenizer::encode can be asked for.
 struct EncodeOptions {
-  bool add_special_tokens = true;         ///< the tokens that the file's template adds
-  std::optional<std::size_t> max_tokens;  ///< cut to this length, template included, in place of the file's
+  bool add_special_tokens = true;              ///< the tokens that the file's template adds
+  std::optional<std::size_t> max_tokens = {};  ///< cut to this length, template included, in place of the file's
+  bool continues = false;  ///< the text stands behind another: the space that a file puts before a text is left out
 };
 
 struct TokenizerOptions {
@@ -51,13 +52,14 @@ struct TokenizerOptions {
 
 /// A tokenizer.json file (the format of the Hugging Face `tokenizers` library), ready to use.
 ///
-/// Supported: the models BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3), WordPiece (BERT) and Unigram (XLM-RoBERTa,
-/// multilingual E5, BGE-M3), with the normalizers NFC, NFD, NFKC, NFKD, BertNormalizer, Lowercase, StripAccents,
-/// Precompiled, Replace, Strip, Prepend and Sequence; the pre-tokenizers ByteLevel (BPE only), Split, Digits,
-/// Punctuation, BertPreTokenizer, Whitespace, WhitespaceSplit, Metaspace and Sequence; the post-processors ByteLevel,
-/// TemplateProcessing, BertProcessing, RobertaProcessing and Sequence; the decoders ByteLevel (BPE), WordPiece,
-/// Metaspace (Unigram), Fuse and Sequence; added tokens with every flag; and truncation. Padding is ignored. Everything
-/// else is refused by name with Error(unsupported); a broken file is an Error(format).
+/// Supported: the models BPE over bytes (GPT-2, Llama 3, Qwen 2 and 3) and over characters (sentencepiece's: Llama 2,
+/// Mistral, Phi-3, Gemma), WordPiece (BERT) and Unigram (XLM-RoBERTa, multilingual E5, BGE-M3), with the normalizers
+/// NFC, NFD, NFKC, NFKD, BertNormalizer, Lowercase, StripAccents, Precompiled, Replace, Strip, Prepend and Sequence;
+/// the pre-tokenizers ByteLevel (BPE only), Split, Digits, Punctuation, BertPreTokenizer, Whitespace, WhitespaceSplit,
+/// Metaspace and Sequence; the post-processors ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing and
+/// Sequence; the decoders ByteLevel (BPE over bytes), WordPiece (its model), and for the others Replace, Metaspace,
+/// ByteFallback, Fuse and, of a text's beginning, Strip, in this order; added tokens with every flag; and truncation.
+/// Padding is ignored. Everything else is refused by name with Error(unsupported); a broken file is an Error(format).
 ///
 /// Text is UTF-8. Bytes that are not are read as U+FFFD, one for each maximal broken sequence, so no input is an error.
 /// Letters, numbers, normal forms and grapheme clusters are those of Unicode 14 and 15 (PCRE2 10.42, utf8proc 2.8):
@@ -121,6 +123,8 @@ class DecodeStream {
 
   /// Takes the next token and returns the characters that it completes, often one word, sometimes none.
   std::string push(TokenId id);
+  /// Takes tokens whose text is there already, such as a prompt: push() then gives what stands behind it.
+  void follow(std::span<const TokenId> ids);
   /// Returns what is left: U+FFFD if the tokens ended inside a character, else nothing. The stream is then as new.
   std::string finish();
 

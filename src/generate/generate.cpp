@@ -24,8 +24,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // Tokens to text: decoding, then stop strings.
 class TextStream {
  public:
-  TextStream(const Tokenizer* tokenizer, const GenerateOptions& options) : stops_(options.stop_strings) {
-    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, options.skip_special_tokens);
+  TextStream(const Tokenizer* tokenizer, const GenerateOptions& options, std::span<const std::int32_t> prompt)
+      : stops_(options.stop_strings) {
+    if (tokenizer == nullptr) return;
+    decoder_.emplace(*tokenizer, options.skip_special_tokens);
+    decoder_->follow(prompt);  // a space between the prompt and the first new word belongs to the text
   }
   std::string push(std::int32_t id) { return decoder_ ? stops_.push(decoder_->push(id)) : std::string(); }
   std::string finish() {
@@ -92,7 +95,7 @@ GenerateResult generate(const Decoder& model, const Tokenizer* tokenizer, std::s
   result.prompt_tokens = std::ssize(prompt);
   const std::int64_t limit = std::min(options.max_tokens, context - result.prompt_tokens);
   if (limit == 0) return result;
-  TextStream text(tokenizer, options);
+  TextStream text(tokenizer, options, prompt);
   auto start = std::chrono::steady_clock::now();
   const std::unique_ptr<DecodeStep> step = make_decode_step(model, options, prompt, limit);
   result.prefill_seconds = seconds_since(start);

@@ -85,9 +85,11 @@ bool PreTokenizer::needs_origins() const {
   });
 }
 
-Normalized PreTokenizer::with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins) {
-  Rewriter writer(text.text, with_origins);
-  const bool may = step.prepend == PrependScheme::always || (step.prepend == PrependScheme::first && text.begin() == 0);
+Normalized PreTokenizer::with_marks(const MetaspaceStep& step, const Stretch& text, const Options& options) {
+  Rewriter writer(text.text, options.with_origins);
+  const bool at_start = text.begin() == 0;
+  const bool may =
+      step.prepend != PrependScheme::never && (at_start ? !options.continues : step.prepend == PrependScheme::always);
   if (may && !text.text.starts_with(' ') && !text.text.starts_with(step.replacement)) {
     writer.insert(step.replacement, writer.starting_at(0));
   }

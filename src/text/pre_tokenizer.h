@@ -62,14 +62,19 @@ class PreTokenizer {
  public:
   using Step = std::variant<SplitStep, PrefixSpaceStep, WordsStep, MetaspaceStep>;
 
+  struct Options {
+    bool with_origins = false;
+    bool continues = false;  // the text as it was given stands behind another: no space is put before it
+  };
+
   explicit PreTokenizer(std::vector<Step> steps = {}) : steps_(std::move(steps)) {}
 
-  /// Whether the pieces depend on where the text comes from.
+  /// Whether the pieces depend on where the text comes from, also if it does not continue another.
   bool needs_origins() const;
   /// Calls use(const Stretch&) with each piece, in order. Pieces are not empty.
   template <class Use>
-  void run(const Stretch& text, bool with_origins, Use&& use) const {
-    run_from(0, text, with_origins, use);
+  void run(const Stretch& text, const Options& options, Use&& use) const {
+    run_from(0, text, options, use);
   }
 
  private:
@@ -81,12 +86,12 @@ class PreTokenizer {
   static std::vector<Cut> cuts_of(const SplitStep& split, std::string_view text);
 
   template <class Use>
-  void run_from(std::size_t index, const Stretch& text, bool with_origins, Use& use) const {
+  void run_from(std::size_t index, const Stretch& text, const Options& options, Use& use) const {
     if (text.text.empty()) return;
     if (index == steps_.size()) return use(text);
     if (const auto* split = std::get_if<SplitStep>(&steps_[index])) {
       const auto next = [&](std::size_t begin, std::size_t end) {
-        run_from(index + 1, text.part(begin, end), with_origins, use);
+        run_from(index + 1, text.part(begin, end), options, use);
       };
       if (split->behavior != SplitBehavior::isolated) {
         for (const Cut& cut : cuts_of(*split, text.text)) next(cut.begin, cut.end);
@@ -102,27 +107,30 @@ class PreTokenizer {
     } else if (const auto* words = std::get_if<WordsStep>(&steps_[index])) {
       for (std::size_t at = 0; at < text.text.size();) {
         const auto [begin, end] = next_word(*words, text.text, at);
-        run_from(index + 1, text.part(begin, end), with_origins, use);
+        run_from(index + 1, text.part(begin, end), options, use);
         at = end;
       }
     } else if (const auto* metaspace = std::get_if<MetaspaceStep>(&steps_[index])) {
-      const Normalized marked = with_marks(*metaspace, text, with_origins);
-      const Stretch whole{marked.text, with_origins ? marked.origins.data() : nullptr, text.base};
-      if (!metaspace->split) return run_from(index + 1, whole, with_origins, use);
+      const Normalized marked = with_marks(*metaspace, text, options);
+      const Stretch whole{marked.text, options.with_origins ? marked.origins.data() : nullptr, text.base};
+      if (!metaspace->split) return run_from(index + 1, whole, options, use);
       for (std::size_t begin = 0; begin < marked.text.size();) {
         const std::size_t end = std::min(marked.text.find(metaspace->replacement, begin + 1), marked.text.size());
-        run_from(index + 1, whole.part(begin, end), with_origins, use);
+        run_from(index + 1, whole.part(begin, end), options, use);
         begin = end;
       }
     } else {
-      if (text.text.front() == ' ') return run_from(index + 1, text, with_origins, use);
-      const Normalized spaced = with_prefix_space(text, with_origins);
-      run_from(index + 1, {spaced.text, with_origins ? spaced.origins.data() : nullptr, text.base}, with_origins, use);
+      if (text.text.front() == ' ' || (options.continues && text.begin() == 0)) {
+        return run_from(index + 1, text, options, use);
+      }
+      const Normalized spaced = with_prefix_space(text, options.with_origins);
+      run_from(index + 1, {spaced.text, options.with_origins ? spaced.origins.data() : nullptr, text.base}, options,
+               use);
     }
   }
   // The first word in text[from, ...); an empty one at the end of the text if there is none.
   static std::pair<std::size_t, std::size_t> next_word(const WordsStep& step, std::string_view text, std::size_t from);
-  static Normalized with_marks(const MetaspaceStep& step, const Stretch& text, bool with_origins);
+  static Normalized with_marks(const MetaspaceStep& step, const Stretch& text, const Options& options);
   static Normalized with_prefix_space(const Stretch& text, bool with_origins);
 
   std::vector<Step> steps_;

@@ -75,7 +75,7 @@ Margins margins_of_text(std::string_view text) {
 
 class Encoder {
  public:
-  Encoder(const text::TokenizerParts& parts, std::string_view text, bool with_offsets);
+  Encoder(const text::TokenizerParts& parts, std::string_view text, bool with_offsets, bool continues);
   Draft run();
 
  private:
@@ -89,18 +89,20 @@ class Encoder {
   std::string_view text_;
   bool with_offsets_;
   bool with_margins_;
+  bool continues_;
   bool with_origins_;
   CharacterIndex characters_;
   std::vector<ModelToken> tokens_;
   Draft draft_;
 };
 
-Encoder::Encoder(const text::TokenizerParts& parts, std::string_view text, bool with_offsets)
+Encoder::Encoder(const text::TokenizerParts& parts, std::string_view text, bool with_offsets, bool continues)
     : parts_(parts),
       text_(text),
       with_offsets_(with_offsets),
       with_margins_(with_offsets && parts.post_processor.trims()),
-      with_origins_(with_offsets || parts.pre_tokenizer.needs_origins()),
+      continues_(continues),
+      with_origins_(with_offsets || continues || parts.pre_tokenizer.needs_origins()),
       characters_(with_offsets ? text : std::string_view{}) {}
 
 Draft Encoder::run() {
@@ -121,7 +123,7 @@ Draft Encoder::run() {
 void Encoder::normalized_part(const Stretch& stretch) {
   Normalized changed;
   Stretch current = stretch;
-  if (parts_.normalize(stretch.text, with_origins_, changed)) {
+  if (parts_.normalize(stretch.text, with_origins_, continues_ && stretch.base == 0, changed)) {
     current = {changed.text, with_origins_ ? changed.origins.data() : nullptr, stretch.base};
   }
   std::vector<text::AddedTokens::Part> found;
@@ -137,7 +139,7 @@ void Encoder::normalized_part(const Stretch& stretch) {
 }
 
 void Encoder::pieces_of(const Stretch& stretch) {
-  parts_.pre_tokenizer.run(stretch, with_origins_, [&](const Stretch& piece) {
+  parts_.pre_tokenizer.run(stretch, {with_origins_, continues_}, [&](const Stretch& piece) {
     tokens_.clear();
     parts_.model->encode(piece.text, tokens_);
     for (const ModelToken& token : tokens_) {
@@ -187,13 +189,14 @@ std::string_view valid_text(std::string_view text, std::string& repaired) {
 
 }  // namespace
 
-text::Draft text::TokenizerParts::encode(std::string_view text, bool with_offsets) const {
-  return Encoder(*this, text, with_offsets).run();
+text::Draft text::TokenizerParts::encode(std::string_view text, bool with_offsets, bool continues) const {
+  return Encoder(*this, text, with_offsets, continues).run();
 }
 
-bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, Normalized& out) const {
+bool text::TokenizerParts::normalize(std::string_view text, bool with_origins, bool continues, Normalized& out) const {
   bool changed = false;
   for (const NormalizerStep& step : normalizer) {
+    if (continues && std::holds_alternative<PrependStep>(step)) continue;
     Normalized next;
     if (!apply(step, changed ? std::string_view(out.text) : text, with_origins, next)) continue;
     if (changed) trace_back(next.origins, out.origins.data());
@@ -250,23 +253,23 @@ Tokenizer Tokenizer::from_file(const std::filesystem::path& path, const Tokenize
 }
 
 Encoding Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
-  return encode(text, EncodeOptions{.add_special_tokens = add_special_tokens, .max_tokens = {}});
+  return encode(text, EncodeOptions{.add_special_tokens = add_special_tokens});
 }
 
 Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   std::string repaired;
-  Draft draft = parts_->encode(valid_text(text, repaired), true);
+  Draft draft = parts_->encode(valid_text(text, repaired), true, options.continues);
   parts_->post_processor.run(draft, true, options.add_special_tokens, options.max_tokens);
   return {std::move(draft.ids), std::move(draft.offsets)};
 }
 
 std::vector<TokenId> Tokenizer::encode_ids(std::string_view text, bool add_special_tokens) const {
-  return encode_ids(text, EncodeOptions{.add_special_tokens = add_special_tokens, .max_tokens = {}});
+  return encode_ids(text, EncodeOptions{.add_special_tokens = add_special_tokens});
 }
 
 std::vector<TokenId> Tokenizer::encode_ids(std::string_view text, const EncodeOptions& options) const {
   std::string repaired;
-  Draft draft = parts_->encode(valid_text(text, repaired), false);
+  Draft draft = parts_->encode(valid_text(text, repaired), false, options.continues);
   parts_->post_processor.run(draft, false, options.add_special_tokens, options.max_tokens);
   return std::move(draft.ids);
 }
@@ -319,6 +322,10 @@ std::string DecodeStream::push(TokenId id) {
   std::string out;
   pending_.erase(0, text::append_lossy(out, pending_, true));
   return out;
+}
+
+void DecodeStream::follow(std::span<const TokenId> ids) {
+  for (const TokenId id : ids) push(id);
 }
 
 std::string DecodeStream::finish() {

@@ -350,7 +350,7 @@ std::shared_ptr<const TokenizerParts> parse_tokenizer(const std::string& json, c
 
   const auto normalize = [&](std::string_view text) {
     Normalized out;
-    return parts->normalize(text, false, out) ? out.text : std::string(text);
+    return parts->normalize(text, false, false, out) ? out.text : std::string(text);
   };
   parts->added = AddedTokens(read_added_tokens(file, *parts->model), normalize);
   return parts;

@@ -37,14 +37,15 @@ struct TokenizerParts {
   std::optional<PieceDecoder> piece_decoder;
   MarginsOf margins_of = MarginsOf::bytes;
 
-  /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins.
-  Draft encode(std::string_view text, bool with_offsets) const;
+  /// Fills a draft. `with_offsets`: also offsets and, where the post-processor needs them, margins. `continues`: no
+  /// space is put before the text.
+  Draft encode(std::string_view text, bool with_offsets, bool continues) const;
   /// Appends the bytes of a token behind those that `state` has seen, which need not be whole characters.
   void append_bytes(std::string& out, TokenId id, bool skip_special_tokens, DecodeState& state) const;
   /// Appends what is left when no token follows.
   void finish(std::string& out, DecodeState& state) const;
-  /// Runs the normalizer over `text`; false if nothing changes.
-  bool normalize(std::string_view text, bool with_origins, Normalized& out) const;
+  /// Runs the normalizer over `text`, without what Prepend does if it `continues` another; false if nothing changes.
+  bool normalize(std::string_view text, bool with_origins, bool continues, Normalized& out) const;
 };
 
 /// Builds the parts from the text of a tokenizer.json.

@@ -82,11 +82,11 @@ void RowReader::check_format(const Json& row) {
   }
 }
 
-std::vector<std::int32_t> RowReader::encode(std::string_view text, bool add_special_tokens, Row& out) const {
+std::vector<std::int32_t> RowReader::encode(std::string_view text, const EncodeOptions& options, Row& out) const {
   if (options_.tokenizer == nullptr) {
     fail(ErrorCode::format, "{}: the row is text and there is no tokenizer, expected \"input_ids\"", where_);
   }
-  std::vector<std::int32_t> ids = options_.tokenizer->encode_ids(text, add_special_tokens);
+  std::vector<std::int32_t> ids = options_.tokenizer->encode_ids(text, options);
   const auto limit = options_.tokenizer->truncation_length();
   if (limit && ids.size() >= *limit) out.truncated = true;
   for (const std::int32_t id : ids) {
@@ -99,8 +99,8 @@ std::vector<std::int32_t> RowReader::encode(std::string_view text, bool add_spec
 }
 
 std::vector<std::int32_t> RowReader::encode_prompt(std::string_view text, Row& out) const {
-  std::vector<std::int32_t> ids = encode(text, true, out);
-  const std::vector<std::int32_t> plain = encode(text, false, out);
+  std::vector<std::int32_t> ids = encode(text, {}, out);
+  const std::vector<std::int32_t> plain = encode(text, {.add_special_tokens = false}, out);
   // A template may add tokens on both sides. Those behind the text (an end of sequence) belong behind the completion.
   const auto at = std::find_end(ids.begin(), ids.end(), plain.begin(), plain.end());
   if (!plain.empty() && at != ids.end()) ids.erase(at + static_cast<std::ptrdiff_t>(plain.size()), ids.end());
@@ -115,16 +115,18 @@ void RowReader::append_eos(std::vector<std::int32_t>& ids) const {
 }
 
 void RowReader::read_text(const Json& row, Row& out) const {
-  out.example.ids = encode(get<std::string>(row, "text", where_), true, out);
+  out.example.ids = encode(get<std::string>(row, "text", where_), {}, out);
   append_eos(out.example.ids);
   out.example.labels = out.example.ids;
 }
 
 void RowReader::read_completion(const Json& row, Row& out) const {
   std::vector<std::int32_t>& ids = out.example.ids;
-  ids = encode_prompt(get<std::string>(row, "prompt", where_), out);
+  const auto text = get<std::string>(row, "prompt", where_);
+  ids = encode_prompt(text, out);
   const std::size_t prompt = ids.size();
-  std::vector<std::int32_t> completion = encode(get<std::string>(row, "completion", where_), false, out);
+  std::vector<std::int32_t> completion = encode(get<std::string>(row, "completion", where_),
+                                                {.add_special_tokens = false, .continues = !text.empty()}, out);
   append_eos(completion);
   ids.insert(ids.end(), completion.begin(), completion.end());
   out.example.labels = ids;

@@ -28,7 +28,7 @@ class RowReader {
 
  private:
   void check_format(const Json& row);
-  std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens, Row& out) const;
+  std::vector<std::int32_t> encode(std::string_view text, const EncodeOptions& options, Row& out) const;
   std::vector<std::int32_t> encode_prompt(std::string_view text, Row& out) const;
   void append_eos(std::vector<std::int32_t>& ids) const;
   void read_text(const Json& row, Row& out) const;
