@@ -10,7 +10,7 @@ __global__ void nothing() {}
 cudaError_t find_kernel(int& compiled_for) {
   cudaFuncAttributes found = {};
   const cudaError_t status = cudaFuncGetAttributes(&found, nothing);
-  compiled_for = found.ptxVersion;
+  compiled_for = found.ptxVersion > 0 ? found.ptxVersion : found.binaryVersion;  // 0: it is not known
   return status;
 }
 
