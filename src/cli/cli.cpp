@@ -18,6 +18,27 @@ extern "C" void on_signal(int) {
   if (stop_requested.exchange(true)) std::_Exit(interrupted);
 }
 
+// The whole text as a number; nothing for infinity, NaN and what is none.
+std::optional<double> finite(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (end == text.c_str() || *end != 0 || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+// A config.json that cannot be read is refused where the model is loaded.
+bool has_weights_of_16_bits(const std::filesystem::path& folder) {
+  try {
+    const Json config = read_json_file(folder / "config.json");
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      const auto found = config.is_object() ? config.find(key) : config.end();
+      if (found != config.end() && found->is_string()) return *found == "bfloat16" || *found == "float16";
+    }
+  } catch (const Error&) {
+  }
+  return false;
+}
+
 }  // namespace
 
 void install_signal_handlers() {
@@ -51,10 +72,7 @@ void print_note(const std::string& text) {
 
 CLI::Validator positive() {
   const auto check = [](const std::string& text) {
-    char* end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
-    const bool good = end != text.c_str() && *end == 0 && std::isfinite(value) && value > 0;
-    return good ? std::string() : "\"" + text + "\" is no number above 0";
+    return finite(text).value_or(0) > 0 ? std::string() : "\"" + text + "\" is no number above 0";
   };
   return {check, "POSITIVE"};
 }
@@ -69,10 +87,8 @@ CLI::Validator unsigned_number() {
 
 CLI::Validator probability() {
   const auto check = [](const std::string& text) {
-    char* end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
-    const bool good = end != text.c_str() && *end == 0 && value >= 0 && value < 1;
-    return good ? std::string() : "\"" + text + "\" is not from 0 to below 1";
+    const double value = finite(text).value_or(-1);
+    return value >= 0 && value < 1 ? std::string() : "\"" + text + "\" is not from 0 to below 1";
   };
   return {check, ""};
 }
@@ -97,23 +113,6 @@ void ModelOptions::add_to(CLI::App& verb, bool with_adapter) {
   verb.add_option("--device", device, "cpu, cuda (cuda:1, ...), or auto: a GPU where there is one")
       ->capture_default_str();
 }
-
-namespace {
-
-// A config.json that cannot be read is refused where the model is loaded.
-bool has_weights_of_16_bits(const std::filesystem::path& folder) {
-  try {
-    const Json config = read_json_file(folder / "config.json");
-    for (const char* key : {"dtype", "torch_dtype"}) {
-      const auto found = config.is_object() ? config.find(key) : config.end();
-      if (found != config.end() && found->is_string()) return *found == "bfloat16" || *found == "float16";
-    }
-  } catch (const Error&) {
-  }
-  return false;
-}
-
-}  // namespace
 
 LoadOptions ModelOptions::load_options() const {
   const Device on = device_from_string(device);

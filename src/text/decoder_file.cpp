@@ -23,9 +23,7 @@ class DecoderReader {
       stage_ = Stage::byte_level;
     } else if (type == "Replace") {
       after(value, type, Stage::none, Stage::tokens);
-      value.only({"type", "pattern", "content"});
-      decoder_.steps.emplace_back(
-          ReplaceStep{read_pattern(value.at("pattern")), std::string(value.at("content").string())});
+      decoder_.steps.emplace_back(read_replace(value));
       stage_ = Stage::tokens;
     } else if (type == "Metaspace") {
       after(value, type, Stage::none, Stage::tokens);

@@ -27,6 +27,11 @@ Regex read_pattern(const JsonValue& value) {
   return Regex::literal(value.at("String").string(), value.file());
 }
 
+ReplaceStep read_replace(const JsonValue& value) {
+  value.only({"type", "pattern", "content"});
+  return {read_pattern(value.at("pattern")), std::string(value.at("content").string())};
+}
+
 std::string read_character(const JsonValue& value) {
   const std::string_view text = value.string();
   std::size_t length = 0;

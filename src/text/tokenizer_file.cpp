@@ -56,8 +56,7 @@ void read_normalizer(const JsonValue& value, std::vector<NormalizerStep>& out) {
     return;
   }
   if (type == "Replace") {
-    value.only({"type", "pattern", "content"});
-    out.emplace_back(ReplaceStep{read_pattern(value.at("pattern")), std::string(value.at("content").string())});
+    out.emplace_back(read_replace(value));
     return;
   }
   if (type == "Strip") {

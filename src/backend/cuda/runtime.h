@@ -26,7 +26,7 @@ struct DeviceInfo {
 };
 /// The devices of this machine, by the driver's numbers; empty without a driver. Never throws.
 const std::vector<DeviceInfo>& devices();
-/// Why devices() is empty, in the driver's words; "" when it is not.
+/// Why devices() is empty; "" when it is not.
 const std::string& no_device_reason();
 
 /// Looks for the code of a kernel for the current CUDA device. `compiled_for` is the compute capability of its source,
