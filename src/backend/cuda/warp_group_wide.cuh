@@ -1,6 +1,6 @@
 #pragma once
 
-// Products of warp_group.cuh that are 16, 32, 48, 192, 224 or 256 columns wide, with the left side in shared memory or
+// Products of warp_group.cuh that are 16, 32, 48, 64, 128, 192, 224 or 256 columns wide, with the left side in shared memory or
 // in registers. With 256 columns a group has half of a multiprocessor's registers in its sums: nothing on Hopper reads
 // less shared memory for a product.
 
@@ -48,6 +48,16 @@ __device__ inline std::uint64_t wide_descriptor(std::uint32_t shared) {
       "%23}, %24, %25, p, 1, 1, 0, %27;\n}"                                                                         \
       : WICK_C8(0), WICK_C8(8), WICK_C8(16)                                                                         \
       : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kRight)))
+#define WICK_NAMES_32                                                      \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WICK_SUMS_32 WICK_C8(0), WICK_C8(8), WICK_C8(16), WICK_C8(24)
+#define WICK_NAMES_64                                                                \
+  WICK_NAMES_32                                                                      \
+  ", "                                                                               \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WICK_SUMS_64 WICK_SUMS_32, WICK_C8(32), WICK_C8(40), WICK_C8(48), WICK_C8(56)
 #define WICK_NAMES_96                                                                \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -68,6 +78,34 @@ __device__ inline std::uint64_t wide_descriptor(std::uint32_t shared) {
   ", "                 \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WICK_SUMS_128 WICK_SUMS_112, WICK_C8(112), WICK_C8(120)
+#define WICK_TILE_64(type)                                                           \
+  asm volatile(                                                                      \
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %34, 0;\n"                                   \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" WICK_NAMES_32 \
+      "}, %32, %33, p, 1, 1, 0, %35;\n}"                                             \
+      : WICK_SUMS_32                                                                 \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kRight)))
+#define WICK_HELD_64(type)                                                           \
+  asm volatile(                                                                      \
+      "{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                                     \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" WICK_NAMES_32 \
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37;\n}"                               \
+      : WICK_SUMS_32                                                                 \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRight)))
+#define WICK_TILE_128(type)                                                           \
+  asm volatile(                                                                       \
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %66, 0;\n"                                    \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" WICK_NAMES_64 \
+      "}, %64, %65, p, 1, 1, 0, %67;\n}"                                              \
+      : WICK_SUMS_64                                                                  \
+      : "l"(a), "l"(b), "r"(static_cast<std::uint32_t>(add)), "n"(static_cast<int>(kRight)))
+#define WICK_HELD_128(type)                                                           \
+  asm volatile(                                                                       \
+      "{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                                      \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" WICK_NAMES_64 \
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, %69;\n}"                                \
+      : WICK_SUMS_64                                                                  \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(static_cast<int>(kRight)))
 #define WICK_TILE_192(type)                                                           \
   asm volatile(                                                                       \
       "{\n.reg .pred p;\nsetp.ne.u32 p, %98, 0;\n"                                    \
@@ -117,8 +155,8 @@ __device__ inline std::uint64_t wide_descriptor(std::uint32_t shared) {
 template <class T, int kColumns, Right kRight>
 __device__ inline void multiply_add_wide([[maybe_unused]] float (&c)[kColumns / 2], [[maybe_unused]] std::uint64_t a,
                                          [[maybe_unused]] std::uint64_t b, [[maybe_unused]] bool add) {
-  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 || kColumns == 192 || kColumns == 224 ||
-                kColumns == 256);
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 || kColumns == 64 || kColumns == 128 ||
+                kColumns == 192 || kColumns == 224 || kColumns == 256);
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
   static_assert(kBf16 || std::is_same_v<T, __half>);
 #ifdef WICK_WARP_GROUPS
@@ -128,6 +166,10 @@ __device__ inline void multiply_add_wide([[maybe_unused]] float (&c)[kColumns / 
   if constexpr (kColumns == 32 && !kBf16) WICK_TILE_32("f16");
   if constexpr (kColumns == 48 && kBf16) WICK_TILE_48("bf16");
   if constexpr (kColumns == 48 && !kBf16) WICK_TILE_48("f16");
+  if constexpr (kColumns == 64 && kBf16) WICK_TILE_64("bf16");
+  if constexpr (kColumns == 64 && !kBf16) WICK_TILE_64("f16");
+  if constexpr (kColumns == 128 && kBf16) WICK_TILE_128("bf16");
+  if constexpr (kColumns == 128 && !kBf16) WICK_TILE_128("f16");
   if constexpr (kColumns == 192 && kBf16) WICK_TILE_192("bf16");
   if constexpr (kColumns == 192 && !kBf16) WICK_TILE_192("f16");
   if constexpr (kColumns == 224 && kBf16) WICK_TILE_224("bf16");
@@ -142,10 +184,14 @@ template <class T, int kColumns, Right kRight>
 __device__ inline void multiply_add_held([[maybe_unused]] float (&c)[kColumns / 2],
                                          [[maybe_unused]] const std::uint32_t (&a)[4],
                                          [[maybe_unused]] std::uint64_t b) {
-  static_assert(kColumns == 192 || kColumns == 224 || kColumns == 256);
+  static_assert(kColumns == 64 || kColumns == 128 || kColumns == 192 || kColumns == 224 || kColumns == 256);
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
   static_assert(kBf16 || std::is_same_v<T, __half>);
 #ifdef WICK_WARP_GROUPS
+  if constexpr (kColumns == 64 && kBf16) WICK_HELD_64("bf16");
+  if constexpr (kColumns == 64 && !kBf16) WICK_HELD_64("f16");
+  if constexpr (kColumns == 128 && kBf16) WICK_HELD_128("bf16");
+  if constexpr (kColumns == 128 && !kBf16) WICK_HELD_128("f16");
   if constexpr (kColumns == 192 && kBf16) WICK_HELD_192("bf16");
   if constexpr (kColumns == 192 && !kBf16) WICK_HELD_192("f16");
   if constexpr (kColumns == 224 && kBf16) WICK_HELD_224("bf16");
@@ -157,12 +203,20 @@ __device__ inline void multiply_add_held([[maybe_unused]] float (&c)[kColumns / 
 #undef WICK_TILE_16
 #undef WICK_TILE_32
 #undef WICK_TILE_48
+#undef WICK_TILE_64
+#undef WICK_HELD_64
+#undef WICK_TILE_128
+#undef WICK_HELD_128
 #undef WICK_TILE_192
 #undef WICK_HELD_192
 #undef WICK_TILE_224
 #undef WICK_HELD_224
 #undef WICK_TILE_256
 #undef WICK_HELD_256
+#undef WICK_NAMES_32
+#undef WICK_SUMS_32
+#undef WICK_NAMES_64
+#undef WICK_SUMS_64
 #undef WICK_NAMES_96
 #undef WICK_SUMS_96
 #undef WICK_NAMES_112
