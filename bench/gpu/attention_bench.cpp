@@ -125,7 +125,7 @@ void run_times(bool decode_only, Device device) {
   const Model llama_1b{"Llama-3.2-1B", 32, 8, 64};
   const Model llama_8b{"Llama-3.1-8B", 32, 8, 128};
   if (!decode_only) {
-    for (const Implementation& by : {kOwn, kCudnn}) {
+    for (const Implementation& by : {kOwn, kHopper, kCudnn}) {
       time_training(by, qwen, 4, 2048, DType::bf16, device);
       time_training(by, llama_1b, 4, 2048, DType::bf16, device);
       time_training(by, llama_8b, 2, 2048, DType::bf16, device);

@@ -110,7 +110,7 @@ bool check(const Implementation& by, const Case& c, DType dtype, Device device) 
 
 // Offsets that no host has checked must not make a kernel leave its tensors (run this under compute-sanitizer); what it
 // writes inside is of no account.
-void run_garbage(DType dtype, Device device) {
+void run_garbage(const Implementation& by, DType dtype, Device device) {
   constexpr std::int32_t kLow = std::numeric_limits<std::int32_t>::min();
   constexpr std::int32_t kHigh = std::numeric_limits<std::int32_t>::max();
   const std::vector<std::vector<std::int32_t>> all = {
@@ -120,12 +120,12 @@ void run_garbage(DType dtype, Device device) {
       for (const auto& queries : all) {
         for (const auto& keys : all) {
           const Case c{"garbage", tokens, 150, heads, 1, 64, queries, keys};
-          (void)values(run(kOwn, c, Inputs(c, dtype), 0.1, device).dk);
+          (void)values(run(by, c, Inputs(c, dtype), 0.1, device).dk);
         }
       }
     }
   }
-  std::printf("%-47s %-4s  ran\n", "garbage offsets", std::string(to_string(dtype)).c_str());
+  std::printf("%-6s %-40s %-4s  ran\n", by.name, "garbage offsets", std::string(to_string(dtype)).c_str());
 }
 
 // One to four queries, mostly of caches that are filled to a part.
@@ -243,9 +243,21 @@ int check_attention(bool decode_only, Device device) {
   if (!decode_only) {
     check_all(kOwn, cases, {DType::bf16, DType::f16, DType::f32});
     check_all(kCudnn, cudnn_cases, {DType::bf16, DType::f16});
+    std::vector<Case> hopper_cases = {
+        {"many tiles, 8/2 heads of 64", 1100, 1100, 8, 2, 64, {0, 1100}, {0, 1100}},
+        {"many tiles, 4/1 heads of 128", 1100, 1100, 4, 1, 128, {0, 900, 1100}, {0, 900, 1100}},
+        {"many tiles, 40/40 heads of 64", 700, 700, 40, 40, 64, {0, 700}, {0, 700}},
+    };
+    for (const std::vector<Case>* those : {&cases, &cudnn_cases}) {
+      for (const Case& c : *those) {
+        if ((c.d == 64 || c.d == 128) && c.layout != Layout::odd && c.key_tokens > 0) hopper_cases.push_back(c);
+      }
+    }
+    check_all(kHopper, hopper_cases, {DType::bf16, DType::f16});
   }
   check_all(kDecode, decode_cases(), {DType::bf16, DType::f16, DType::f32});
-  for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(dtype, device);
+  for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(kOwn, dtype, device);
+  run_garbage(kHopper, DType::bf16, device);
   std::printf("%d of %zu failed\n\n", failed, checks);
   return failed;
 }

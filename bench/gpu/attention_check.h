@@ -15,6 +15,7 @@ struct Implementation {
   AttentionBackward* backward;  // null: is not checked
 };
 inline const Implementation kOwn{"own", cuda::attention_forward_own, cuda::attention_backward_own};
+inline const Implementation kHopper{"hopper", cuda::attention_forward_own, cuda::attention_backward_hopper};
 inline const Implementation kDecode{"decode", cuda::attention_forward_decode, nullptr};
 inline const Implementation kCudnn{"cuDNN", cuda::attention_forward_cudnn, cuda::attention_backward_cudnn};
 

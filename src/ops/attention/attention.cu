@@ -88,6 +88,31 @@ __global__ void __launch_bounds__(kDeltaThreads) delta_kernel(const DeltaArgumen
   if (lane == 0 && token < in.tokens) in.delta[static_cast<std::int64_t>(head) * in.tokens + token] = sum;
 }
 
+constexpr int kJoinThreads = 256;
+
+template <class T>
+struct JoinArguments {
+  const float* parts;
+  int splits;
+  std::int64_t size;  // of a part
+  int kv_heads, head_dim;
+  Heads<T> to[2];  // dk, dv
+};
+
+// dk (blockIdx.y = 0) or dv.
+template <class T>
+__global__ void __launch_bounds__(kJoinThreads) join_kernel(const JoinArguments<T> in) {
+  const Heads<T>& to = in.to[blockIdx.y];
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kJoinThreads + threadIdx.x;
+  if (i >= in.size || to.data == nullptr) return;
+  const float* from = in.parts + static_cast<int>(blockIdx.y) * in.splits * in.size + i;
+  float sum = 0.0F;
+  for (int part = 0; part < in.splits; ++part) sum += from[part * in.size];
+  const std::int64_t row = static_cast<std::int64_t>(in.kv_heads) * in.head_dim;
+  const auto column = static_cast<int>(i % row);
+  to.at(i / row, column / in.head_dim)[column % in.head_dim] = from_float<T>(sum);
+}
+
 Declined declined(const Tensor& q) {
   if (q.dtype() == DType::f64) return "f64";
   return q.size(2) > kMaxHeadDim ? "a head dimension over 256" : nullptr;
@@ -111,6 +136,30 @@ Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem
         in);
   });
   return delta;
+}
+
+int attention_splits(const AttentionProblem& p, int rows) {
+  const std::int64_t blocks = static_cast<std::int64_t>(p.key_tokens / rows + 1) * p.kv_heads;
+  const std::int64_t multiprocessors = info().multiprocessors;
+  if (2 * blocks >= 3 * multiprocessors) return 1;
+  const std::int64_t wanted = (3 * multiprocessors + blocks - 1) / blocks;
+  return static_cast<int>(wanted < p.group() ? wanted : p.group() > 1 ? p.group() : 1);
+}
+
+void attention_join(const Tensor& parts, const AttentionProblem& p, const Tensor& dk, const Tensor& dv) {
+  const Tensor& any = dk.defined() ? dk : dv;
+  visit_narrow(any.dtype(), [&]<class T>(T) {
+    const JoinArguments<T> in{.parts = pointer<float>(parts),
+                              .splits = static_cast<int>(parts.size(1)),
+                              .size = static_cast<std::int64_t>(p.key_tokens) * p.kv_heads * p.head_dim,
+                              .kv_heads = p.kv_heads,
+                              .head_dim = p.head_dim,
+                              .to = {by_heads<T>(dk), by_heads<T>(dv)}};
+    const double bytes =
+        static_cast<double>(parts.numel()) * sizeof(float) + 2.0 * static_cast<double>(in.size) * sizeof(T);
+    launch({"attention backward join", bytes}, join_kernel<T>,
+           {.grid = dim3(blocks_for(in.size, kJoinThreads), 2), .block = dim3(kJoinThreads)}, in);
+  });
 }
 
 Declined attention_forward_own(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
@@ -145,6 +194,7 @@ Declined attention_forward_cuda(const Tensor& q, const Tensor& k, const Tensor& 
 Declined attention_backward_cuda(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                                  const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,
                                  const Tensor& dv) {
+  if (attention_backward_hopper(dy, q, k, v, y, lse, layout, dq, dk, dv) == nullptr) return nullptr;
   if (attention_backward_cudnn(dy, q, k, v, y, lse, layout, dq, dk, dv) == nullptr) return nullptr;
   return attention_backward_own(dy, q, k, v, y, lse, layout, dq, dk, dv);
 }

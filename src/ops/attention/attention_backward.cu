@@ -21,8 +21,8 @@ struct BackwardArguments {
   const float* lse;
   std::int64_t lse_row;
   const float* delta;  // [heads, tokens]
-  // Blocks that share a tile of keys: each takes a part of the group's heads and leaves its sums in f32,
-  // [2 (dk, dv), splits, key_tokens, kv_heads, head_dim]. With one split there is no such buffer.
+  // Blocks that share a tile of keys: each takes a part of the group's heads and leaves its sums as attention_join()
+  // reads them. With one split there is no such buffer.
   float* parts;
   int splits;
   int slots;
@@ -247,43 +247,15 @@ __global__ void __launch_bounds__(BackwardShape<kDim, kSide>::kThreads, 2)
   }
 }
 
-constexpr int kJoinThreads = 256;
-
-// dk (blockIdx.y = 0) or dv from the sums of all splits.
-template <class T>
-__global__ void __launch_bounds__(kJoinThreads) join_kernel(const BackwardArguments<T> in) {
-  const AttentionProblem& p = in.problem;
-  const Heads<T>& to = blockIdx.y == 0 ? in.dk : in.dv;
-  const std::int64_t row = static_cast<std::int64_t>(p.kv_heads) * p.head_dim;
-  const std::int64_t size = p.key_tokens * row;
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kJoinThreads + threadIdx.x;
-  if (i >= size || to.data == nullptr) return;
-  const float* from = in.parts + static_cast<int>(blockIdx.y) * in.splits * size + i;
-  float sum = 0.0F;
-  for (int part = 0; part < in.splits; ++part) sum += from[part * size];
-  const auto column = static_cast<int>(i % row);
-  to.at(i / row, column / p.head_dim)[column % p.head_dim] = from_float<T>(sum);
-}
-
-// Splits of a group's heads, so that few heads of keys (as few as one) still fill the device: three blocks for each
-// multiprocessor, once there are fewer than one and a half.
-int splits_for(const AttentionProblem& p, int rows) {
-  const std::int64_t blocks = static_cast<std::int64_t>(p.key_tokens / rows + 1) * p.kv_heads;
-  const std::int64_t multiprocessors = info().multiprocessors;
-  if (2 * blocks >= 3 * multiprocessors) return 1;
-  const std::int64_t wanted = (3 * multiprocessors + blocks - 1) / blocks;
-  return static_cast<int>(wanted < p.group() ? wanted : p.group() > 1 ? p.group() : 1);
-}
-
 template <class T, int kDim>
-Declined backward(const BackwardArguments<T>& arguments, Device device) {
+Declined backward(const BackwardArguments<T>& arguments, const Tensor& dk, const Tensor& dv, Device device) {
   using KeyShape = BackwardShape<kDim, Side::keys>;
   using QueryShape = BackwardShape<kDim, Side::queries>;
   BackwardArguments<T> in = arguments;
   const AttentionProblem& p = in.problem;
   const std::int64_t key_slots = tile_slots(p, Side::keys, KeyShape::kRows);
   const std::int64_t query_slots = tile_slots(p, Side::queries, QueryShape::kRows);
-  in.splits = splits_for(p, KeyShape::kRows);
+  in.splits = attention_splits(p, KeyShape::kRows);
   if (key_slots * p.kv_heads * in.splits > INT_MAX || query_slots * p.heads > INT_MAX) {
     return "more blocks than a grid has";
   }
@@ -303,12 +275,7 @@ Declined backward(const BackwardArguments<T>& arguments, Device device) {
             .block = dim3(KeyShape::kThreads),
             .shared = KeyShape::kShared},
            in);
-    if (in.splits > 1) {
-      const std::int64_t size = static_cast<std::int64_t>(p.key_tokens) * p.kv_heads * p.head_dim;
-      const double part_bytes = 2.0 * in.splits * static_cast<double>(size) * sizeof(float);
-      launch({"attention backward join", part_bytes + 2 * key_bytes}, join_kernel<T>,
-             {.grid = dim3(blocks_for(size, kJoinThreads), 2), .block = dim3(kJoinThreads)}, in);
-    }
+    if (in.splits > 1) attention_join(parts, p, dk, dv);
   }
   if (in.dq.data != nullptr) {
     in.slots = static_cast<int>(query_slots);
@@ -347,7 +314,7 @@ Declined attention_backward_tensor_cores(const Tensor& dy, const Tensor& q, cons
                             .slots = 0};
     const Tensor delta = attention_delta(dy, y, in.problem);
     in.delta = pointer<float>(delta);
-    return q.size(2) <= 64 ? backward<T, 64>(in, q.device()) : backward<T, 128>(in, q.device());
+    return q.size(2) <= 64 ? backward<T, 64>(in, dk, dv, q.device()) : backward<T, 128>(in, dk, dv, q.device());
   };
   return q.dtype() == DType::bf16 ? run(__nv_bfloat16{}) : run(__half{});
 }

@@ -60,6 +60,13 @@ double attention_flops(const AttentionProblem& p, int products);
 /// delta [heads, tokens] f32 = the sum of dy * y over each row.
 Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p);
 
+/// Splits of a group's heads, so that few heads of keys (as few as one) still fill the device with tiles of `rows`
+/// keys: three blocks for each multiprocessor, once there are fewer than one and a half.
+int attention_splits(const AttentionProblem& p, int rows);
+/// dk and dv, where they are defined, from the sums of splits: f32 [2 (dk, dv), splits, key_tokens, kv_heads,
+/// head_dim].
+void attention_join(const Tensor& parts, const AttentionProblem& p, const Tensor& dk, const Tensor& dv);
+
 /// Queries or keys: whose rows a block holds while it walks over the others.
 enum class Side { queries, keys };
 

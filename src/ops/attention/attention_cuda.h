@@ -19,6 +19,7 @@ AttentionForward attention_forward_tensor_cores;    ///< bf16, f16
 AttentionForward attention_forward_generic;         ///< f32
 AttentionForward attention_forward_decode;          ///< few queries with long caches; right for all
 AttentionAppend attention_append_cuda;              ///< bf16, f16; head dims 64 and 128
+AttentionBackward attention_backward_hopper;        ///< bf16, f16; head dims 64 and 128; compute capability 9.0
 AttentionBackward attention_backward_tensor_cores;  ///< bf16, f16; head dims to 128
 AttentionBackward attention_backward_generic;       ///< f32, and head dims over 128
 
