@@ -14,8 +14,17 @@ struct Implementation {
   AttentionForward* forward;
   AttentionBackward* backward;  // null: is not checked
 };
-inline const Implementation kOwn{"own", cuda::attention_forward_own, cuda::attention_backward_own};
-inline const Implementation kHopper{"hopper", cuda::attention_forward_own, cuda::attention_backward_hopper};
+/// Those that need no Hopper.
+inline Declined forward_own(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionLayout& layout,
+                            const Tensor& y, const Tensor& lse) {
+  if (q.dtype() == DType::f32 || q.size(0) < layout.query_offsets.numel() || q.numel() == 0) {
+    return cuda::attention_forward_own(q, k, v, layout, y, lse);
+  }
+  if (cuda::attention_forward_short(q, k, v, layout, y, lse) == nullptr) return nullptr;
+  return cuda::attention_forward_tensor_cores(q, k, v, layout, y, lse);
+}
+inline const Implementation kOwn{"own", forward_own, cuda::attention_backward_own};
+inline const Implementation kHopper{"hopper", cuda::attention_forward_hopper, cuda::attention_backward_hopper};
 inline const Implementation kDecode{"decode", cuda::attention_forward_decode, nullptr};
 inline const Implementation kCudnn{"cuDNN", cuda::attention_forward_cudnn, cuda::attention_backward_cudnn};
 

@@ -172,6 +172,7 @@ Declined attention_forward_own(const Tensor& q, const Tensor& k, const Tensor& v
   }
   if (q.dtype() == DType::f32) return attention_forward_generic(q, k, v, layout, y, lse);
   if (attention_forward_short(q, k, v, layout, y, lse) == nullptr) return nullptr;
+  if (attention_forward_hopper(q, k, v, layout, y, lse) == nullptr) return nullptr;
   return attention_forward_tensor_cores(q, k, v, layout, y, lse);
 }
 

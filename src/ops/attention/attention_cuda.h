@@ -15,6 +15,7 @@ AttentionForward attention_forward_own;    ///< chooses among those below
 AttentionBackward attention_backward_own;  ///< likewise
 
 AttentionForward attention_forward_short;           ///< bf16, f16; every query sees every key, up to 128 of them
+AttentionForward attention_forward_hopper;          ///< bf16, f16; head dims 64 and 128; compute capability 9.0
 AttentionForward attention_forward_tensor_cores;    ///< bf16, f16
 AttentionForward attention_forward_generic;         ///< f32
 AttentionForward attention_forward_decode;          ///< few queries with long caches; right for all
