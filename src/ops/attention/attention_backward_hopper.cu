@@ -32,6 +32,7 @@ struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Si
   static constexpr int kFetchRegisters = kTight<kDim, kSide> ? 24 : 40;
   // Of the partners, whose gradients of scores are in registers at once.
   static constexpr int kAtOnce = kTight<kDim, kSide> ? 32 : 64;
+  static_assert(kGroups * kRegisters + kFetchRegisters <= kRegistersOfThree && 64 % kAtOnce == 0);
 };
 
 // lse, negative and in powers of two, and delta of the queries of a step: -inf and 0 where there is none.

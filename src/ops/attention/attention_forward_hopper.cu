@@ -22,6 +22,7 @@ template <int kDim>
 struct ForwardShape : Shape<kDim, Side::queries, 1, 128, kDim == 64 ? 4 : 2, 0> {
   static constexpr int kRegisters = 232;
   static constexpr int kFetchRegisters = 40;
+  static_assert(kGroups * kRegisters + kFetchRegisters <= kRegistersOfThree);
 };
 
 // Rows of a piece from `count` on become zeros: they are no keys of the sequence, and may be nothing at all. By all

@@ -18,8 +18,9 @@ inline constexpr bool kCompiled = false;
 inline constexpr int kGroups = 2;
 inline constexpr int kRows = 64 * kGroups;  // of the own side in a tile
 inline constexpr int kThreads = (kGroups + 1) * 128;
-inline constexpr int kBox = 64 * 128;  // bytes of 64 rows of 64 columns
-inline constexpr int kSlots = 2;       // own tiles: one is worked on, the next is fetched
+inline constexpr int kRegistersOfThree = 3 * 168;  // of a thread of each group, as the kernel begins
+inline constexpr int kBox = 64 * 128;              // bytes of 64 rows of 64 columns
+inline constexpr int kSlots = 2;                   // own tiles: one is worked on, the next is fetched
 inline constexpr int kSharedLimit = 227 * 1024;
 
 // Matrices of one side, in boxes of 64 tokens x 64 columns, and how many columns it is from one head to the next.
