@@ -36,7 +36,7 @@ struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Si
 };
 
 // lse, negative and in powers of two, and delta of the queries of a step: -inf and 0 where there is none.
-__device__ inline float negative_lse(float lse, bool there) {
+[[maybe_unused]] __device__ inline float negative_lse(float lse, bool there) {
   return there && lse > -INFINITY ? -lse * std::numbers::log2e_v<float> : -INFINITY;
 }
 template <class T>
