@@ -1,8 +1,8 @@
 #pragma once
 
-// Products of warp_group.cuh that are 16, 32, 48, 64, 128, 192, 224 or 256 columns wide, with the left side in shared memory or
-// in registers. With 256 columns a group has half of a multiprocessor's registers in its sums: nothing on Hopper reads
-// less shared memory for a product.
+// Products of warp_group.cuh that are 16, 32, 48, 64, 128, 192, 224 or 256 columns wide, with the left side in shared
+// memory or in registers. With 256 columns a group has half of a multiprocessor's registers in its sums: nothing on
+// Hopper reads less shared memory for a product.
 
 #include "backend/cuda/mma.cuh"
 #include "backend/cuda/warp_group.cuh"

@@ -141,6 +141,9 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
       at += kPartners;
       if (at >= item.begin + item.tiles * kPartners) at = item.begin;  // the next head
       arrival_wait(places.full + place.stage, place.round);
+      unsigned char* const pieces = places.ring + place.stage * S::kStage;
+      const int partner_count = (kKeysOwn ? item.sequence.queries : item.sequence.keys) - at;
+      if (partner_count < kPartners) clear_rows<S, 2>(pieces, partner_count);
       if (group_meets.never(at, kPartners)) {
         if (pending) {
           wait_products<0>();
@@ -150,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
         release(place.stage);
         continue;
       }
-      const std::uint32_t b1 = shared_address(places.ring) + place.stage * S::kStage;
+      const std::uint32_t b1 = shared_address(pieces);
       const std::uint32_t b2 = b1 + S::kPiece;
       constexpr int kAtOnce = S::kAtOnce;
       float w[kPartners / 2];

@@ -4,7 +4,7 @@
 
 namespace wick::cuda {
 
-/// cuDNN where it does it, else our own.
+/// cuDNN where it does it, else our own; gradients by ours for Hopper first.
 AttentionForward attention_forward_cuda;
 AttentionBackward attention_backward_cuda;
 

@@ -25,21 +25,6 @@ struct ForwardShape : Shape<kDim, Side::queries, 1, 128, kDim == 64 ? 4 : 2, 0> 
   static_assert(kGroups * kRegisters + kFetchRegisters <= kRegistersOfThree);
 };
 
-// Rows of a piece from `count` on become zeros: they are no keys of the sequence, and may be nothing at all. By all
-// threads of both groups.
-template <class S>
-__device__ inline void clear_rows(unsigned char* piece, int count) {
-  constexpr int kChunks = 8;  // of 16 bytes in a row of 64 columns
-  for (int i = static_cast<int>(threadIdx.x) + count * kChunks; i < S::kPartners * kChunks; i += kGroups * 128) {
-#pragma unroll
-    for (int box = 0; box < S::kBoxes; ++box) {
-      *reinterpret_cast<uint4*>(piece + box * (S::kPartners * 128) + i * 16) = {0, 0, 0, 0};
-    }
-  }
-  show_to_products();
-  barrier_of_first<kGroups * 128>();
-}
-
 template <class T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_constant__ Arguments<T> in) {
 #ifdef WICK_WARP_GROUPS
@@ -88,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
       arrival_wait(places.full + place.stage, place.round);
       unsigned char* const keys = places.ring + place.stage * S::kStage;
       unsigned char* const values = keys + S::kPiece;
-      if (at + kPartners > item.sequence.keys) clear_rows<S>(values, item.sequence.keys - at);
+      if (at + kPartners > item.sequence.keys) clear_rows<S, 1>(values, item.sequence.keys - at);
       if (group_sees.never(at, kPartners)) {
         if (pending) {
           wait_products<0>();

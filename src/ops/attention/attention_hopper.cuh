@@ -237,6 +237,21 @@ struct NoRows {
   __device__ void put(float*) const {}
 };
 
+// Rows of kMatrices pieces from `count` on become zeros: they are none of the sequence's, and may be nothing at all. By
+// all threads of both groups.
+template <class S, int kMatrices>
+__device__ inline void clear_rows(unsigned char* pieces, int count) {
+  constexpr int kChunks = 8;  // of 16 bytes in a row of 64 columns
+  for (int i = static_cast<int>(threadIdx.x) + count * kChunks; i < S::kPartners * kChunks; i += kGroups * 128) {
+#pragma unroll
+    for (int box = 0; box < kMatrices * S::kBoxes; ++box) {
+      *reinterpret_cast<uint4*>(pieces + box * (S::kPartners * 128) + i * 16) = {0, 0, 0, 0};
+    }
+  }
+  show_to_products();
+  barrier_of_first<kGroups * 128>();
+}
+
 // c [64, kColumns] = a bᵀ over the head dimension; `a` is the group's rows, `b` rows of a piece.
 template <class T, class S, int kColumns>
 __device__ inline void multiply_scores(float (&c)[kColumns / 2], std::uint32_t a, std::uint32_t b) {
