@@ -7,7 +7,7 @@
 
 #include "backend/cuda/tensor_map.h"
 #include "core/fail.h"
-#include "hopper_gemm.h"
+#include "hopper_kernel.h"
 #include "op_matrix.h"
 
 namespace wick::testing {
@@ -23,7 +23,7 @@ TEST(FragmentRows, AreEachRowOnce) {
   }
 }
 
-class GemmNorm : public HopperGemm {
+class GemmNorm : public HopperKernel {
  protected:
   cuda::NormAfter rest(std::int64_t m, std::int64_t n, DType dtype) {
     return {.bias = random({n}, dtype, 2),

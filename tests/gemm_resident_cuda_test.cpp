@@ -6,13 +6,13 @@
 #include <cstring>
 
 #include "core/fail.h"
-#include "hopper_gemm.h"
+#include "hopper_kernel.h"
 #include "op_matrix.h"
 
 namespace wick::testing {
 namespace {
 
-class ResidentGemm : public HopperGemm {
+class ResidentGemm : public HopperKernel {
  protected:
   static Tensor expected(const Tensor& a, const Tensor& weight, const Tensor& bias, std::optional<GeluKind> kind) {
     Tensor y = matmul(wide(a), transpose(wide(weight), 0, 1));

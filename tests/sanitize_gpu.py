@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""NVIDIA's compute-sanitizer over the CUDA kernels: racecheck, one program after the other, memcheck and initcheck, several
-side by side.
+"""NVIDIA's compute-sanitizer over the CUDA kernels: racecheck, one program after the other on each GPU, memcheck and initcheck,
+several side by side.
 
-    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--within 470]
-                          [--sanitizer compute-sanitizer]
+    tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--gpus N]
+                          [--within 470] [--sanitizer compute-sanitizer]
     tests/sanitize_gpu.py --list
 
 A suite is a test program and those of its cases that take each kernel at a small shape; racecheck has a choice of its own.
@@ -31,6 +31,7 @@ What is looked at:
 """
 
 import argparse
+import bisect
 import concurrent.futures
 import dataclasses
 import fnmatch
@@ -142,6 +143,7 @@ SUITES = {
     "gemm": Suite("gemm_test", "*MatchesSumsInDouble/*", 2, patterns("*MatchesSumsInDouble/", "f64_f64 f32_f32 bf16_bf16"), 10),
     "gemm_resident": Suite("gemm_resident_cuda_test", "*TakesStridedRows*:*KeepsSmallValues*:*TakesTileAfterTile", 1,
                            "*TakesStridedRows*:*TakesTileAfterTile", 6),
+    "attention_hopper": Suite("attention_hopper_cuda_test", "*MatchesSumsInDouble/*", 2, None, 10),
     "gemm_norm": Suite("gemm_norm_cuda_test", "GemmNorm.TakesStridedRows*:*TakesTileAfterTile", 1, None, 6),
     # Before 2025.4 initcheck does not see what lora_gemm stores by tensor maps, and takes reading it for an error.
     "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16:*MatchSumsInDouble/bf16", 4,
@@ -303,17 +305,17 @@ class Runner:
     def __init__(self, options, known):
         self.options, self.known = options, known
         self.end = time.monotonic() + options.within
-        self.slots = list(range(options.jobs))  # of ports: those of two programs must not meet
+        self.slots = list(range(options.jobs * len(options.gpus)))  # of ports: those of two programs must not meet
         self.lock = threading.Lock()
 
     def __call__(self, job):
         with self.lock:
-            slot = self.slots.pop()
+            slot = self.slots.pop(0)  # the lowest: those of one round of GPUs before the next
         try:
             return self.run(job, slot)
         finally:
             with self.lock:
-                self.slots.append(slot)
+                bisect.insort(self.slots, slot)
 
     def run(self, job, slot):
         o, outcome = self.options, Outcome()
@@ -328,7 +330,9 @@ class Runner:
         command += [str(program), f"--gtest_filter={':'.join(job.cases)}", "--gtest_color=no"]
         environment = dict(os.environ, WICK_TEST_DEVICE="cuda", WICK_LIBRARIES="off", WICK_ARENA="off",
                            OMP_WAIT_POLICY="passive",
-                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // (1 if job.tool in ALONE else o.jobs))))
+                           OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // side_by_side(o, job.tool in ALONE))))
+        if len(o.gpus) > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = o.gpus[slot % len(o.gpus)]
         log = o.logs / f"{job.tool}.{job.name}.{job.number}.log"
         start = time.monotonic()
         with log.open("w") as file:
@@ -347,13 +351,29 @@ class Runner:
         return outcome
 
 
+def side_by_side(options, alone):
+    return len(options.gpus) * (1 if alone else options.jobs)
+
+
+def all_gpus():
+    """As CUDA_VISIBLE_DEVICES names them; at least one."""
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return visible.split(",")
+    try:
+        said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except OSError:
+        said = ""
+    return re.findall(r"^GPU (\d+):", said, re.M) or ["0"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="where the test programs are")
     parser.add_argument("--sanitizer", default="compute-sanitizer")
     parser.add_argument("--tool", action="append", choices=TOOLS)
     parser.add_argument("--only", action="append", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
-    parser.add_argument("--jobs", type=int, default=4, help="processes side by side: they share the GPU by turns")
+    parser.add_argument("--jobs", type=int, default=4, help="processes side by side on a GPU: they share it by turns")
+    parser.add_argument("--gpus", type=int, help="use that many (default: all)")
     parser.add_argument("--all-clusters", action="store_true", help="racecheck looks at more than a launch's first cluster")
     parser.add_argument("--limit", type=float, default=240, help="seconds for a process")
     parser.add_argument("--within", type=float, default=470, help="seconds for everything")
@@ -380,6 +400,7 @@ def main():
         return 2
     options.sanitizer = found
     known = subprocess.run([found, "--help"], capture_output=True, text=True).stdout
+    options.gpus = all_gpus()[:options.gpus]
 
     said, version = version_of(found)
     totals, left, jobs = {}, {}, []
@@ -395,7 +416,8 @@ def main():
     jobs.sort(key=lambda job: (TOOLS.index(job.tool), -job.weight))
     runner = Runner(options, known)
     start = time.monotonic()
-    print(f"{found} {said}: {len(jobs)} processes, {options.jobs} side by side but for those of {', '.join(sorted(ALONE))}")
+    print(f"{found} {said}: {len(jobs)} processes on {len(options.gpus)} GPU(s), {options.jobs} side by side on each, "
+          f"alone those of {', '.join(sorted(ALONE))}")
     if any(tool == "racecheck" for tool, _ in totals):
         first = FIRST_CLUSTER in known and not options.all_clusters
         print(f"racecheck looks at {'the first cluster, or block, of each launch' if first else 'all clusters'}")
@@ -404,7 +426,7 @@ def main():
         if left[key] == 0:
             show(key, totals[key])
     for alone in (True, False):
-        with concurrent.futures.ThreadPoolExecutor(1 if alone else options.jobs) as pool:
+        with concurrent.futures.ThreadPoolExecutor(side_by_side(options, alone)) as pool:
             running = {pool.submit(runner, job): (job.tool, job.name) for job in jobs if (job.tool in ALONE) == alone}
             for done in concurrent.futures.as_completed(running):
                 key = running[done]

@@ -224,16 +224,12 @@ class Walk {
     Block dattended = linear_gradients(m.output, none, none, false, rows(m.output.in));
     Block dqkv = ledger_.hold(rows(m.qkv.out, m.qkv));
     Block dnormed = ledger_.hold(c_.qk_norm ? rows(q + kv) : 0);
-    if (s_.device == DeviceType::cpu) {
-      ledger_.touch(2 * floats(q));  // a row of dk and dv for each head
-    } else {
-      const bool narrow = s_.dtype != DType::f32 && s_.dtype != DType::f64;
-      const std::int64_t scores =
-          narrow && s_.longest > 0
-              ? kept_scores(c_.num_attention_heads, c_.num_key_value_heads, s_.tokens, s_.longest).bytes
-              : 0;
-      ledger_.touch(floats(c_.num_attention_heads) + scores);
-    }
+    ledger_.touch(attention_scratch(s_.device, {.dtype = s_.dtype,
+                                                .heads = c_.num_attention_heads,
+                                                .kv_heads = c_.num_key_value_heads,
+                                                .head_dim = c_.head_dim,
+                                                .tokens = s_.tokens,
+                                                .longest = s_.longest}));
     k.normed.free();
     k.attended.free();
     dattended.free();

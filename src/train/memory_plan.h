@@ -15,8 +15,8 @@ struct PlanSettings {
   DType dtype = DType::f32;
   DeviceType device = DeviceType::cpu;
   LoraLayout layout = LoraLayout::separate;
-  std::int64_t tokens = 0;   ///< in a batch, padding included
-  std::int64_t longest = 0;  ///< tokens of the longest row: what cuDNN's attention keeps of it on a GPU; 0: none
+  std::int64_t tokens = 0;           ///< in a batch, padding included
+  std::int64_t longest = 0;          ///< tokens of the longest row: see AttentionSizes
   std::vector<Recompute> recompute;  ///< of each layer
 };
 

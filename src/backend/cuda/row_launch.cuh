@@ -29,7 +29,8 @@ struct RowKernel {
   static constexpr int threads = kThreads;
   static constexpr int rows = 1;
   static constexpr bool early = weights == packs;
-  using Team = cuda::Team<span, packs>;
+  template <class Exchanged>
+  using Team = cuda::Team<span, packs, Exchanged>;
 };
 /// The one of ClusterRows.
 template <int kRows, int kPacks, int kWeights, bool kEarly, int kThreads>
@@ -40,7 +41,8 @@ struct ClusterKernel {
   static constexpr int weights = kWeights;
   static constexpr bool early = kEarly;
   static constexpr int threads = kThreads;
-  using Team = cuda::Team<span, packs, threads>;
+  template <class Exchanged>
+  using Team = cuda::Team<span, packs, Exchanged, threads>;
 };
 
 /// Calls fn(RowKernel{}), or fn(ClusterKernel{}), for the kernel of the plan.

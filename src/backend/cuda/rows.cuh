@@ -115,8 +115,9 @@ struct RowPart {
   __device__ int count() const { return ::max(0, (left + offset(1) - 1) / offset(1)); }
 };
 
-/// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y.
-template <Span kSpan, int kPacks = 0, int kStride = kSpan == Span::warp&& kPacks == 8 ? 32 : 0>
+/// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y. `Exchanged`:
+/// what a warp of a cluster brings to exchange().
+template <Span kSpan, int kPacks = 0, class Exchanged = float, int kStride = kSpan == Span::warp&& kPacks == 8 ? 32 : 0>
 class Team {
  public:
   /// Rows of 8 packs in a thread are those that are too long for 4: they have whole warps.
@@ -128,7 +129,10 @@ class Team {
       blocks_ = shape.cluster;
       rank_ = cluster_rank();
       waiting_ = shape.waiting;
-      if (threadIdx.x == 0) arrival_init(barrier());
+      if (threadIdx.x == 0) {
+        arrival_init(barrier());
+        arrival_expect(barrier(), warps() * sizeof(Exchanged));
+      }
       cluster_arrive_first();
     }
   }
@@ -191,7 +195,7 @@ class Team {
       if (lane == 0) values[warp] = value;
       __syncthreads();
     } else {
-      if (threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof value);
+      static_assert(sizeof value == sizeof(Exchanged));
       if (lane < blocks_) {
         EachRow<Value, kRows>* const to = values + rank_ * (blockDim.x / 32) + warp;
 #pragma unroll

@@ -12,6 +12,7 @@ namespace wick {
 Kernels<AttentionForward> attention_forward{{attention_forward_cpu}};
 Kernels<AttentionBackward> attention_backward{{attention_backward_cpu}};
 Kernels<AttentionAppend> attention_append_kernels;
+Kernels<AttentionScratchBytes> attention_scratch_by{{attention_scratch_cpu, attention_scratch_cudnn}};
 
 KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t places, std::int64_t longest) {
   constexpr std::int64_t kLimit = std::int64_t{512} << 20;
@@ -20,6 +21,18 @@ KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t p
     if (kv_heads % n == 0 && n * each <= kLimit) return {n, n * each};
   }
   return {};
+}
+
+std::int64_t attention_scratch(DeviceType device, const AttentionSizes& sizes) {
+  return attention_scratch_by.on(device)(sizes);
+}
+std::int64_t attention_scratch_cpu(const AttentionSizes& s) {  // a row of dk and dv for each head
+  return 2 * s.tokens * s.heads * s.head_dim * static_cast<std::int64_t>(sizeof(float));
+}
+std::int64_t attention_scratch_cudnn(const AttentionSizes& s) {
+  const bool narrow = s.dtype == DType::bf16 || s.dtype == DType::f16;
+  const std::int64_t scores = narrow && s.longest > 0 ? kept_scores(s.heads, s.kv_heads, s.tokens, s.longest).bytes : 0;
+  return s.tokens * s.heads * static_cast<std::int64_t>(sizeof(float)) + scores;
 }
 
 namespace {

@@ -1,5 +1,8 @@
 // Which of the CUDA attention kernels runs, and what they have in common on the host.
 
+#include <algorithm>
+#include <optional>
+
 #include "core/batch_invariance.h"
 #include "ops/attention/attention_cuda.cuh"
 
@@ -138,12 +141,12 @@ Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem
   return delta;
 }
 
-int attention_splits(const AttentionProblem& p, int rows) {
-  const std::int64_t blocks = static_cast<std::int64_t>(p.key_tokens / rows + 1) * p.kv_heads;
+int attention_splits(std::int64_t key_tokens, std::int64_t kv_heads, std::int64_t group, int rows) {
+  const std::int64_t blocks = (key_tokens / rows + 1) * kv_heads;
   const std::int64_t multiprocessors = info().multiprocessors;
   if (2 * blocks >= 3 * multiprocessors) return 1;
   const std::int64_t wanted = (3 * multiprocessors + blocks - 1) / blocks;
-  return static_cast<int>(wanted < p.group() ? wanted : p.group() > 1 ? p.group() : 1);
+  return static_cast<int>(std::max<std::int64_t>(std::min(wanted, group), 1));
 }
 
 void attention_join(const Tensor& parts, const AttentionProblem& p, const Tensor& dk, const Tensor& dv) {
@@ -200,10 +203,16 @@ Declined attention_backward_cuda(const Tensor& dy, const Tensor& q, const Tensor
   return attention_backward_own(dy, q, k, v, y, lse, layout, dq, dk, dv);
 }
 
+std::int64_t attention_scratch_cuda(const AttentionSizes& s) {
+  const std::optional<std::int64_t> parts = attention_parts_hopper(s);
+  return parts ? s.tokens * s.heads * static_cast<std::int64_t>(sizeof(float)) + *parts : attention_scratch_cudnn(s);
+}
+
 void register_attention() {
   attention_forward.on(DeviceType::cuda) = attention_forward_cuda;
   attention_backward.on(DeviceType::cuda) = attention_backward_cuda;
   attention_append_kernels.on(DeviceType::cuda) = attention_append_cuda;
+  attention_scratch_by.on(DeviceType::cuda) = attention_scratch_cuda;
 }
 
 }  // namespace wick::cuda

@@ -47,12 +47,27 @@ struct KeptScores {
 /// `places`: sequences times the longest one's length.
 KeptScores kept_scores(std::int64_t heads, std::int64_t kv_heads, std::int64_t places, std::int64_t longest);
 
+/// A training batch's attention in one layer. `longest`: tokens of its longest sequence; 0: unknown to the host.
+struct AttentionSizes {
+  DType dtype = DType::f32;
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::int64_t tokens = 0, longest = 0;
+};
+/// Bytes that its backward holds beside what it returns, for a memory plan. A build without CUDA plans for a GPU where
+/// cuDNN computes it.
+std::int64_t attention_scratch(DeviceType device, const AttentionSizes& sizes);
+using AttentionScratchBytes = std::int64_t(const AttentionSizes& sizes);
+
 extern Kernels<AttentionForward> attention_forward;
 extern Kernels<AttentionBackward> attention_backward;
 extern Kernels<AttentionAppend> attention_append_kernels;
+extern Kernels<AttentionScratchBytes> attention_scratch_by;
 
 AttentionForward attention_forward_cpu;
 AttentionBackward attention_backward_cpu;
+AttentionScratchBytes attention_scratch_cpu;
+/// Where cuDNN computes it on a GPU: its kept scores, and a number for each row.
+AttentionScratchBytes attention_scratch_cudnn;
 /// The case of attention_forward_cpu that generation lives on: at most one query a sequence. Declines any other.
 AttentionForward attention_decode_cpu;
 

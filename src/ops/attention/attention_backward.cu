@@ -255,7 +255,7 @@ Declined backward(const BackwardArguments<T>& arguments, const Tensor& dk, const
   const AttentionProblem& p = in.problem;
   const std::int64_t key_slots = tile_slots(p, Side::keys, KeyShape::kRows);
   const std::int64_t query_slots = tile_slots(p, Side::queries, QueryShape::kRows);
-  in.splits = attention_splits(p, KeyShape::kRows);
+  in.splits = attention_splits(p.key_tokens, p.kv_heads, p.group(), KeyShape::kRows);
   if (key_slots * p.kv_heads * in.splits > INT_MAX || query_slots * p.heads > INT_MAX) {
     return "more blocks than a grid has";
   }

@@ -294,7 +294,7 @@ Declined backward(Arguments<T>& in, const Tensor& dk, const Tensor& dv) {
   const AttentionProblem& p = in.problem;
   const std::int64_t key_slots = tile_slots(p, Side::keys, kRows);
   const std::int64_t query_slots = tile_slots(p, Side::queries, kRows);
-  const int splits = attention_splits(p, kRows);
+  const int splits = attention_splits(p.key_tokens, p.kv_heads, p.group(), kRows);
   if (key_slots * p.kv_heads * splits > INT_MAX / 2 || query_slots * p.heads > INT_MAX / 2) return "too many tiles";
   const double row_bytes = static_cast<double>(kDim) * sizeof(T);
   const double query_bytes = row_bytes * p.heads * p.tokens;
@@ -319,6 +319,12 @@ Declined backward(Arguments<T>& in, const Tensor& dk, const Tensor& dv) {
 }
 
 }  // namespace
+
+std::optional<std::int64_t> attention_parts_hopper(const AttentionSizes& s) {
+  if (devices().empty() || declined(s.dtype, s.head_dim) != nullptr) return std::nullopt;
+  const int splits = attention_splits(s.tokens, s.kv_heads, s.heads / s.kv_heads, kRows);
+  return splits == 1 ? 0 : 2 * splits * s.tokens * s.kv_heads * s.head_dim * static_cast<std::int64_t>(sizeof(float));
+}
 
 Declined attention_backward_hopper(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                                    const Tensor& lse, const AttentionLayout& layout, const Tensor& dq, const Tensor& dk,

@@ -62,7 +62,7 @@ Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem
 
 /// Splits of a group's heads, so that few heads of keys (as few as one) still fill the device with tiles of `rows`
 /// keys: three blocks for each multiprocessor, once there are fewer than one and a half.
-int attention_splits(const AttentionProblem& p, int rows);
+int attention_splits(std::int64_t key_tokens, std::int64_t kv_heads, std::int64_t group, int rows);
 /// dk and dv, where they are defined, from the sums of splits: f32 [2 (dk, dv), splits, key_tokens, kv_heads,
 /// head_dim].
 void attention_join(const Tensor& parts, const AttentionProblem& p, const Tensor& dk, const Tensor& dv);

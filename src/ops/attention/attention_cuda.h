@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "ops/attention/attention.h"
 
 namespace wick::cuda {
@@ -7,6 +9,7 @@ namespace wick::cuda {
 /// cuDNN where it does it, else our own; gradients by ours for Hopper first.
 AttentionForward attention_forward_cuda;
 AttentionBackward attention_backward_cuda;
+AttentionScratchBytes attention_scratch_cuda;
 
 /// Our own kernels, by what they are made for; all decline f64 and head dims over 256. They read offsets on the device
 /// and keep inside their tensors whatever these say. Queries and keys after the last sequence's end belong to none:
@@ -23,6 +26,10 @@ AttentionAppend attention_append_cuda;              ///< bf16, f16; head dims 64
 AttentionBackward attention_backward_hopper;        ///< bf16, f16; head dims 64 and 128; compute capability 9.0
 AttentionBackward attention_backward_tensor_cores;  ///< bf16, f16; head dims to 128
 AttentionBackward attention_backward_generic;       ///< f32, and head dims over 128
+
+/// Bytes of sums in f32 that attention_backward_hopper() leaves between its kernels; nothing where there is no device
+/// that it runs on, or it declines the dtype or the head dimension.
+std::optional<std::int64_t> attention_parts_hopper(const AttentionSizes& sizes);
 
 /// cuDNN's; they decline what it does not do, or not well. They trust the host about the longest sequence.
 AttentionForward attention_forward_cudnn;

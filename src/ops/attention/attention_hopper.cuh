@@ -286,13 +286,16 @@ __device__ inline void store_row(T* to, const float (&sums)[kDim / 2], int h, fl
   }
 }
 
-// Why a kernel for Hopper does not take these: `tensors` are all that it reads and writes by rows, the first `boxed` of
-// them by boxes.
+// Why the kernels for Hopper take none of these on the current device.
+inline Declined declined(DType dtype, std::int64_t head_dim) {
+  if (!kCompiled || info().major != 9) return "no code for sm_90a, or not such a device";
+  if (dtype != DType::bf16 && dtype != DType::f16) return "neither bf16 nor f16";
+  return head_dim != 64 && head_dim != 128 ? "a head dimension that is neither 64 nor 128" : nullptr;
+}
+// Or not these: `tensors` are all that they read and write by rows, the first `boxed` of them by boxes.
 inline Declined declined(const Tensor& q, const Tensor& k, const AttentionLayout& layout,
                          std::initializer_list<const Tensor*> tensors, std::size_t boxed) {
-  if (!kCompiled || info(q.device().index).major != 9) return "no code for sm_90a, or not such a device";
-  if (q.dtype() != DType::bf16 && q.dtype() != DType::f16) return "neither bf16 nor f16";
-  if (q.size(2) != 64 && q.size(2) != 128) return "a head dimension that is neither 64 nor 128";
+  if (const Declined reason = declined(q.dtype(), q.size(2))) return reason;
   if (layout.bias.defined()) return "a bias by distance";
   if (q.numel() == 0 || k.numel() == 0) return "no queries or no keys";
   if (!vectors_in(tensors)) return "rows that are not aligned to 16 bytes";

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>
     backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan, kPacks> team(shape);
+  Team<kSpan, kPacks, float2> team(shape);
   const std::int64_t row = team.row();
   const auto part = team.part(shape);
   wait_for_previous();

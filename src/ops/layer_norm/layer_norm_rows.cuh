@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(K::threads, (kMinBlocks < K::span, K::threads,
   constexpr int kPacks = K::packs, kWeights = K::weights, kRows = K::rows;
   constexpr bool kWide = std::is_same_v<T, float>;
   static_assert(kRows == 1 || !kResidual);
-  typename K::Team team(shape);
+  typename K::template Team<EachRow<float4, kRows>> team(shape);
   const std::int64_t row = team.row() * kRows;
   const auto part = team.part(shape);
   const auto part_of = [&](int r) {  // nothing of a row behind the last one

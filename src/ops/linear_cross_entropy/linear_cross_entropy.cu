@@ -87,9 +87,13 @@ struct Meeting {
   float4 parts[2][kMaxCluster * kHeldWarps];
   Arrival all[2];
 };
+constexpr std::uint32_t meeting_bytes(int blocks) {
+  return static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4);
+}
 
 // Sends a warp's part to all blocks, and combines all parts in an order that only their number decides. Row `number` of
-// the cluster's. A warp takes part in row n + 2 when all have in n + 1, so after all have read n's.
+// the cluster's. A warp takes part in row n + 2 when all have in n + 1, so after all have read n's, and each block
+// expects those of n + 2.
 __device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool with_total, int blocks, int rank) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int turn = number % 2;
@@ -101,9 +105,9 @@ __device__ inline Part meet(Meeting& meeting, int number, const Part& mine, bool
     if (lane == 0) *to = part;
     __syncthreads();
   } else {
-    if (threadIdx.x == 0) arrival_expect(all, static_cast<std::uint32_t>(blocks * kHeldWarps) * sizeof(float4));
     if (lane < blocks) send_async(to, part, all, static_cast<unsigned>(lane));
     arrival_wait(all, static_cast<std::uint32_t>(number / 2 % 2));
+    if (threadIdx.x == 0) arrival_expect(all, meeting_bytes(blocks));
   }
   const int count = blocks * kHeldWarps;
   Part whole{-INFINITY, 0.0F, 0.0F};
@@ -156,6 +160,9 @@ __global__ void __launch_bounds__(kHeldThreads, kPacks <= 10 ? 2 : 1) loss_rows_
   };
   if (thread == 0) {
     for (Arrival* arrival : {&loaded, &meeting.all[0], &meeting.all[1]}) arrival_init(arrival);
+    if (split.blocks > 1) {
+      for (Arrival& all : meeting.all) arrival_expect(&all, meeting_bytes(split.blocks));
+    }
   }
   cluster_sync();  // all of its blocks have begun: their memory may be written
   wait_for_previous();

@@ -22,8 +22,8 @@ __device__ inline Exponentials joined(Exponentials a, Exponentials b) {
   return {largest, a.sum * rescale(a.largest, largest) + b.sum * rescale(b.largest, largest)};
 }
 
-template <Span kSpan, int kPacks = 0>
-__device__ inline Exponentials joined(Team<kSpan, kPacks>& team, Exponentials mine) {
+template <class Team>
+__device__ inline Exponentials joined(Team& team, Exponentials mine) {
   const float2 all = team.reduce(float2{mine.largest, mine.sum}, float2{-INFINITY, 0}, [](float2 a, float2 b) {
     const Exponentials both = joined({a.x, a.y}, {b.x, b.y});
     return float2{both.largest, both.sum};
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 72, kBl
     forward_rows(Rows<const T> x, Rows<T> y, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
   constexpr bool kWide = std::is_same_v<T, float>;  // the exponentials can take their numbers' place
-  Team<kSpan, kPacks> team(shape);
+  Team<kSpan, kPacks, float2> team(shape);
   const std::int64_t row = team.row();
   const auto part = team.part(shape);
   wait_for_previous();

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the tests of the products that only Hopper has share.
+// What the tests of kernels that only Hopper has share.
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 
 namespace wick::testing {
 
-class HopperGemm : public ::testing::Test {
+class HopperKernel : public ::testing::Test {
  protected:
   void SetUp() override {
     device_.type = DeviceType::cuda;
