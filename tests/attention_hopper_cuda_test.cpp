@@ -17,10 +17,10 @@ struct Case {
   std::int64_t window = 0;
 };
 
-// Of so many sequences of one token that a block has several tiles.
-std::vector<std::int32_t> single_tokens(std::int32_t count) {
+// So many sequences of two tokens that a block has several tiles.
+std::vector<std::int32_t> pairs(std::int32_t count) {
   std::vector<std::int32_t> offsets;
-  for (std::int32_t i = 0; i <= count; ++i) offsets.push_back(i);
+  for (std::int32_t i = 0; i <= count; ++i) offsets.push_back(2 * i);
   return offsets;
 }
 
@@ -65,8 +65,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionHopper,
                          ::testing::Values(Case{"heads_of_64", 650, 2, 1, 64, {0, 650}},
                                            Case{"heads_of_128", 400, 2, 1, 128, {0, 400}},
                                            Case{"packed_window", 300, 2, 1, 64, {0, 1, 1, 131, 300}, 70},
-                                           Case{"many_sequences", 300, 1, 1, 64, single_tokens(300)},
-                                           Case{"many_sequences_of_128", 300, 1, 1, 128, single_tokens(300)}),
+                                           Case{"many_sequences", 600, 1, 1, 64, pairs(300)},
+                                           Case{"many_sequences_of_128", 600, 1, 1, 128, pairs(300)}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

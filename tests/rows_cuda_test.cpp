@@ -448,24 +448,23 @@ TEST_P(CudaRows, IsTheSameHoweverL2IsUsed) {
 
 INSTANTIATE_TEST_SUITE_P(
     Sizes, CudaRows,
-    testing::Values(Case{1, 1, Layout::dense}, Case{3, 7, Layout::dense}, Case{33, 40, Layout::odd},
-                    Case{130, 16, Layout::gaps}, Case{33, 48, Layout::dense}, Case{9, 896, Layout::gaps},
-                    Case{5, 1000, Layout::odd}, Case{65, 1024, Layout::dense},       // parts of a warp
-                    Case{1200, 2048, Layout::gaps},                                  // a warp
-                    Case{601, 1024, Layout::dense}, Case{1000, 2040, Layout::gaps},  // a warp, few rows
-                    Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},      // few rows
-                    Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps},
-                    Case{300, 16384, Layout::dense},                                // a block
-                    Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},   // a cluster of 2
-                    Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},    // and few rows
-                    Case{3, 32768, Layout::gaps}, Case{129, 65536, Layout::dense},  // an odd one beside none
-                    Case{3, 131072, Layout::gaps}, Case{2, 65552, Layout::dense},
-                    Case{150, 50000, Layout::dense},                                  // of 4
-                    Case{131, 40008, Layout::gaps}, Case{67, 65544, Layout::gaps},    // with less in the last block
-                    Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
-                    Case{35, 131080, Layout::gaps},                                   // of 8, in bf16
-                    Case{4000, 1024, Layout::dense}, Case{500, 8200, Layout::gaps},   // more than L2 holds
-                    Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),   // in several passes
+    testing::Values(
+        Case{1, 1, Layout::dense}, Case{3, 7, Layout::dense}, Case{33, 40, Layout::odd}, Case{130, 16, Layout::gaps},
+        Case{33, 48, Layout::dense}, Case{9, 896, Layout::gaps}, Case{5, 1000, Layout::odd},
+        Case{65, 1024, Layout::dense},                                   // parts of a warp
+        Case{1200, 2048, Layout::gaps},                                  // a warp
+        Case{601, 1024, Layout::dense}, Case{1000, 2040, Layout::gaps},  // a warp, few rows
+        Case{7, 4096, Layout::dense}, Case{3, 16384, Layout::gaps},      // few rows
+        Case{700, 5120, Layout::dense}, Case{400, 8192, Layout::gaps}, Case{300, 16384, Layout::dense},  // a block
+        Case{5, 16392, Layout::gaps}, Case{300, 24584, Layout::gaps},   // a cluster of 2
+        Case{2, 32768, Layout::dense}, Case{1, 24576, Layout::gaps},    // and few rows
+        Case{3, 32768, Layout::gaps}, Case{129, 65536, Layout::dense},  // an odd one beside none
+        Case{3, 131072, Layout::gaps}, Case{2, 65552, Layout::dense}, Case{150, 50000, Layout::dense},  // of 4
+        Case{131, 40008, Layout::gaps}, Case{67, 65544, Layout::gaps},  // with less in the last block
+        Case{2, 40008, Layout::gaps}, Case{80, 131072, Layout::dense}, Case{1, 151936, Layout::dense},  // of 8
+        Case{35, 131080, Layout::gaps},                                                                 // of 8, in bf16
+        Case{4000, 1024, Layout::dense}, Case{500, 8200, Layout::gaps},  // more than L2 holds
+        Case{3, 50257, Layout::dense}, Case{2, 262144, Layout::dense}),  // in several passes
     [](const auto& param) { return name_of(param.param); });
 
 INSTANTIATE_TEST_SUITE_P(Sizes, CudaRowsOfAnyBatch,

@@ -49,7 +49,6 @@ import time
 
 TOOLS = ["racecheck", "memcheck", "initcheck"]  # the slowest first
 ALONE = {"racecheck"}  # its kernels wait for the host: four processes that shared an H200 took 20 times as long as one
-NEWEST = (9999,)  # a version
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -61,16 +60,12 @@ class Suite:
     racecheck: str | None = None  # its own filter, "" for no case; None: the same
     seconds: float = 3  # that a case takes about, under racecheck
     initcheck_without: str = ""  # a filter of what it leaves out
-    early_initcheck_without: str = ""  # and before 2025.4
 
     def wanted(self, tool):
         return self.racecheck if tool == "racecheck" and self.racecheck is not None else self.cases
 
-    def unwanted(self, tool, version):
-        if tool != "initcheck":
-            return ""
-        early = self.early_initcheck_without if version < (2025, 4) else ""
-        return ":".join(filter(None, (self.initcheck_without, early)))
+    def unwanted(self, tool):
+        return self.initcheck_without if tool == "initcheck" else ""
 
 
 def patterns(prefix, names):
@@ -124,10 +119,11 @@ ROWS = patterns("*/", """
     1_24576_gaps 1_151936_dense 3_50257_dense 2_262144_dense 72_40_odd 120_256_dense 48_1032_gaps
 """)
 
-# Few rows in a block, in the kernels for many, in clusters of 2, 4 and 8, of which layer norm's hold two, and in passes.
+# Few rows in a block, in the kernels for many, in clusters of 2, 4 and 8, and in passes. Layer norm's clusters hold two rows or
+# one, and with one of 8 blocks racecheck does not end: the same code runs in 2 and 4.
 ROWS_THAT_SHARE = (
     patterns("*CudaRows.RmsNorm/", "3_7_dense 7_4096_dense 3_16384_gaps 5_16392_gaps 1_24576_gaps 1_151936_dense 3_50257_dense")
-    + ":" + patterns("*CudaRows.LayerNorm/", "7_4096_dense 5_16392_gaps 3_131072_gaps 1_151936_dense 3_50257_dense")
+    + ":" + patterns("*CudaRows.LayerNorm/", "7_4096_dense 5_16392_gaps 2_40008_gaps 3_50257_dense")
     + ":" + patterns("*CudaRows.Softmax/", "7_4096_dense 5_16392_gaps 1_24576_gaps 1_151936_dense 3_50257_dense")
     + ":*CudaRowsOfAnyBatch.*:*CudaHeads.RmsNorm/48_1032_gaps")
 
@@ -136,19 +132,22 @@ SUITES = {
     # is there.
     "ops": Suite("op_matrix_test", OPS, 6, OPS_THAT_SHARE, initcheck_without="*linear_cross_entropy*"),
     "rows": Suite("rows_cuda_test", ROWS, 4, ROWS_THAT_SHARE, 4),
-    # By blocks in a cluster: 1, 2, 8, a block in passes. 300007 is no multiple of four.
+    # By blocks in a cluster: 1, 2, 8, a block in passes. 300007 is no multiple of four. racecheck does not end where a thread holds
+    # 16 packs; the same code runs with 8 and 10.
     "cross_entropy": Suite("cross_entropy_cuda_test", patterns("*ALabelThatIsNoWord*/", "1000_* 32000_* 151936_* 300007_*")
-                           + ":*MatchesSumsInDouble/1000_*", 2, "*CudaLosses.*", 9, initcheck_without="*/300007_*"),
+                           + ":*MatchesSumsInDouble/1000_*", 2,
+                           patterns("*CudaLosses.MatchSumsInDouble/", "1000_* 16388_* 32772_* 65540_* 131080_* 262147_*"), 6,
+                           initcheck_without="*/300007_*"),
     "gemv": Suite("gemv_cuda_test", "*MatchesSumsInDouble/bf16_bf16", 1, "*AddsUpTurnByTurn/bf16_bf16", 8),
     "gemm": Suite("gemm_test", "*MatchesSumsInDouble/*", 2, patterns("*MatchesSumsInDouble/", "f64_f64 f32_f32 bf16_bf16"), 10),
     "gemm_resident": Suite("gemm_resident_cuda_test", "*TakesStridedRows*:*KeepsSmallValues*:*TakesTileAfterTile", 1,
                            "*TakesStridedRows*:*TakesTileAfterTile", 6),
     "attention_hopper": Suite("attention_hopper_cuda_test", "*MatchesSumsInDouble/*", 2, None, 10),
     "gemm_norm": Suite("gemm_norm_cuda_test", "GemmNorm.TakesStridedRows*:*TakesTileAfterTile", 1, None, 6),
-    # Before 2025.4 initcheck does not see what lora_gemm stores by tensor maps, and takes reading it for an error.
+    # initcheck does not see what lora_gemm stores by tensor maps, and takes reading it for an error.
     "lora_products": Suite("lora_products_test", "*OfManyTiles/bf16:*AreTheSameBytesEachTime/f16:*MatchSumsInDouble/bf16", 4,
                            "*AreAddedWhereTheyAreWanted/bf16:*OfFewBoxesMatch*/bf16:*MadeWithGMatch*/bf16:"
-                           "*OfFlatMatricesMatch*/bf16", 12, early_initcheck_without="*OfManyTiles*"),
+                           "*OfFlatMatricesMatch*/bf16", 12, initcheck_without="*OfManyTiles*"),
     "lora_refresh": Suite("lora_refresh_test", "*OfManyWeightsIsThatOfEach/bf16", 1, ""),
     "decode": Suite("decode_test", "*BehindACacheIsWithoutOne/llama_gqa_bf16_fused:*SoItIsWithAnAdapter/qwen3_qknorm_bf16_fused:"
                     "*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused:"
@@ -233,13 +232,12 @@ def reports_in(said):
 
 
 def version_of(sanitizer):
-    """As text, and as numbers: (2025, 3, 1, 0)."""
     said = subprocess.run([sanitizer, "--version"], capture_output=True, text=True).stdout
     found = re.search(r"Version ((\d+)(\.\d+)*)", said)
-    return (found[1], tuple(int(part) for part in found[1].split("."))) if found else ("of an unknown version", NEWEST)
+    return found[1] if found else "of an unknown version"
 
 
-def cases_of(program, suite, tool, version=NEWEST):
+def cases_of(program, suite, tool):
     """The names of the cases that the suite has with a tool, and the patterns of its filter that fit none."""
     listed, group = [], ""
     said = subprocess.run([str(program), "--gtest_list_tests"], capture_output=True, text=True).stdout
@@ -249,7 +247,7 @@ def cases_of(program, suite, tool, version=NEWEST):
             listed.append(group + name.strip())
         else:
             group = name
-    wanted, out = ([p for p in text.split(":") if p] for text in (suite.wanted(tool), suite.unwanted(tool, version)))
+    wanted, out = ([p for p in text.split(":") if p] for text in (suite.wanted(tool), suite.unwanted(tool)))
     idle = [p for p in wanted + out if not fnmatch.filter(listed, p)]
 
     def fits(name, among):
@@ -331,6 +329,8 @@ class Runner:
         environment = dict(os.environ, WICK_TEST_DEVICE="cuda", WICK_LIBRARIES="off", WICK_ARENA="off",
                            OMP_WAIT_POLICY="passive",
                            OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // side_by_side(o, job.tool in ALONE))))
+        if job.tool == "racecheck":
+            environment["WICK_TEST_ONLY_FUSED"] = "1"
         if len(o.gpus) > 1:
             environment["CUDA_VISIBLE_DEVICES"] = o.gpus[slot % len(o.gpus)]
         log = o.logs / f"{job.tool}.{job.name}.{job.number}.log"
@@ -402,13 +402,13 @@ def main():
     known = subprocess.run([found, "--help"], capture_output=True, text=True).stdout
     options.gpus = all_gpus()[:options.gpus]
 
-    said, version = version_of(found)
+    said = version_of(found)
     totals, left, jobs = {}, {}, []
     for tool, name in chosen:
         suite = SUITES[name]
         if suite.wanted(tool) == "":
             continue
-        cases, idle = cases_of(options.bin / suite.program, suite, tool, version)
+        cases, idle = cases_of(options.bin / suite.program, suite, tool)
         totals[tool, name] = Outcome(announced=len(cases), problems=[f"no case is called {pattern}" for pattern in idle])
         new = jobs_of(tool, name, suite, cases)
         left[tool, name] = len(new)
