@@ -27,6 +27,8 @@ What is looked at:
 - From 2026 on it has fixes for hazards that were none, around mbarriers, clusters and groups of warps, and since 2025.4
   initcheck sees what is copied by cp.async.bulk. A newer tool than the toolkit's, for --sanitizer: `pip install --target DIR
   nvidia-cuda-sanitizer-api` (13.5), DIR/nvidia/cu13/bin/compute-sanitizer.
+- It counts an arrival at an mbarrier for the arriving thread alone: where one thread of a warp arrives for all, behind a
+  __syncwarp() or a barrier of the warp, what the others read or wrote counts as a hazard (2026.4, attention for Hopper).
 - None looks at programmatic dependent launch: a kernel that reads before wait_for_previous() what the one ahead writes is not seen.
 """
 

@@ -30,11 +30,6 @@ __device__ inline void barrier_of_first() {
   asm volatile("bar.sync 15, %0;" ::"n"(kThreads) : "memory");
 }
 
-/// A barrier of one warp of a block, which no other warp has. Where the compiler knows that a warp's threads are
-/// together it makes nothing of __syncwarp(), and tools that watch memory do not see that threads have waited for each
-/// other.
-__device__ inline void barrier_of_warp() { asm volatile("bar.sync 14, 32;" ::: "memory"); }
-
 /// 16 bytes of global memory that are read once: L1 is left to what is read again. Without `valid` nothing is read, and
 /// every word is `otherwise`. All such loads keep their order, so that none waits for another's use.
 __device__ inline uint4 load_once(const uint4* from, bool valid, std::uint32_t otherwise = 0) {

@@ -242,11 +242,11 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
         add_product<T, S, kAtOnce>(sum1, held, b1 + i * kAtOnce * 128);
       }
     }
+    wait_products<0>();
+    if (pending) release(place.before());
     const int count = item.count;
     const int head = item.head;
     const int part = item.part;
-    wait_products<0>();
-    if (pending) release(place.before());
     __syncwarp();
     if (lane == 0) arrive(places.own_empty + slot);
     settle(sum1);

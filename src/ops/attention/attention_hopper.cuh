@@ -204,11 +204,9 @@ __device__ inline void fetch_items(const AttentionProblem& p, const Items& all, 
       floats.keep();
       if (step + 1 < steps) floats.ask(head_begin + (step + 1) / tiles, (step + 1) % tiles * S::kPartners);
       if (lane == 0) arrival_wait(at.empty + place.stage, place.round ^ 1U);  // at once in the first round
-      if constexpr (S::kRowFloats > 0) {
-        barrier_of_warp();
-        floats.put(at.rows + place.stage * S::kRowFloats);
-        barrier_of_warp();
-      }
+      __syncwarp();
+      floats.put(at.rows + place.stage * S::kRowFloats);
+      __syncwarp();
       if (lane == 0) {
         arrival_expect(at.full + place.stage, S::kStage);
         const std::uint32_t to = shared_address(at.ring) + place.stage * S::kStage;
