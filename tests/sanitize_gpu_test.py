@@ -136,14 +136,32 @@ class SanitizeGpu(unittest.TestCase):
         self.assertIn("racecheck kernels: 0 of kernels_test\nmemcheck kernels: 2 of kernels_test\n    Kernels.Small\n", said)
 
     def test_a_tool_may_have_other_cases(self):
-        suite = sanitize_gpu.Suite("kernels_test", "*Small:*Large", 2, "*Lar?e", early_initcheck_without="*Large")
-        for version, left in {"2025.3.1": "1/1", "2025.4.0": "2/2"}.items():
-            code, said = self.run_it(suites={"kernels": suite}, VERSION=version)
+        suite = sanitize_gpu.Suite("kernels_test", "*Small:*Large", 2, "*Lar?e", initcheck_without="*Large")
+        code, said = self.run_it(suites={"kernels": suite}, VERSION="2025.3.1")
+        self.assertEqual(code, 0, said)
+        self.assertIn("2025.3.1: ", said)
+        self.assertRegex(said, r"racecheck +kernels +1/1 ")
+        self.assertRegex(said, r"memcheck +kernels +2/2 ")
+        self.assertRegex(said, r"initcheck +kernels +1/1 ")
+
+    def test_all_gpus_are_used(self):
+        suites = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large", 2, seconds=16)}
+        says = "on $CUDA_VISIBLE_DEVICES, fused $WICK_TEST_ONLY_FUSED\\n"
+        both_run = 'touch "$MEET/$$"; until [ $(ls "$MEET" | wc -l) = 2 ]; do sleep 0.02; done'
+        (self.folder / "kernels_test").write_text(PROGRAM.replace("$SAYS", says).replace("sleep ${SLEEPS:-0}", both_run))
+        for tool, fused in {"racecheck": "1", "memcheck": ""}.items():
+            logs = self.folder / tool
+            meet = self.folder / f"{tool}.meet"
+            meet.mkdir()
+            code, said = self.run_it("--tool", tool, "--jobs", "1", "--logs", str(logs), suites=suites,
+                                     CUDA_VISIBLE_DEVICES="5,7,9", MEET=str(meet))
             self.assertEqual(code, 0, said)
-            self.assertIn(f"{version}: ", said)
-            self.assertRegex(said, r"racecheck +kernels +1/1 ")
-            self.assertRegex(said, r"memcheck +kernels +2/2 ")
-            self.assertRegex(said, rf"initcheck +kernels +{left} ")
+            self.assertIn("2 processes on 3 GPU(s)", said)
+            ran_on = sorted(line for log in logs.iterdir() for line in log.read_text().splitlines() if line.startswith("on "))
+            self.assertEqual(ran_on, [f"on 5, fused {fused}", f"on 7, fused {fused}"])
+        (self.folder / "kernels_test").write_text(PROGRAM)
+        code, said = self.run_it("--tool", "memcheck", "--gpus", "1", suites=suites, CUDA_VISIBLE_DEVICES="5,7,9")
+        self.assertIn("on 1 GPU(s)", said)
 
     def test_processes_share_the_cases(self):
         suite = sanitize_gpu.Suite("kernels_test", "*", 3, seconds=8)
@@ -172,10 +190,9 @@ class SanitizeGpu(unittest.TestCase):
             if not (PROGRAMS / suite.program).exists():  # built without CUDA
                 continue
             for tool in sanitize_gpu.TOOLS:
-                for version in ((2025, 3), (2026, 4)):
-                    cases, idle = sanitize_gpu.cases_of(PROGRAMS / suite.program, suite, tool, version)
-                    self.assertEqual(idle, [], f"{name} {tool}")
-                    self.assertEqual(cases == [], suite.wanted(tool) == "", f"{name} {tool}")
+                cases, idle = sanitize_gpu.cases_of(PROGRAMS / suite.program, suite, tool)
+                self.assertEqual(idle, [], f"{name} {tool}")
+                self.assertEqual(cases == [], suite.wanted(tool) == "", f"{name} {tool}")
 
 
 PROGRAMS = None
