@@ -17,6 +17,8 @@ struct Case {
   std::int64_t window = 0;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 // So many sequences of two tokens that a block has several tiles.
 std::vector<std::int32_t> pairs(std::int32_t count) {
   std::vector<std::int32_t> offsets;
