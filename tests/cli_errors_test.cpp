@@ -188,6 +188,27 @@ TEST_P(BrokenTokenizer, IsRefused) {
   expect_failure(3, GetParam().parts, {"tokenize", "--model", copy.path(), "--text", "abc"});
 }
 
+TEST(TokenizerOfAnotherKind, IsNotNeededForIds) {
+  const Copy model(model_of("llama-gqa"));
+  const TempDir folder;
+  write_file(folder / "ids.jsonl", "{\"input_ids\": [1, 2, 3, 4, 5]}\n");
+  write_file(folder / "text.jsonl", "{\"text\": \"Once upon a time\"}\n");
+  const auto train = [&](const char* rows) {
+    return std::vector<std::string>{"train",          "--model",      model.path(), "--data", folder / rows,
+                                    "--adapter-path", folder / "out", "--iters",    "1",      "--json"};
+  };
+  const std::vector<std::string> generate = {"generate", "--model",      model.path(), "--ids",
+                                             "[1, 2]",   "--max-tokens", "3"};
+  const std::vector<std::string> score = {"score", "--model", model.path(), "--ids", "[1, 2, 3]"};
+  const std::string generated = expect_success(generate);
+  const std::string scored = expect_success(score);
+  model.write("tokenizer.json", R"({"model": {"type": "WordLevel"}})");
+  EXPECT_EQ(expect_success(generate), generated);
+  EXPECT_EQ(expect_success(score), scored);
+  expect_json(train("ids.jsonl"));
+  expect_failure(3, {"text.jsonl:1", "the row is text", "tokenizer.json", "WordLevel"}, train("text.jsonl"));
+}
+
 const char* const kTokenizer = "tokenizer.json";
 
 INSTANTIATE_TEST_SUITE_P(

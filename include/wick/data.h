@@ -42,6 +42,7 @@ struct DatasetOptions {
   std::int64_t vocab_size = 0;           ///< of the model: every id lies in [0, vocab_size)
   std::int64_t max_seq_length = 2048;    ///< longer rows lose their end
   const Tokenizer* tokenizer = nullptr;  ///< needed for text, used only while reading
+  std::string no_tokenizer = {};         ///< why it is null, for the error that a row of text is then
   /// The first one is appended to text and to completions, unless the row ends in one of them anyway; none: nothing is.
   std::vector<std::int32_t> eos_token_ids = {};
   bool mask_prompt = false;  ///< train on the completion alone, not on its prompt

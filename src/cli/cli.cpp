@@ -147,6 +147,14 @@ std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
   return Tokenizer::from_file(file, {.truncate = false});
 }
 
+TriedTokenizer try_tokenizer(const std::filesystem::path& folder) {
+  try {
+    return {load_tokenizer(folder), ""};
+  } catch (const Error& error) {
+    return {std::nullopt, error.what()};
+  }
+}
+
 std::vector<TokenId> parse_ids(const std::string& text, const std::string& option) {
   try {
     const Json json = Json::object({{"ids", parse_json(text, option)}});

@@ -76,6 +76,14 @@ struct LoadedModel {
 LoadedModel load_model(const ModelOptions& options);
 /// The folder's tokenizer.json, or nothing where it has none.
 std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
+/// The same where token ids may be all that is needed: `problem` says why a file that is there cannot be used.
+struct TriedTokenizer {
+  std::optional<Tokenizer> tokenizer;
+  std::string problem;
+
+  const Tokenizer* get() const { return tokenizer ? &*tokenizer : nullptr; }
+};
+TriedTokenizer try_tokenizer(const std::filesystem::path& folder);
 
 /// "[5, 6, 7]" as ids. Error(invalid_argument) naming the option.
 std::vector<TokenId> parse_ids(const std::string& text, const std::string& option);

@@ -112,10 +112,11 @@ void train_lm(TrainVerb& o) {
   if (config.pad_token_id && *config.pad_token_id >= 0 && *config.pad_token_id < config.vocab_size) {
     o.train.batches.pad_id = *config.pad_token_id;
   }
-  const std::optional<Tokenizer> tokenizer = load_tokenizer(o.model.model);
+  const TriedTokenizer tokenizer = try_tokenizer(o.model.model);
   const DataSplits data = load_data(o.data, {.vocab_size = config.vocab_size,
                                              .max_seq_length = o.max_seq_length,
-                                             .tokenizer = tokenizer ? &*tokenizer : nullptr,
+                                             .tokenizer = tokenizer.get(),
+                                             .no_tokenizer = tokenizer.problem,
                                              .eos_token_ids = config.eos_token_ids,
                                              .mask_prompt = o.mask_prompt});
   const auto adapter = std::make_shared<const Adapter>(o.starting_adapter(model.linear_modules()),

@@ -84,7 +84,8 @@ void RowReader::check_format(const Json& row) {
 
 std::vector<std::int32_t> RowReader::encode(std::string_view text, const EncodeOptions& options, Row& out) const {
   if (options_.tokenizer == nullptr) {
-    fail(ErrorCode::format, "{}: the row is text and there is no tokenizer, expected \"input_ids\"", where_);
+    fail(ErrorCode::format, "{}: the row is text and there is no tokenizer{}, expected \"input_ids\"", where_,
+         options_.no_tokenizer.empty() ? "" : fmt::format(" ({})", options_.no_tokenizer));
   }
   std::vector<std::int32_t> ids = options_.tokenizer->encode_ids(text, options);
   const auto limit = options_.tokenizer->truncation_length();
