@@ -2,6 +2,9 @@
 // again; attention_bench has more shapes. Against float64 on the host.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <vector>
+
 #include "hopper_kernel.h"
 #include "op_matrix.h"
 #include "ops/attention/attention_cuda.h"

@@ -76,13 +76,11 @@ struct LoadedModel {
 LoadedModel load_model(const ModelOptions& options);
 /// The folder's tokenizer.json, or nothing where it has none.
 std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
-/// The same where token ids may be all that is needed: `problem` says why a file that is there cannot be used.
 struct TriedTokenizer {
   std::optional<Tokenizer> tokenizer;
-  std::string problem;
-
-  const Tokenizer* get() const { return tokenizer ? &*tokenizer : nullptr; }
+  std::string problem;  ///< why a file that is there cannot be used
 };
+/// load_tokenizer() where token ids may be all that is needed. Never throws for the file.
 TriedTokenizer try_tokenizer(const std::filesystem::path& folder);
 
 /// "[5, 6, 7]" as ids. Error(invalid_argument) naming the option.

@@ -45,7 +45,7 @@ std::vector<float> log_probabilities(const Decoder& model, const Tensor& hidden,
 void run(const Options& options) {
   const std::vector<std::vector<TokenId>> sequences = read_sequences(options);
   const LoadedModel loaded = load_model(options.model);
-  const TriedTokenizer tokenizer = options.json ? TriedTokenizer() : try_tokenizer(options.model.model);
+  const std::optional<Tokenizer> tokenizer = options.json ? std::nullopt : try_tokenizer(options.model.model).tokenizer;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::string where = options.ids_file ? fmt::format("{}[{}]", *options.ids_file, i)
                               : options.ids    ? "--ids"
@@ -77,7 +77,7 @@ void run(const Options& options) {
     }
     for (std::size_t t = 0; t < log_probs.size(); ++t) {
       const TokenId id = ids[t + 1];
-      const std::string piece = tokenizer.get() != nullptr ? tokenizer.get()->id_to_token(id).value_or("") : "";
+      const std::string piece = tokenizer ? tokenizer->id_to_token(id).value_or("") : "";
       print(fmt::format("{:6} {:8} {:10.5f}  {}\n", t + 1, id, log_probs[t], piece));
     }
     if (!log_probs.empty()) {

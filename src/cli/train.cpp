@@ -115,7 +115,7 @@ void train_lm(TrainVerb& o) {
   const TriedTokenizer tokenizer = try_tokenizer(o.model.model);
   const DataSplits data = load_data(o.data, {.vocab_size = config.vocab_size,
                                              .max_seq_length = o.max_seq_length,
-                                             .tokenizer = tokenizer.get(),
+                                             .tokenizer = tokenizer.tokenizer ? &*tokenizer.tokenizer : nullptr,
                                              .no_tokenizer = tokenizer.problem,
                                              .eos_token_ids = config.eos_token_ids,
                                              .mask_prompt = o.mask_prompt});
