@@ -1,12 +1,13 @@
 // Attention kernels on a GPU, ours and cuDNN's: held to a float64 reference, then timed.
 //
-//   attention_bench [check|time] [decode] [--json]
+//   attention_bench [check|time] [decode] [--json] [--only WORDS]
 //
-// Checked is the largest error over the largest reference value of y, lse and all gradients, and that a second run
-// gives the same bytes. Timed are forward and backward at the shapes of three models (operations counted: 4 d for each
-// pair of a query head and a key it sees in forward, 10 d in backward), and decoding from recorded graphs that go round
-// as many caches as are twice the L2 cache together (bytes counted: keys and values up to the length; the share is of
-// what the memory's clock and width allow).
+// --only: of the checks those with WORDS in their names ("hopper packed"). Checked is the largest error over the
+// largest reference value of y, lse and all gradients, and that a second run gives the same bytes. Timed are forward
+// and backward at the shapes of three models (operations counted: 4 d for each pair of a query head and a key it sees
+// in forward, 10 d in backward), and decoding from recorded graphs that go round as many caches as are twice the L2
+// cache together (bytes counted: keys and values up to the length; the share is of what the memory's clock and width
+// allow).
 
 #include <algorithm>
 #include <cmath>
@@ -150,18 +151,23 @@ void run_times(bool decode_only, Device device) {
 }  // namespace wick::bench
 
 int main(int count, char** arguments) {
-  const std::vector<std::string> words(arguments + 1, arguments + count);
+  std::vector<std::string> words(arguments + 1, arguments + count);
   const std::vector<std::string> known = {"check", "time", "decode", "--json"};
+  std::string only;
+  if (const auto at = std::find(words.begin(), words.end(), "--only"); words.end() - at > 1) {
+    only = at[1];
+    words.erase(at, at + 2);
+  }
   for (const std::string& word : words) {
     if (std::find(known.begin(), known.end(), word) != known.end()) continue;
-    std::fprintf(stderr, "usage: attention_bench [check|time] [decode] [--json]\n");
+    std::fprintf(stderr, "usage: attention_bench [check|time] [decode] [--json] [--only WORDS]\n");
     return word == "--help" ? 0 : 2;
   }
   const auto said = [&](const char* word) { return std::find(words.begin(), words.end(), word) != words.end(); };
   wick::bench::as_json = said("--json");
   return wick::bench::guarded([&] {
     const wick::Device device = wick::bench::gpu();
-    const int failed = said("time") ? 0 : wick::bench::check_attention(said("decode"), device);
+    const int failed = said("time") ? 0 : wick::bench::check_attention(said("decode"), only, device);
     if (!said("check")) wick::bench::run_times(said("decode"), device);
     return failed > 0 ? 1 : 0;
   });

@@ -37,6 +37,7 @@ std::vector<Tensor> places(const Case& c, DType dtype, Device device) {
 
 struct Results {
   Tensor y, lse, dq, dk, dv;
+  Declined declined = nullptr;
 };
 
 Results run(const Implementation& by, const Case& c, const Inputs& in, double scale, Device device) {
@@ -59,13 +60,12 @@ Results run(const Implementation& by, const Case& c, const Inputs& in, double sc
                                .query_offsets = offsets(c.query_offsets, device),
                                .key_offsets = offsets(c.key_offsets, device),
                                .longest = c.longest()};
-  const Results r{unwritten(in.q.shape(), in.q.dtype(), device), unwritten({c.heads, c.tokens}, DType::f32, device),
-                  grads[0], grads[1], grads[2]};
-  Declined reason = by.forward(inputs[0], inputs[1], inputs[2], layout, r.y, r.lse);
-  if (reason == nullptr && by.backward != nullptr) {
-    reason = by.backward(dy, inputs[0], inputs[1], inputs[2], r.y, r.lse, layout, r.dq, r.dk, r.dv);
+  Results r{unwritten(in.q.shape(), in.q.dtype(), device), unwritten({c.heads, c.tokens}, DType::f32, device), grads[0],
+            grads[1], grads[2]};
+  r.declined = by.forward(inputs[0], inputs[1], inputs[2], layout, r.y, r.lse);
+  if (r.declined == nullptr && by.backward != nullptr) {
+    r.declined = by.backward(dy, inputs[0], inputs[1], inputs[2], r.y, r.lse, layout, r.dq, r.dk, r.dv);
   }
-  if (reason != nullptr) std::printf("  declined: %s\n", reason);
   return r;
 }
 
@@ -86,11 +86,18 @@ double error(const std::vector<double>& found, const std::vector<double>& expect
   return difference / size;
 }
 
-bool check(const Implementation& by, const Case& c, DType dtype, Device device) {
+enum class Outcome { right, wrong, declined };
+
+Outcome check(const Implementation& by, const Case& c, DType dtype, Device device) {
   const Inputs in(c, dtype);
   const double scale = 1 / std::sqrt(static_cast<double>(c.d));
   const Reference expected = reference(c, in, scale);
   const Results first = run(by, c, in, scale, device);
+  std::printf("%-6s %-40s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
+  if (first.declined != nullptr) {
+    std::printf("  declined: %s\n", first.declined);
+    return Outcome::declined;
+  }
   const Results second = run(by, c, in, scale, device);
   const bool wide = dtype == DType::f32;
   const struct {
@@ -105,7 +112,6 @@ bool check(const Implementation& by, const Case& c, DType dtype, Device device) 
              {"dk", first.dk, second.dk, expected.dk.values, wide ? 1e-4 : 2e-2},
              {"dv", first.dv, second.dv, expected.dv.values, wide ? 1e-4 : 2e-2}};
   bool good = true;
-  std::printf("%-6s %-40s %-4s", by.name, c.name.c_str(), std::string(to_string(dtype)).c_str());
   for (const auto& [name, found, again, wanted, tolerance] : std::span(all, by.backward == nullptr ? 2 : 5)) {
     const std::vector<double> result = values(found);
     const double size = error(result, wanted);
@@ -114,7 +120,7 @@ bool check(const Implementation& by, const Case& c, DType dtype, Device device) 
     std::printf("  %s %.1e%s", name, size, same ? "" : " (varies)");
   }
   std::printf("%s\n", good ? "" : "  FAILED");
-  return good;
+  return good ? Outcome::right : Outcome::wrong;
 }
 
 // Offsets that no host has checked must not make a kernel leave its tensors (run this under compute-sanitizer); what it
@@ -187,7 +193,7 @@ std::vector<Case> decode_cases() {
 
 }  // namespace
 
-int check_attention(bool decode_only, Device device) {
+int check_attention(bool decode_only, const std::string& only, Device device) {
   const std::vector<std::int32_t> packed = {0, 70, 70, 71, 300};
   const std::vector<Case> cases = {
       {"causal, 4/2 heads of 64", 300, 300, 4, 2, 64, {0, 300}, {0, 300}},
@@ -239,12 +245,16 @@ int check_attention(bool decode_only, Device device) {
       {"packed, large scores", 600, 600, 4, 2, 64, mixed, mixed, true, 0, Layout::dense, 4},
   };
   int failed = 0;
+  int declined = 0;
   std::size_t checks = 0;
   const auto check_all = [&](const Implementation& by, const std::vector<Case>& those,
                              std::initializer_list<DType> dtypes) {
     for (const Case& c : those) {
+      if ((by.name + (" " + c.name)).find(only) == std::string::npos) continue;
       for (const DType dtype : dtypes) {
-        failed += check(by, c, dtype, device) ? 0 : 1;
+        const Outcome outcome = check(by, c, dtype, device);
+        failed += outcome == Outcome::wrong ? 1 : 0;
+        declined += outcome == Outcome::declined ? 1 : 0;
         ++checks;
       }
     }
@@ -265,9 +275,11 @@ int check_attention(bool decode_only, Device device) {
     check_all(kHopper, hopper_cases, {DType::bf16, DType::f16});
   }
   check_all(kDecode, decode_cases(), {DType::bf16, DType::f16, DType::f32});
-  for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(kOwn, dtype, device);
-  run_garbage(kHopper, DType::bf16, device);
-  std::printf("%d of %zu failed\n\n", failed, checks);
+  if (only.empty()) {
+    for (const DType dtype : {DType::bf16, DType::f32}) run_garbage(kOwn, dtype, device);
+    run_garbage(kHopper, DType::bf16, device);
+  }
+  std::printf("%d of %zu failed, %d were declined\n\n", failed, checks, declined);
   return failed;
 }
 

@@ -33,7 +33,7 @@ inline Tensor offsets(const std::vector<std::int32_t>& values, Device device) {
 }
 
 /// Prints a line for each check: the largest error over the largest reference value of y, lse and all gradients, and
-/// whether a second run gives the same bytes. How many failed.
-int check_attention(bool decode_only, Device device);
+/// whether a second run gives the same bytes, or why it was declined. How many failed.
+int check_attention(bool decode_only, const std::string& only, Device device);
 
 }  // namespace wick::bench

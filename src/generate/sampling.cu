@@ -355,9 +355,10 @@ __global__ void __launch_bounds__(kThreads, 1) sample_token(Request r) {
 
 Declined sample_token_cuda(const SamplingState& state, const Tensor& logits, const Tensor& id) {
   const std::int64_t vocab = logits.numel();
-  const bool clusters = info(logits.device().index).major >= 9 &&
-                        resident_clusters(reinterpret_cast<const void*>(sample_token), kThreads, kMaxCluster, 0) > 0;
-  const unsigned blocks = clusters ? kMaxCluster : 1;
+  const bool clusters =
+      info(logits.device().index).major >= 9 &&
+      resident_clusters(reinterpret_cast<const void*>(sample_token), kThreads, largest_cluster(), 0) > 0;
+  const unsigned blocks = clusters ? largest_cluster() : 1;
   const std::int64_t per_block = (vocab + blocks - 1) / blocks;
   if (per_block > kMostOfBlock) return "a vocabulary that is too large";
   const SamplingOptions& o = state.options;

@@ -120,7 +120,7 @@ inline RowShape row_shape(const RowCall& call, std::int64_t length) {
           .inverse = 1.0F / static_cast<float>(call.columns),
           .part = 0,
           .cluster = 1,
-          .waiting = 0,
+          .observed = false,
           .marks = plan_marks(call.work.bytes, call.forward, info(call.device))};
 }
 
@@ -129,8 +129,7 @@ template <class Kernel, class... Arguments>
 void launch_plan(const RowCall& call, const RowPlan& plan, Kernel kernel, RowShape shape, Arguments... arguments) {
   shape.part = static_cast<int>(blocks_for(shape.length, plan.cluster));
   shape.cluster = plan.cluster;
-  // A warp is enough, but racecheck of compute-sanitizer then waits for the others for ever.
-  shape.waiting = libraries_wanted() ? 32 : plan.team;
+  shape.observed = !libraries_wanted();
   launch(call.work, kernel,
          {.grid = dim3(blocks_for(call.rows, std::int64_t{plan.teams} * plan.rows) * plan.cluster),
           .block = dim3(plan.team, plan.teams),

@@ -16,7 +16,6 @@ constexpr std::int64_t kWarp = 32;
 constexpr std::int64_t kUsualTeam = 256;
 constexpr std::int64_t kThreadsAtOnce = 1024;  // a multiprocessor's, at 64 registers each
 constexpr std::int64_t kSchedulers = 4;        // of warps, in a multiprocessor
-constexpr unsigned kLargestCluster = 8;        // that every device with clusters has
 constexpr double kFar = 4;                     // a call that moves so many times what L2 holds
 
 thread_local const RowTrial* trial = nullptr;
@@ -40,7 +39,7 @@ RowPlan plan_cluster(std::int64_t packs, int held, const ClusterRows& how) {
   const int each = held / how.rows;
   unsigned cluster = 2;
   while (packs > std::int64_t{cluster} * how.threads * each) cluster *= 2;
-  if (cluster > static_cast<unsigned>(how.blocks)) return {};
+  if (cluster > std::min(static_cast<unsigned>(how.blocks), largest_cluster())) return {};
   return {Span::cluster, each, how.weights, static_cast<unsigned>(how.threads), 1, cluster, how.rows, true};
 }
 
@@ -71,7 +70,7 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
     if (plan.packs != 0) return plan;
   }
   unsigned cluster = 2;
-  while (cluster < kLargestCluster && ceil_div(packs, cluster) > kUsualTeam * kernels.many) cluster *= 2;
+  while (cluster < largest_cluster() && ceil_div(packs, cluster) > kUsualTeam * kernels.many) cluster *= 2;
   const std::int64_t threads = ceil_div(ceil_div(packs, cluster), kernels.many);
   if (threads > RowKernels::many_threads) return {};
   return {Span::cluster, kernels.many, 2, whole_warps(threads), 1, cluster};

@@ -61,7 +61,7 @@ struct RowShape {
   float inverse;        ///< 1 / elements of a row
   int part;             ///< packs of a row in each block
   unsigned cluster;
-  unsigned waiting;        ///< threads of a block that wait for the cluster, see Team::gather()
+  bool observed;           ///< by racecheck of compute-sanitizer, which waits for ever for what hardware allows
   L2Marks marks;           ///< of rows; weights have none
   std::uint32_t zero = 0;  ///< see stay_packed()
   Halves second = {}, third = {};
@@ -128,11 +128,11 @@ class Team {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
       rank_ = cluster_rank();
-      waiting_ = shape.waiting;
-      if (threadIdx.x == 0) {
-        arrival_init(barrier());
-        arrival_expect(barrier(), warps() * sizeof(Exchanged));
-      }
+      observed_ = shape.observed;
+      if (threadIdx.x == 0) arrival_init(barrier());
+      __syncwarp();  // in one branch with what follows, the compiler has it wait for copies, at 4 % of a gradient's
+                     // time
+      if (threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof(Exchanged));
       cluster_arrive_first();
     }
   }
@@ -156,11 +156,11 @@ class Team {
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
   /// Waits until all blocks of a cluster have begun: others may be sent to. It comes behind the row's loads, which go
-  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once. A cluster has two blocks or
-  /// more, see cluster_wait().
+  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once, unless all are observed. A
+  /// cluster has two blocks or more, see cluster_wait().
   __device__ void gather() const {
     if constexpr (kSpan == Span::cluster) {
-      if (threadIdx.x < waiting_) cluster_wait();
+      if (observed_ || threadIdx.x < 32) cluster_wait();
       __syncthreads();
     }
   }
@@ -240,7 +240,7 @@ class Team {
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
-  unsigned waiting_ = 0;
+  bool observed_ = false;
   unsigned exchanges_ = 0;
 };
 

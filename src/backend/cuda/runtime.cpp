@@ -145,6 +145,8 @@ bool libraries_wanted() {
   return wanted;
 }
 
+unsigned largest_cluster() { return libraries_wanted() ? 8 : 2; }
+
 void* open_library(std::initializer_list<const char*> names, std::string& reason) {
   if (!libraries_wanted()) {
     reason = "WICK_LIBRARIES=off";

@@ -36,10 +36,12 @@ CUtensorMap encode(const Tensor& matrix, const cuuint64_t (&extents)[kRank], con
     bytes[i] = static_cast<cuuint64_t>(strides[i] * row) * size_of(matrix.dtype());
   }
   CUtensorMap map = {};
-  const CUresult status = encoder()(
-      &map, matrix.dtype() == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, kRank,
-      matrix.raw(), extents, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUtensorMapDataType type = matrix.dtype() == DType::f32    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                   : matrix.dtype() == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                                   : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult status =
+      encoder()(&map, type, kRank, matrix.raw(), extents, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     fail(ErrorCode::device, "[cuda] a tensor map of {}: error {}", describe(matrix), static_cast<int>(status));
   }
@@ -61,6 +63,11 @@ CUtensorMap narrow_boxes_of(const Tensor& matrix, int rows) {
 CUtensorMap half_boxes_of(const Tensor& matrix, int rows) {
   return encode<2>(matrix, {static_cast<cuuint64_t>(matrix.size(1)), static_cast<cuuint64_t>(matrix.size(0))}, {1},
                    {32, static_cast<cuuint32_t>(rows)}, CU_TENSOR_MAP_SWIZZLE_64B);
+}
+
+CUtensorMap row_boxes_of(const Tensor& matrix, int columns) {
+  return encode<2>(matrix, {static_cast<cuuint64_t>(matrix.size(1)), static_cast<cuuint64_t>(matrix.size(0))}, {1},
+                   {static_cast<cuuint32_t>(columns), 1}, CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 // fragment_row() takes r % 2, r % 8 / 2 and r / 8 apart, which are dimensions here.

@@ -54,10 +54,19 @@ constexpr int kDeltaLanes = 8;  // lanes of a row
 constexpr int kDeltaThreads = 256;
 constexpr int kDeltaRows = kDeltaThreads / kDeltaLanes;
 
+// Where the sums go: `delta` or, with `lse`, attention_terms().
+struct DeltaResult {
+  float* delta = nullptr;
+  float2* terms = nullptr;
+  std::int64_t terms_row = 0;
+  const float* lse = nullptr;
+  std::int64_t lse_row = 0;
+};
+
 template <class T>
 struct DeltaArguments {
   Heads<const T> dy, y;
-  float* delta;
+  DeltaResult result;
   int tokens;
   int head_dim;
   bool vectors;
@@ -88,7 +97,16 @@ __global__ void __launch_bounds__(kDeltaThreads) delta_kernel(const DeltaArgumen
   }
 #pragma unroll
   for (int offset = kDeltaLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, offset);
-  if (lane == 0 && token < in.tokens) in.delta[static_cast<std::int64_t>(head) * in.tokens + token] = sum;
+  if (lane > 0 || token >= in.tokens) return;
+  if (in.result.terms == nullptr) {
+    in.result.delta[static_cast<std::int64_t>(head) * in.tokens + token] = sum;
+    return;
+  }
+  const float lse = in.result.lse[head * in.result.lse_row + token];
+  const float2 terms = {lse > -INFINITY ? -lse * std::numbers::log2e_v<float> : -INFINITY, sum};
+  float2* const to = in.result.terms + 2 * head * in.result.terms_row;
+  to[token] = terms;
+  if (token > 0) to[in.result.terms_row + token - 1] = terms;
 }
 
 constexpr int kJoinThreads = 256;
@@ -116,19 +134,11 @@ __global__ void __launch_bounds__(kJoinThreads) join_kernel(const JoinArguments<
   to.at(i / row, column / in.head_dim)[column % in.head_dim] = from_float<T>(sum);
 }
 
-Declined declined(const Tensor& q) {
-  if (q.dtype() == DType::f64) return "f64";
-  return q.size(2) > kMaxHeadDim ? "a head dimension over 256" : nullptr;
-}
-
-}  // namespace
-
-Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p) {
-  const Tensor delta = Tensor::empty({p.heads, p.tokens}, DType::f32, dy.device());
+void run_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p, const DeltaResult& result) {
   visit_narrow(dy.dtype(), [&]<class T>(T) {
     const DeltaArguments<T> in{.dy = by_heads<const T>(dy),
                                .y = by_heads<const T>(y),
-                               .delta = pointer<float>(delta),
+                               .result = result,
                                .tokens = p.tokens,
                                .head_dim = p.head_dim,
                                .vectors = vectors_in({&dy, &y})};
@@ -138,7 +148,26 @@ Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem
         {.grid = dim3(blocks_for(p.tokens, kDeltaRows), static_cast<unsigned>(p.heads)), .block = dim3(kDeltaThreads)},
         in);
   });
+}
+
+Declined declined(const Tensor& q) {
+  if (q.dtype() == DType::f64) return "f64";
+  return q.size(2) > kMaxHeadDim ? "a head dimension over 256" : nullptr;
+}
+
+}  // namespace
+
+Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p) {
+  Tensor delta = Tensor::empty({p.heads, p.tokens}, DType::f32, dy.device());
+  run_delta(dy, y, p, {.delta = pointer<float>(delta)});
   return delta;
+}
+Tensor attention_terms(const Tensor& dy, const Tensor& y, const Tensor& lse, const AttentionProblem& p) {
+  const std::int64_t row = (p.tokens + 1) / 2 * 2;
+  Tensor terms = Tensor::empty({2 * p.heads, 2 * row}, DType::f32, dy.device());
+  run_delta(dy, y, p,
+            {.terms = pointer<float2>(terms), .terms_row = row, .lse = pointer<float>(lse), .lse_row = lse.stride(0)});
+  return terms;
 }
 
 int attention_splits(std::int64_t key_tokens, std::int64_t kv_heads, std::int64_t group, int rows) {
@@ -205,7 +234,8 @@ Declined attention_backward_cuda(const Tensor& dy, const Tensor& q, const Tensor
 
 std::int64_t attention_scratch_cuda(const AttentionSizes& s) {
   const std::optional<std::int64_t> parts = attention_parts_hopper(s);
-  return parts ? s.tokens * s.heads * static_cast<std::int64_t>(sizeof(float)) + *parts : attention_scratch_cudnn(s);
+  return parts ? 2 * s.tokens * s.heads * static_cast<std::int64_t>(sizeof(float2)) + *parts
+               : attention_scratch_cudnn(s);
 }
 
 void register_attention() {

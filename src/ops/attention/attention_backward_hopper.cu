@@ -15,19 +15,19 @@ template <class T>
 struct Arguments {
   AttentionProblem problem;
   Items items;
-  Matrices own, other;  // keys: k, v and q, dy; queries: the other way round
-  Heads<T> dq, dk, dv;  // null data: not wanted
-  const float* lse;
-  std::int64_t lse_row;
-  const float* delta;  // [heads, tokens]
-  float* parts;        // see attention_join(): with more splits than one
+  Matrices own, other;     // keys: k, v and q, dy; queries: the other way round
+  Heads<T> dq, dk, dv;     // null data: not wanted
+  CUtensorMap term_boxes;  // of attention_terms(), for the keys' steps
+  const float2* terms;     // they themselves
+  std::int64_t terms_row;  // from one of their rows to the next
+  float* parts;            // see attention_join(): with more splits than one
 };
 
 // Two sums of 128 columns leave few registers.
 template <int kDim, Side kSide>
-constexpr bool kTight = kSide == Side::keys&& kDim > 64;
+inline constexpr bool kTight = kSide == Side::keys && (kDim > 64);
 template <int kDim, Side kSide>
-struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Side::keys ? 2 * 64 : 0> {
+struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Side::keys> {
   static constexpr int kRegisters = kTight<kDim, kSide> ? 240 : 232;
   static constexpr int kFetchRegisters = kTight<kDim, kSide> ? 24 : 40;
   // Of the partners, whose gradients of scores are in registers at once.
@@ -35,41 +35,8 @@ struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Si
   static_assert(kGroups * kRegisters + kFetchRegisters <= kRegistersOfThree && 64 % kAtOnce == 0);
 };
 
-// lse, negative and in powers of two, and delta of the queries of a step: -inf and 0 where there is none.
-[[maybe_unused]] __device__ inline float negative_lse(float lse, bool there) {
-  return there && lse > -INFINITY ? -lse * std::numbers::log2e_v<float> : -INFINITY;
-}
-template <class T>
-struct QueryRows {
-  const Arguments<T>& in;
-  int first, queries, begin;
-  float next[4], now[4];
-
-  __device__ QueryRows(const Arguments<T>& arguments, const Item& item)
-      : in(arguments), first(item.sequence.first_query), queries(item.sequence.queries), begin(item.begin) {}
-  __device__ void ask(int head, int partner) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = begin + partner + static_cast<int>(threadIdx.x) % 32 + 32 * i;
-      const bool there = row < queries;
-      const std::int64_t token = first + (there ? row : 0);
-      next[2 * i] = negative_lse(in.lse[head * in.lse_row + token], there);
-      next[2 * i + 1] = there ? in.delta[static_cast<std::int64_t>(head) * in.problem.tokens + token] : 0.0F;
-    }
-  }
-  __device__ void keep() {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) now[i] = next[i];
-  }
-  __device__ void put(float* to) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      to[lane + 32 * i] = now[2 * i];
-      to[64 + lane + 32 * i] = now[2 * i + 1];
-    }
-  }
-};
+// Of a query that is none.
+__device__ inline float2 no_terms() { return {-INFINITY, 0.0F}; }
 
 template <class T, int kDim, Side kSide>
 __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_constant__ Arguments<T> in) {
@@ -85,14 +52,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
   const int group = thread / 128;
   if (group == kGroups) {
     give_registers<S::kFetchRegisters>();
-    if (thread % 128 >= 32) return;
-    fetch_items(p, in.items, in.own, in.other, places, [&](const Item& item) {
-      if constexpr (kKeysOwn) {
-        return QueryRows<T>(in, item);
-      } else {
-        return NoRows();
-      }
-    });
+    if (thread % 128 == 0) fetch_items(p, in.items, in.own, in.other, &in.term_boxes, places);
     return;
   }
 
@@ -116,15 +76,12 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
     const Meeting warp_meets(p, item.sequence, kSide, item.first + warp_row, ::min(item.count - warp_row, 16));
     const std::uint32_t a1 = shared_address(places.own) + slot * S::kOwn + group * S::kGroupRows;
     const std::uint32_t a2 = a1 + S::kMatrix;
-    float lse[2];  // of the own rows
-    float delta[2];
+    float2 of_rows[2];
     if constexpr (!kKeysOwn) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = warp_row + lane / 4 + 8 * h;
-        const std::int64_t token = first_own + (row < item.count ? row : 0);
-        lse[h] = negative_lse(in.lse[item.head * in.lse_row + token], row < item.count);
-        delta[h] = in.delta[static_cast<std::int64_t>(item.head) * p.tokens + token];
+        of_rows[h] = row < item.count ? in.terms[2 * item.head * in.terms_row + first_own + row] : no_terms();
       }
     }
     float sum1[kDim / 2];                 // dk or dq
@@ -143,7 +100,11 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
       arrival_wait(places.full + place.stage, place.round);
       unsigned char* const pieces = places.ring + place.stage * S::kStage;
       const int partner_count = (kKeysOwn ? item.sequence.queries : item.sequence.keys) - at;
-      if (partner_count < kPartners) clear_rows<S, 2>(pieces, partner_count);
+      float2* const terms = places.terms + place.stage * kPartners;
+      if (partner_count < kPartners) {
+        if (kKeysOwn && thread >= partner_count && thread < kPartners) terms[thread] = no_terms();
+        clear_rows<S, 2>(pieces, partner_count);
+      }
       if (group_meets.never(at, kPartners)) {
         if (pending) {
           wait_products<0>();
@@ -167,37 +128,24 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
       settle(w);
       if (pending) release(place.before());
       pending = true;
-      const float* const of_columns = places.rows + place.stage * S::kRowFloats;
+      // Of two columns: x and z are for the weights, y and w for their gradients.
+      const auto of_columns = [&](int column) { return *reinterpret_cast<const float4*>(terms + column + pair); };
 #pragma unroll
       for (int n = 0; n < kPartners / 8; ++n) {
-        float of_column[2] = {};
-        if constexpr (kKeysOwn) {
-          const float2 both = *reinterpret_cast<const float2*>(of_columns + 8 * n + pair);
-          of_column[0] = both.x;
-          of_column[1] = both.y;
-        }
+        float4 both = {};
+        if constexpr (kKeysOwn) both = of_columns(8 * n);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
+            const float lse = !kKeysOwn ? of_rows[h].x : e == 0 ? both.x : both.z;
             float& weight = w[4 * n + 2 * h + e];
-            weight = fast_exp2(fmaf(weight, scale_log2, kKeysOwn ? of_column[e] : lse[h]));
+            weight = fast_exp2(fmaf(weight, scale_log2, lse));
           }
         }
       }
       if (!warp_meets.always(at, kPartners)) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const Range range = partners(p, item.sequence, kSide, item.first + warp_row + lane / 4 + 8 * h);
-#pragma unroll
-          for (int n = 0; n < kPartners / 8; ++n) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const int partner = at + 8 * n + pair + e;
-              if (partner < range.begin || partner >= range.end) w[4 * n + 2 * h + e] = 0.0F;
-            }
-          }
-        }
+        mask<kSide, kPartners>(w, p, item.sequence, item.first + warp_row, at, 0.0F);
       }
       if constexpr (kKeysOwn) {
         std::uint32_t held[kPartners / 16][4];
@@ -216,18 +164,15 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
         settle(d[i]);
 #pragma unroll
         for (int n = 0; n < kAtOnce / 8; ++n) {
-          float of_column[2] = {};
-          if constexpr (kKeysOwn) {
-            const float2 both = *reinterpret_cast<const float2*>(of_columns + kPartners + i * kAtOnce + 8 * n + pair);
-            of_column[0] = both.x;
-            of_column[1] = both.y;
-          }
+          float4 both = {};
+          if constexpr (kKeysOwn) both = of_columns(i * kAtOnce + 8 * n);
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
+              const float delta = !kKeysOwn ? of_rows[h].y : e == 0 ? both.y : both.w;
               float& gradient = d[i][4 * n + 2 * h + e];
-              gradient = w[i * kAtOnce / 2 + 4 * n + 2 * h + e] * (gradient - (kKeysOwn ? of_column[e] : delta[h]));
+              gradient = w[i * kAtOnce / 2 + 4 * n + 2 * h + e] * (gradient - delta);
             }
           }
         }
@@ -247,8 +192,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
     const int count = item.count;
     const int head = item.head;
     const int part = item.part;
-    __syncwarp();
-    if (lane == 0) arrive(places.own_empty + slot);
+    arrive(places.own_empty + slot);
     settle(sum1);
     settle(sum2);
 
@@ -339,12 +283,14 @@ Declined attention_backward_hopper(const Tensor& dy, const Tensor& q, const Tens
                     .dq = by_heads<T>(dq),
                     .dk = by_heads<T>(dk),
                     .dv = by_heads<T>(dv),
-                    .lse = pointer<float>(lse),
-                    .lse_row = lse.stride(0),
-                    .delta = nullptr,
+                    .term_boxes = {},
+                    .terms = nullptr,
+                    .terms_row = 0,
                     .parts = nullptr};
-    const Tensor delta = attention_delta(dy, y, in.problem);
-    in.delta = pointer<float>(delta);
+    const Tensor terms = attention_terms(dy, y, lse, in.problem);
+    in.terms = pointer<float2>(terms);
+    in.terms_row = terms.stride(0) / 2;
+    in.term_boxes = row_boxes_of(terms, 2 * BackwardShape<64, Side::keys>::kPartners);
     return q.size(2) == 64 ? backward<T, 64>(in, dk, dv) : backward<T, 128>(in, dk, dv);
   };
   return q.dtype() == DType::bf16 ? run_as(__nv_bfloat16{}) : run_as(__half{});

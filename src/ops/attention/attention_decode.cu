@@ -118,7 +118,8 @@ Declined decode(const DecodeArguments<typename By::T>& arguments, Device device)
   const int tile = By::tile(in);
   int blocks = 1;
   if (info(device.index).major >= 9) {
-    while (blocks < static_cast<int>(kMaxCluster) && 2 * blocks * units <= at_once && blocks * tile < p.key_tokens) {
+    while (blocks < static_cast<int>(largest_cluster()) && 2 * blocks * units <= at_once &&
+           blocks * tile < p.key_tokens) {
       blocks *= 2;
     }
   }

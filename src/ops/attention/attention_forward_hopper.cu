@@ -19,7 +19,7 @@ struct Arguments {
 };
 
 template <int kDim>
-struct ForwardShape : Shape<kDim, Side::queries, 1, 128, kDim == 64 ? 4 : 2, 0> {
+struct ForwardShape : Shape<kDim, Side::queries, 1, 128, kDim == 64 ? 4 : 2, false> {
   static constexpr int kRegisters = 232;
   static constexpr int kFetchRegisters = 40;
   static_assert(kGroups * kRegisters + kFetchRegisters <= kRegistersOfThree);
@@ -38,8 +38,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
   const int group = thread / 128;
   if (group == kGroups) {
     give_registers<S::kFetchRegisters>();
-    if (thread % 128 >= 32) return;
-    fetch_items(p, in.items, in.queries, in.keys, places, [](const Item&) { return NoRows(); });
+    if (thread % 128 == 0) fetch_items(p, in.items, in.queries, in.keys, nullptr, places);
     return;
   }
 
@@ -48,7 +47,6 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
   const float scale_log2 = p.scale * std::numbers::log2e_v<float>;
   const int group_row = 64 * group;
   const int warp_row = group_row + thread % 128 / 32 * 16;
-  const int pair = 2 * (lane % 4);
   Turn<S> place;
   const auto release = [&](unsigned stage) {
     if (lane == 0) arrive(places.empty + stage);
@@ -93,18 +91,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
       if (pending) release(place.before());
       pending = true;
       if (!warp_sees.always(at, kPartners)) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const Range range = partners(p, item.sequence, Side::queries, item.first + warp_row + lane / 4 + 8 * h);
-#pragma unroll
-          for (int n = 0; n < kPartners / 8; ++n) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const int key = at + 8 * n + pair + e;
-              if (key < range.begin || key >= range.end) w[4 * n + 2 * h + e] = -INFINITY;
-            }
-          }
-        }
+        mask<Side::queries, kPartners>(w, p, item.sequence, item.first + warp_row, at, -INFINITY);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -140,8 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
     }
     wait_products<0>();
     if (pending) release(place.before());
-    __syncwarp();
-    if (lane == 0) arrive(places.own_empty + slot);
+    arrive(places.own_empty + slot);
     settle(sums);
 
 #pragma unroll

@@ -1,7 +1,7 @@
 #pragma once
 
 // What the attention kernels for Hopper share. A block takes tiles of its own side one after another, heavy ones first:
-// two groups of four warps have 64 rows of a tile each and walk over the rows of the other side, which a warp of a
+// two groups of four warps have 64 rows of a tile each and walk over the rows of the other side, which a thread of a
 // third group fetches, by the copy engine, along with the next tile.
 
 #include "backend/cuda/warp_group_wide.cuh"
@@ -44,7 +44,7 @@ struct Items {
   int slots, splits, count;
 };
 
-template <int kHeadDim, Side kOwnSide, int kOwnMatrices, int kPartnerRows, int kRingStages, int kFloats>
+template <int kHeadDim, Side kOwnSide, int kOwnMatrices, int kPartnerRows, int kRingStages, bool kWithTerms>
 struct Shape {
   static constexpr int kDim = kHeadDim;
   static constexpr Side kSide = kOwnSide;
@@ -52,14 +52,14 @@ struct Shape {
   static constexpr int kMatrices = kOwnMatrices;
   static constexpr int kPartners = kPartnerRows;  // rows of the other side in a step
   static constexpr int kStages = kRingStages;
-  static constexpr int kRowFloats = kFloats;  // that a step has beside its matrices
   static constexpr int kBoxes = kDim / 64;
   static constexpr int kGroupRows = kBoxes * kBox;            // bytes of a group's rows of an own matrix
   static constexpr int kMatrix = kGroups * kGroupRows;        // and of all of them
   static constexpr int kPiece = kPartners / 64 * kGroupRows;  // of one of the two matrices of a step
   static constexpr int kOwn = kMatrices * kMatrix;
   static constexpr int kStage = 2 * kPiece;
-  static constexpr int kBeside = kStages * kRowFloats * 4 + kSlots * static_cast<int>(sizeof(Item)) +
+  static constexpr int kTerms = kWithTerms ? kPartners * static_cast<int>(sizeof(float2)) : 0;  // bytes, of a step
+  static constexpr int kBeside = kSlots * static_cast<int>(sizeof(Item)) + kStages * kTerms +
                                  2 * (kSlots + kStages) * static_cast<int>(sizeof(Arrival));
   static constexpr int kShared = 1024 + kSlots * kOwn + kStages * kStage + kBeside;
   static_assert(kShared <= kSharedLimit);
@@ -74,15 +74,15 @@ template <class S>
 struct Places {
   unsigned char* own;
   unsigned char* ring;
-  float* rows;
+  float2* terms;
   Arrival *own_full, *own_empty, *full, *empty;
   Item* items;
 
   __device__ explicit Places(unsigned char* memory) {
     own = memory + ((1024 - (shared_address(memory) & 1023)) & 1023);
     ring = own + kSlots * S::kOwn;
-    rows = reinterpret_cast<float*>(ring + S::kStages * S::kStage);
-    own_full = reinterpret_cast<Arrival*>(rows + S::kStages * S::kRowFloats);
+    terms = reinterpret_cast<float2*>(ring + S::kStages * S::kStage);
+    own_full = reinterpret_cast<Arrival*>(ring + S::kStages * (S::kStage + S::kTerms));
     own_empty = own_full + kSlots;
     full = own_empty + kSlots;
     empty = full + S::kStages;
@@ -93,11 +93,11 @@ struct Places {
     if (threadIdx.x == 0) {
       for (int i = 0; i < kSlots; ++i) {
         arrival_init(own_full + i);
-        arrival_init(own_empty + i, kGroups * 4);  // the warps that multiply
+        arrival_init(own_empty + i, kGroups * 128);  // all threads that read the item
       }
       for (int i = 0; i < S::kStages; ++i) {
         arrival_init(full + i);
-        arrival_init(empty + i, kGroups * 4);
+        arrival_init(empty + i, kGroups * 4);  // the warps that multiply
       }
       for (int i = 0; i < 2; ++i) {
         if (i < S::kMatrices) prefetch(own_side.map[i]);
@@ -149,93 +149,72 @@ __device__ inline void count_steps(const AttentionProblem& p, const Items& all, 
   item.steps = item.tiles * (head_end - item.head_begin);
 }
 
-// The warp that fetches, until there are no more items. `rows(item)` gives what brings the floats of steps: ask(step)
-// for what put(floats) is to write behind the wait for their place.
-template <class S, class Rows>
+// By the one thread that fetches, until there are no more items. `terms`: boxes of attention_terms(); null where steps
+// have none. The copy engine takes boxes that begin on 16 bytes alone.
+template <class S>
 __device__ inline void fetch_items(const AttentionProblem& p, const Items& all, const Matrices& own_side,
-                                   const Matrices& other_side, const Places<S>& at, const Rows& rows) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+                                   const Matrices& other_side, const CUtensorMap* terms, const Places<S>& at) {
   Turn<S> place;
   for (unsigned turn = 0;; ++turn) {
     const unsigned slot = turn % kSlots;
-    if (lane == 0) {
-      arrival_wait(at.own_empty + slot, (turn / kSlots + 1) & 1U);  // at once in the first round
-      Item item = {};
-      do {
-        const auto number = static_cast<int>(atomicAdd(&next_item, 1U));
-        if (number < all.count) {
-          item = find_item<S::kSide>(p, all, number);
-        } else {
-          item.count = -1;
-        }
-      } while (item.count == 0);
-      if (item.count > 0) count_steps<S::kSide>(p, all, S::kPartners, item);
-      at.items[slot] = item;
-      if (item.count < 0 || item.steps == 0) {
-        arrive(at.own_full + slot);
+    arrival_wait(at.own_empty + slot, (turn / kSlots + 1) & 1U);  // at once in the first round
+    Item item = {};
+    do {
+      const auto number = static_cast<int>(atomicAdd(&next_item, 1U));
+      if (number < all.count) {
+        item = find_item<S::kSide>(p, all, number);
       } else {
-        arrival_expect(at.own_full + slot, S::kOwn);
-        const int row = (S::kKeysOwn ? item.sequence.first_key : item.sequence.first_query) + item.first;
-        const std::uint32_t to = shared_address(at.own) + slot * S::kOwn;
+        item.count = -1;
+      }
+    } while (item.count == 0);
+    if (item.count > 0) count_steps<S::kSide>(p, all, S::kPartners, item);
+    at.items[slot] = item;
+    if (item.count < 0 || item.steps == 0) {
+      arrive(at.own_full + slot);
+      if (item.count < 0) break;
+      continue;
+    }
+    arrival_expect(at.own_full + slot, S::kOwn);
+    const int row = (S::kKeysOwn ? item.sequence.first_key : item.sequence.first_query) + item.first;
+    const std::uint32_t own = shared_address(at.own) + slot * S::kOwn;
 #pragma unroll
-        for (int matrix = 0; matrix < S::kMatrices; ++matrix) {
+    for (int matrix = 0; matrix < S::kMatrices; ++matrix) {
 #pragma unroll
-          for (int i = 0; i < kGroups * S::kBoxes; ++i) {  // a group's rows one behind the other
-            load_box(to + matrix * S::kMatrix + i * kBox, own_side.map[matrix],
-                     item.head * own_side.head[matrix] + i % S::kBoxes * 64, row + i / S::kBoxes * 64,
-                     at.own_full + slot);
-          }
-        }
+      for (int i = 0; i < kGroups * S::kBoxes; ++i) {  // a group's rows one behind the other
+        load_box(own + matrix * S::kMatrix + i * kBox, own_side.map[matrix],
+                 item.head * own_side.head[matrix] + i % S::kBoxes * 64, row + i / S::kBoxes * 64, at.own_full + slot);
       }
     }
-    __syncwarp();
-    if (at.items[slot].count < 0) break;
-    const int steps = at.items[slot].steps;
-    const int tiles = at.items[slot].tiles;
-    const int head_begin = at.items[slot].head_begin;
-    const int first =
-        (S::kKeysOwn ? at.items[slot].sequence.first_query : at.items[slot].sequence.first_key) + at.items[slot].begin;
-    auto floats = rows(at.items[slot]);
-    __syncwarp();  // the groups may have done with the item before the last of its pieces is asked for
-    if (steps > 0) floats.ask(head_begin, 0);
-    for (int step = 0; step < steps; ++step) {
-      const int head = head_begin + step / tiles;
-      const int partner = step % tiles * S::kPartners;
-      floats.keep();
-      if (step + 1 < steps) floats.ask(head_begin + (step + 1) / tiles, (step + 1) % tiles * S::kPartners);
-      if (lane == 0) arrival_wait(at.empty + place.stage, place.round ^ 1U);  // at once in the first round
-      __syncwarp();
-      floats.put(at.rows + place.stage * S::kRowFloats);
-      __syncwarp();
-      if (lane == 0) {
-        arrival_expect(at.full + place.stage, S::kStage);
-        const std::uint32_t to = shared_address(at.ring) + place.stage * S::kStage;
+    const int first = (S::kKeysOwn ? item.sequence.first_query : item.sequence.first_key) + item.begin;
+    for (int step = 0; step < item.steps; ++step) {
+      const int head = item.head_begin + step / item.tiles;
+      const int partner = first + step % item.tiles * S::kPartners;
+      arrival_wait(at.empty + place.stage, place.round ^ 1U);  // at once in the first round
+      arrival_expect(at.full + place.stage, S::kStage + S::kTerms);
+      if constexpr (S::kTerms > 0) {
+        load_box(shared_address(at.terms + place.stage * S::kPartners), *terms, 2 * (partner - partner % 2),
+                 2 * head + partner % 2, at.full + place.stage);
+      }
+      const std::uint32_t to = shared_address(at.ring) + place.stage * S::kStage;
 #pragma unroll
-        for (int matrix = 0; matrix < 2; ++matrix) {
+      for (int matrix = 0; matrix < 2; ++matrix) {
 #pragma unroll
-          for (int box = 0; box < S::kBoxes; ++box) {
+        for (int box = 0; box < S::kBoxes; ++box) {
 #pragma unroll
-            for (int i = 0; i < S::kPartners / 64; ++i) {  // rows of 64 columns one behind the other
-              load_box(to + matrix * S::kPiece + (box * (S::kPartners / 64) + i) * kBox, other_side.map[matrix],
-                       head * other_side.head[matrix] + box * 64, first + partner + 64 * i, at.full + place.stage);
-            }
+          for (int i = 0; i < S::kPartners / 64; ++i) {  // rows of 64 columns one behind the other
+            load_box(to + matrix * S::kPiece + (box * (S::kPartners / 64) + i) * kBox, other_side.map[matrix],
+                     head * other_side.head[matrix] + box * 64, partner + 64 * i, at.full + place.stage);
           }
         }
       }
       place.advance();
     }
   }
-  if (lane == 0 && atomicAdd(&finished_blocks, 1U) + 1 == gridDim.x) {  // the next launch begins anew
+  if (atomicAdd(&finished_blocks, 1U) + 1 == gridDim.x) {  // the next launch begins anew
     next_item = 0;
     finished_blocks = 0;
   }
 }
-// Where steps have no floats.
-struct NoRows {
-  __device__ void ask(int, int) const {}
-  __device__ void keep() const {}
-  __device__ void put(float*) const {}
-};
 
 // Rows of kMatrices pieces from `count` on become zeros: they are none of the sequence's, and may be nothing at all. By
 // all threads of both groups.
@@ -273,6 +252,26 @@ __device__ inline void add_product(float (&sums)[S::kDim / 2], const std::uint32
     multiply_add_held<T, S::kDim, Right::along_columns>(sums, held[k], wide_descriptor<S::kPartners>(b) + 128 * k);
   }
   close_products();
+}
+
+// What a thread has of the scores of its warp's rows from `row` of the sequence on and of kColumns partners from `at`
+// on: `otherwise` where they do not meet.
+template <Side kSide, int kColumns>
+__device__ inline void mask(float (&w)[kColumns / 2], const AttentionProblem& p, const Sequence& sequence, int row,
+                            int at, float otherwise) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const Range range = partners(p, sequence, kSide, row + lane / 4 + 8 * h);
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int partner = at + 8 * n + 2 * (lane % 4) + e;
+        if (partner < range.begin || partner >= range.end) w[4 * n + 2 * h + e] = otherwise;
+      }
+    }
+  }
 }
 
 // Two rows' worth of a thread's sums, of row `h`, times `scale` to where a row of the result begins.

@@ -330,14 +330,14 @@ void launch_loss(const Work& work, const Rows& rows, std::int64_t count, Device 
   const Evict reads = trial != nullptr ? trial->marks.reads : rows.gradient ? Evict::usual : Evict::first;
   const DeviceInfo& on = info(device.index);
   const bool held = on.major >= 9;
-  for (int shift = 0; held && 1U << shift <= kMaxCluster; ++shift) {
+  for (int shift = 0; held && 1U << shift <= largest_cluster(); ++shift) {
     const int blocks = 1 << shift;
     // Parts begin on a line, of logits and of gradients.
     const int per_block = ((rows.packs + blocks - 1) / blocks + kLinePacks - 1) / kLinePacks * kLinePacks;
     const int per_thread = (per_block + kHeldThreads - 1) / kHeldThreads;
     const Split split = {static_cast<int>(count), per_block, blocks, shift, reads};
     if (per_thread <= 8) return launch_held<T, 8>(work, rows, split);
-    if (1U << shift < kMaxCluster) continue;
+    if (1U << shift < largest_cluster()) continue;
     if (per_thread <= 10) return launch_held<T, 10>(work, rows, split);
     if (per_thread <= 16 && held_bytes(16) + sizeof(Meeting) + 64 <= on.shared_bytes) {  // 64: all else that is shared
       return launch_held<T, 16>(work, rows, split);

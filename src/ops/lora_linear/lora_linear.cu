@@ -48,14 +48,14 @@ double bytes_of(std::int64_t rows, std::int64_t columns) {
   return static_cast<double>(rows) * static_cast<double>(columns) * sizeof(T);
 }
 
-/// How many clusters of each size run at a time. The device's multiprocessors come in groups that large clusters do not
-/// fill: 132 hold 15 clusters of 8 blocks of their own.
+/// How many clusters of each size run at a time; none of more than largest_cluster() blocks. The device's
+/// multiprocessors come in groups that large clusters do not fill: 132 hold 15 clusters of 8 blocks of their own.
 struct ClustersAtOnce {
   std::array<int, kMaxCluster + 1> of = {};
 
   template <class Kernel>
   ClustersAtOnce(Kernel* kernel, std::size_t shared, unsigned threads = kThreads, bool packed = false) {
-    for (unsigned size = 1; size <= kMaxCluster; ++size) {
+    for (unsigned size = 1; size <= largest_cluster(); ++size) {
       of[size] = resident_clusters(reinterpret_cast<const void*>(kernel), threads, size, shared, packed);
     }
   }

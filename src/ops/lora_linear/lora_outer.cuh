@@ -168,6 +168,9 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
         break;
       default:
         set_up(all_sent, all_sent + 1, kFetching);
+        if (blocks > 1) {
+          arrival_expect(all_sent, static_cast<unsigned>(blocks * Own<R>(matrix, share, rank, blocks).width * R * 4));
+        }
         prefetch(matrix.narrow);
     }
     show_to_products();
@@ -224,11 +227,6 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
     return;
   }
 
-  const Own<R> own(matrix, share, rank, blocks);
-  if (blocks > 1) {  // else it would wait for the threads that fetch, and they for these
-    if (threadIdx.x == 0) arrival_expect(all_sent, static_cast<unsigned>(blocks * own.width * R * 4));
-    cluster_wait();
-  }
   if (p.partial != nullptr) {
     wait_for_previous();
     add_partials<R, Shape::kMultiplying>(p.partial, p.ranges, p.n, p.siblings);
@@ -263,6 +261,8 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
 
   // Each sum to whom its column belongs. The places for this are nobody else's, so that no block waits before it sends,
   // and each ends when it has all of its own.
+  const Own<R> own(matrix, share, rank, blocks);
+  if (blocks > 1) cluster_wait();
 #pragma unroll
   for (int i = 0; i < Shape::kMostBoxes; ++i) {
     if (i >= share.boxes) break;

@@ -133,14 +133,14 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
     give_registers<kFetchRegisters>();
     // A warp for each group, whose first thread fetches.
     const int served = place.warp;
-    if (place.lane > 0 || served >= kGroups) return;
-    if (served == 0) {
+    const bool fetches = place.lane == 0 && served < kGroups;
+    if (fetches && served == 0) {
       arrival_expect(h_came, static_cast<unsigned>(boxes * kNarrow<R>));
       for (int s = 0; s < boxes; ++s) load_narrow<R>(h + s * kNarrow<R>, p.h, first_row + s * kBox, h_came);
     }
     int piece = 0;
     int turn = 0;
-    for (int slab = rank * kGroups + served; slab < slabs; slab += blocks * kGroups, ++turn) {
+    for (int slab = rank * kGroups + served; fetches && slab < slabs; slab += blocks * kGroups, ++turn) {
       for (int s = 0; s < boxes; ++s, ++piece) {
         const int stage = served * Shape::kStages + piece % stages;
         arrival_wait(empty + stage, static_cast<unsigned>(piece / stages + 1) & 1U);  // at once in the first round
@@ -151,6 +151,9 @@ __global__ __launch_bounds__(kThreads, 1) void project_kernel(const __grid_const
         load_narrow<R>(factor, p.b, slab * kBox, full + stage);
       }
     }
+    __syncwarp();  // the cluster's barriers are of whole warps
+    cluster_sync();
+    cluster_leave();
     return;
   }
 
