@@ -29,8 +29,8 @@ struct RowKernel {
   static constexpr int threads = kThreads;
   static constexpr int rows = 1;
   static constexpr bool early = weights == packs;
-  template <class Exchanged>
-  using Team = cuda::Team<span, packs, Exchanged>;
+  template <class Exchanged, bool kExpectsFirst>
+  using Team = cuda::Team<span, packs, Exchanged, kExpectsFirst>;
 };
 /// The one of ClusterRows.
 template <int kRows, int kPacks, int kWeights, bool kEarly, int kThreads>
@@ -41,8 +41,8 @@ struct ClusterKernel {
   static constexpr int weights = kWeights;
   static constexpr bool early = kEarly;
   static constexpr int threads = kThreads;
-  template <class Exchanged>
-  using Team = cuda::Team<span, packs, Exchanged, threads>;
+  template <class Exchanged, bool kExpectsFirst>
+  using Team = cuda::Team<span, packs, Exchanged, kExpectsFirst, threads>;
 };
 
 /// Calls fn(RowKernel{}), or fn(ClusterKernel{}), for the kernel of the plan.
@@ -75,6 +75,16 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
   } else {
     if constexpr (k.few != 0) fn(RowKernel<Span::block, k.few, k.few, k.few_threads>{});
   }
+}
+
+/// make(std::bool_constant): the kernel for a RowKernel, or of a cluster the one whose teams expect first (see Team)
+/// where tools observe.
+template <class K, class Make>
+auto unless_observed(K, Make&& make) {
+  if constexpr (K::span == Span::cluster) {
+    if (!libraries_wanted()) return make(std::true_type{});
+  }
+  return make(std::false_type{});
 }
 
 /// One call of an op on rows.
@@ -120,7 +130,7 @@ inline RowShape row_shape(const RowCall& call, std::int64_t length) {
           .inverse = 1.0F / static_cast<float>(call.columns),
           .part = 0,
           .cluster = 1,
-          .observed = false,
+          .waiting = 0,
           .marks = plan_marks(call.work.bytes, call.forward, info(call.device))};
 }
 
@@ -129,7 +139,8 @@ template <class Kernel, class... Arguments>
 void launch_plan(const RowCall& call, const RowPlan& plan, Kernel kernel, RowShape shape, Arguments... arguments) {
   shape.part = static_cast<int>(blocks_for(shape.length, plan.cluster));
   shape.cluster = plan.cluster;
-  shape.observed = !libraries_wanted();
+  // A warp is enough, but racecheck of compute-sanitizer then waits for the others for ever.
+  shape.waiting = libraries_wanted() ? 32 : plan.team;
   launch(call.work, kernel,
          {.grid = dim3(blocks_for(call.rows, std::int64_t{plan.teams} * plan.rows) * plan.cluster),
           .block = dim3(plan.team, plan.teams),

@@ -61,7 +61,7 @@ struct RowShape {
   float inverse;        ///< 1 / elements of a row
   int part;             ///< packs of a row in each block
   unsigned cluster;
-  bool observed;           ///< by racecheck of compute-sanitizer, which waits for ever for what hardware allows
+  unsigned waiting;        ///< threads of a block that wait for the cluster, see Team::gather()
   L2Marks marks;           ///< of rows; weights have none
   std::uint32_t zero = 0;  ///< see stay_packed()
   Halves second = {}, third = {};
@@ -116,8 +116,10 @@ struct RowPart {
 };
 
 /// The threads that share a row: blockDim.x of them in each block, of which a warp team has blockDim.y. `Exchanged`:
-/// what a warp of a cluster brings to exchange().
-template <Span kSpan, int kPacks = 0, class Exchanged = float, int kStride = kSpan == Span::warp&& kPacks == 8 ? 32 : 0>
+/// what a warp of a cluster brings to exchange(). kExpectsFirst: its blocks expect that before anyone sends it. The
+/// hardware takes either order, but racecheck of compute-sanitizer waits for ever where something comes first.
+template <Span kSpan, int kPacks = 0, class Exchanged = float, bool kExpectsFirst = true,
+          int kStride = kSpan == Span::warp&& kPacks == 8 ? 32 : 0>
 class Team {
  public:
   /// Rows of 8 packs in a thread are those that are too long for 4: they have whole warps.
@@ -128,11 +130,11 @@ class Team {
     if constexpr (kSpan == Span::cluster) {
       blocks_ = shape.cluster;
       rank_ = cluster_rank();
-      observed_ = shape.observed;
-      if (threadIdx.x == 0) arrival_init(barrier());
-      __syncwarp();  // in one branch with what follows, the compiler has it wait for copies, at 4 % of a gradient's
-                     // time
-      if (threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof(Exchanged));
+      waiting_ = shape.waiting;
+      if (threadIdx.x == 0) {
+        arrival_init(barrier());
+        if constexpr (kExpectsFirst) arrival_expect(barrier(), warps() * sizeof(Exchanged));
+      }
       cluster_arrive_first();
     }
   }
@@ -156,11 +158,11 @@ class Team {
   __device__ bool leads() const { return threadIdx.x == 0 && rank_ == 0; }
 
   /// Waits until all blocks of a cluster have begun: others may be sent to. It comes behind the row's loads, which go
-  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once, unless all are observed. A
-  /// cluster has two blocks or more, see cluster_wait().
+  /// on meanwhile, and before those of weights, since it empties L1: one warp does so once. A cluster has two blocks or
+  /// more, see cluster_wait().
   __device__ void gather() const {
     if constexpr (kSpan == Span::cluster) {
-      if (observed_ || threadIdx.x < 32) cluster_wait();
+      if (threadIdx.x < waiting_) cluster_wait();
       __syncthreads();
     }
   }
@@ -196,6 +198,7 @@ class Team {
       __syncthreads();
     } else {
       static_assert(sizeof value == sizeof(Exchanged));
+      if (!kExpectsFirst && threadIdx.x == 0) arrival_expect(barrier(), warps() * sizeof value);
       if (lane < blocks_) {
         EachRow<Value, kRows>* const to = values + rank_ * (blockDim.x / 32) + warp;
 #pragma unroll
@@ -240,7 +243,7 @@ class Team {
 
   unsigned blocks_ = 1;
   unsigned rank_ = 0;
-  bool observed_ = false;
+  unsigned waiting_ = 0;
   unsigned exchanges_ = 0;
 };
 

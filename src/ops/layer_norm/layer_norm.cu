@@ -69,13 +69,14 @@ __global__ void __launch_bounds__(kLoopThreads)
   });
 }
 
-// With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)).
-template <class T, Span kSpan, int kPacks, int kWeights, int kThreads>
+// With x̂ = (x - mean) rstd and h = dy w: dx = rstd (h - mean(h) - x̂ mean(h x̂)). kExpectsFirst: see Team; it takes 5 %
+// longer.
+template <class T, Span kSpan, int kPacks, int kWeights, int kThreads, bool kExpectsFirst>
 __global__ void __launch_bounds__(kThreads, (kMinBlocks<kSpan, kThreads, 80, 64>))
     backward_rows(Rows<const T> dy, Rows<const T> x, const T* weight, const float* means, const float* rstds,
                   Rows<T> dx, RowShape shape) {
   constexpr int kSize = kPackSize<T>;
-  Team<kSpan, kPacks, float2> team(shape);
+  Team<kSpan, kPacks, float2, kExpectsFirst> team(shape);
   const std::int64_t row = team.row();
   const auto part = team.part(shape);
   wait_for_previous();
@@ -168,7 +169,10 @@ void forward(const RowCall& call, const InputRows<T>& x, const InputRows<T>& res
   constexpr const RowKernels& kKernels = kResidual ? kTwoInputs : kTwoWeights;
   float* const means = pointer<float>(stats);
   run_rows<T, kKernels>(
-      call, [](auto k) { return layer_norm_rows<T, kResidual, decltype(k)>; },
+      call,
+      [](auto k) {
+        return unless_observed(k, [](auto first) { return layer_norm_rows<T, kResidual, decltype(k), first>; });
+      },
       [](auto size) { return forward_loop<T, size>; }, x, residual, pointer<const T>(weight), pointer<const T>(bias),
       eps, rows_of<T>(total), rows_of<T>(y), means, means != nullptr ? means + stats.stride(0) : nullptr);
 }
@@ -178,7 +182,12 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const flo
               const Tensor& dx) {
   run_rows<T, kBackward>(
       row_call("layer_norm_backward", {&dy, &x, &dx}, {&weight}),
-      [](auto k) { return backward_rows<T, k.span, k.packs, k.weights, k.threads>; },
+      [](auto k) {
+        return unless_observed(k, [](auto first) {
+          using K = decltype(k);
+          return backward_rows<T, K::span, K::packs, K::weights, K::threads, first>;
+        });
+      },
       [](auto size) { return backward_loop<T, size>; }, rows_of<const T>(dy), rows_of<const T>(x),
       pointer<const T>(weight), means, rstds, rows_of<T>(dx));
 }
