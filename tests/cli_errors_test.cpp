@@ -203,8 +203,13 @@ TEST(TokenizerOfAnotherKind, IsNotNeededForIds) {
   const std::string generated = expect_success(generate);
   const std::string scored = expect_success(score);
   model.write("tokenizer.json", R"({"model": {"type": "WordLevel"}})");
-  EXPECT_EQ(expect_success(generate), generated);
-  EXPECT_EQ(expect_success(score), scored);
+  for (const auto& [arguments, printed] : {std::pair{generate, generated}, std::pair{score, scored}}) {
+    const RunResult result = wick(arguments);
+    EXPECT_EQ(result.code, 0);
+    EXPECT_EQ(result.out, printed);
+    EXPECT_NE(result.err.find("ids without text: "), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find("WordLevel"), std::string::npos) << result.err;
+  }
   expect_json(train("ids.jsonl"));
   expect_failure(3, {"text.jsonl:1", "the row is text", "tokenizer.json", "WordLevel"}, train("text.jsonl"));
 }

@@ -77,8 +77,8 @@ LoadedModel load_model(const ModelOptions& options);
 /// The folder's tokenizer.json, or nothing where it has none.
 std::optional<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 struct TriedTokenizer {
-  std::optional<Tokenizer> tokenizer;
-  std::string problem;  ///< why a file that is there cannot be used
+  std::optional<Tokenizer> tokenizer = {};
+  std::string problem = {};  ///< why a file that is there cannot be used
 };
 /// load_tokenizer() where token ids may be all that is needed. Never throws for the file.
 TriedTokenizer try_tokenizer(const std::filesystem::path& folder);

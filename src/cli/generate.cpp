@@ -45,8 +45,9 @@ void run(const Options& o) {
   if (!o.generate.stop_tokens.empty()) {
     check_ids(o.generate.stop_tokens, loaded.decoder.config(), "--stop-token", ErrorCode::invalid_argument);
   }
-  const std::optional<Tokenizer> tokenizer =
-      o.ids ? try_tokenizer(o.model.model).tokenizer : load_tokenizer(o.model.model);
+  const auto [tokenizer, problem] =
+      o.ids ? try_tokenizer(o.model.model) : TriedTokenizer{load_tokenizer(o.model.model)};
+  if (!problem.empty()) print_note(fmt::format("ids without text: {}", problem));
   std::vector<TokenId> prompt;
   if (o.ids) {
     prompt = parse_ids(*o.ids, "--ids");

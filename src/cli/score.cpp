@@ -45,7 +45,8 @@ std::vector<float> log_probabilities(const Decoder& model, const Tensor& hidden,
 void run(const Options& options) {
   const std::vector<std::vector<TokenId>> sequences = read_sequences(options);
   const LoadedModel loaded = load_model(options.model);
-  const std::optional<Tokenizer> tokenizer = options.json ? std::nullopt : try_tokenizer(options.model.model).tokenizer;
+  const auto [tokenizer, problem] = options.json ? TriedTokenizer{} : try_tokenizer(options.model.model);
+  if (!problem.empty()) print_note(fmt::format("ids without text: {}", problem));
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::string where = options.ids_file ? fmt::format("{}[{}]", *options.ids_file, i)
                               : options.ids    ? "--ids"

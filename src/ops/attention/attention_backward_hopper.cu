@@ -36,7 +36,7 @@ struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Si
 };
 
 // Of a query that is none.
-__device__ inline float2 no_terms() { return {-INFINITY, 0.0F}; }
+[[maybe_unused]] __device__ inline float2 no_terms() { return {-INFINITY, 0.0F}; }
 
 template <class T, int kDim, Side kSide>
 __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_constant__ Arguments<T> in) {
