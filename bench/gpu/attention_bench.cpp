@@ -2,7 +2,7 @@
 //
 //   attention_bench [check|time] [decode] [--json] [--only WORDS]
 //
-// --only: of the checks those with WORDS in their names ("hopper packed"). Checked is the largest error over the
+// --only: checks alone, those with WORDS in their names ("hopper packed"). Checked is the largest error over the
 // largest reference value of y, lse and all gradients, and that a second run gives the same bytes. Timed are forward
 // and backward at the shapes of three models (operations counted: 4 d for each pair of a query head and a key it sees
 // in forward, 10 d in backward), and decoding from recorded graphs that go round as many caches as are twice the L2
@@ -157,6 +157,7 @@ int main(int count, char** arguments) {
   if (const auto at = std::find(words.begin(), words.end(), "--only"); words.end() - at > 1) {
     only = at[1];
     words.erase(at, at + 2);
+    words.emplace_back("check");
   }
   for (const std::string& word : words) {
     if (std::find(known.begin(), known.end(), word) != known.end()) continue;

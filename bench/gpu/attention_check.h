@@ -3,6 +3,7 @@
 // Implementations of attention, and whether they agree with the float64 reference.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "ops/attention/attention_cuda.h"

@@ -19,10 +19,11 @@ struct Call {
 template <class Kernel>
 void launch(const Call& c, const cuda::RowPlan& plan) {
   const auto means = cuda::pointer<float>(c.stats);
-  cuda::launch_plan(
-      c.rows, plan, cuda::layer_norm_rows<T, false, Kernel>, cuda::row_shape(c.rows, cuda::accesses_of<T>(c.rows)),
-      cuda::InputRows<T>{cuda::rows_of<const T>(c.x)}, cuda::InputRows<T>{}, cuda::pointer<const T>(c.weight),
-      cuda::pointer<const T>(c.bias), c.eps, cuda::Rows<T>{}, cuda::rows_of<T>(c.y), means, means + c.stats.stride(0));
+  cuda::launch_plan(c.rows, plan, cuda::layer_norm_rows<T, false, Kernel, false>,
+                    cuda::row_shape(c.rows, cuda::accesses_of<T>(c.rows)),
+                    cuda::InputRows<T>{cuda::rows_of<const T>(c.x)}, cuda::InputRows<T>{},
+                    cuda::pointer<const T>(c.weight), cuda::pointer<const T>(c.bias), c.eps, cuda::Rows<T>{},
+                    cuda::rows_of<T>(c.y), means, means + c.stats.stride(0));
 }
 
 template <int kRows, int kWeights, bool kEarly, int kThreads>

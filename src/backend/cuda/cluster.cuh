@@ -7,10 +7,9 @@
 
 #include <cstdint>
 
-namespace wick::cuda {
+#include "backend/cuda/runtime.h"
 
-/// Blocks of a cluster that every Hopper device can run at once.
-inline constexpr unsigned kMaxCluster = 8;
+namespace wick::cuda {
 
 __device__ inline unsigned cluster_blocks() {
   unsigned count = 1;

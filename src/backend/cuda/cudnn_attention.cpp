@@ -38,10 +38,10 @@ const char* refusal(const AttentionShape& s, bool backward, int capability) {
       return "strides that are no multiples of 16 bytes";
     }
   }
-  // cuDNN 9.14 leaves them unwritten, 9.19 does not; those between are not known.
-  const bool far = s.k.row != s.dk.row || s.v.row != s.dv.row;
-  if (backward && s.packed && s.heads != s.kv_heads && far && cudnn().version < 91900) {
-    return "gradients of packed key heads whose tokens lie closer or further apart need cuDNN 9.19";
+  // cuDNN 9.14 leaves these gradients unwritten, 9.19 does not; those between are not known.
+  const bool differ = s.k.row != s.dk.row || s.v.row != s.dv.row;
+  if (backward && s.packed && s.heads != s.kv_heads && differ && cudnn().version < 91900) {
+    return "packed, grouped heads whose k or v has another row stride than dk or dv need cuDNN 9.19";
   }
   return nullptr;
 }

@@ -163,8 +163,8 @@ void launch(const Work& work, void (*kernel)(Parameters...), const Launch& how, 
   config.stream = stream();
   cudaLaunchAttribute attributes[3];
   unsigned count = 0;
-  // A profile tells one kernel from the next, and so does a tool that observes them.
-  if (how.overlap && info().major >= 9 && work_listener() == nullptr && libraries_wanted()) {
+  // A profile tells one kernel from the next; racecheck waits for one that has begun early.
+  if (how.overlap && info().major >= 9 && work_listener() == nullptr && !under_racecheck()) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

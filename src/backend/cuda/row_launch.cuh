@@ -77,12 +77,12 @@ void visit_plan(const RowPlan& plan, Fn&& fn) {
   }
 }
 
-/// make(std::bool_constant): the kernel for a RowKernel, or of a cluster the one whose teams expect first (see Team)
-/// where tools observe.
+/// make(std::bool_constant): an op's kernel for a RowKernel; of a cluster, under_racecheck(), the one whose teams
+/// expect first (see Team).
 template <class K, class Make>
-auto unless_observed(K, Make&& make) {
+auto choose_for_racecheck(K, Make&& make) {
   if constexpr (K::span == Span::cluster) {
-    if (!libraries_wanted()) return make(std::true_type{});
+    if (under_racecheck()) return make(std::true_type{});
   }
   return make(std::false_type{});
 }
@@ -140,7 +140,7 @@ void launch_plan(const RowCall& call, const RowPlan& plan, Kernel kernel, RowSha
   shape.part = static_cast<int>(blocks_for(shape.length, plan.cluster));
   shape.cluster = plan.cluster;
   // A warp is enough, but racecheck of compute-sanitizer then waits for the others for ever.
-  shape.waiting = libraries_wanted() ? 32 : plan.team;
+  shape.waiting = under_racecheck() ? plan.team : 32;
   launch(call.work, kernel,
          {.grid = dim3(blocks_for(call.rows, std::int64_t{plan.teams} * plan.rows) * plan.cluster),
           .block = dim3(plan.team, plan.teams),

@@ -54,7 +54,10 @@ constexpr int kDeltaLanes = 8;  // lanes of a row
 constexpr int kDeltaThreads = 256;
 constexpr int kDeltaRows = kDeltaThreads / kDeltaLanes;
 
-// Where the sums go: `delta` or, with `lse`, attention_terms().
+// Queries in a row of attention_terms().
+std::int64_t terms_row(std::int64_t tokens) { return (tokens + 1) / 2 * 2; }
+
+// Where the sums go: to `delta` or, with lse, to `terms` as attention_terms() says.
 struct DeltaResult {
   float* delta = nullptr;
   float2* terms = nullptr;
@@ -163,7 +166,7 @@ Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem
   return delta;
 }
 Tensor attention_terms(const Tensor& dy, const Tensor& y, const Tensor& lse, const AttentionProblem& p) {
-  const std::int64_t row = (p.tokens + 1) / 2 * 2;
+  const std::int64_t row = terms_row(p.tokens);
   Tensor terms = Tensor::empty({2 * p.heads, 2 * row}, DType::f32, dy.device());
   run_delta(dy, y, p,
             {.terms = pointer<float2>(terms), .terms_row = row, .lse = pointer<float>(lse), .lse_row = lse.stride(0)});
@@ -234,7 +237,7 @@ Declined attention_backward_cuda(const Tensor& dy, const Tensor& q, const Tensor
 
 std::int64_t attention_scratch_cuda(const AttentionSizes& s) {
   const std::optional<std::int64_t> parts = attention_parts_hopper(s);
-  return parts ? 2 * s.tokens * s.heads * static_cast<std::int64_t>(sizeof(float2)) + *parts
+  return parts ? 2 * s.heads * terms_row(s.tokens) * static_cast<std::int64_t>(sizeof(float2)) + *parts
                : attention_scratch_cudnn(s);
 }
 

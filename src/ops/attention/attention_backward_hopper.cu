@@ -25,7 +25,7 @@ struct Arguments {
 
 // Two sums of 128 columns leave few registers.
 template <int kDim, Side kSide>
-inline constexpr bool kTight = kSide == Side::keys && (kDim > 64);
+constexpr bool kTight = (kSide == Side::keys) && kDim > 64;
 template <int kDim, Side kSide>
 struct BackwardShape : Shape<kDim, kSide, 2, 64, kDim == 64 ? 6 : 3, kSide == Side::keys> {
   static constexpr int kRegisters = kTight<kDim, kSide> ? 240 : 232;
@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_kernel(const __grid_consta
   const int warp_row = group_row + thread % 128 / 32 * 16;
   const int pair = 2 * (lane % 4);
   Turn<S> place;
+  // One thread for its warp: the products that have been waited for took what all its threads had read and written.
   const auto release = [&](unsigned stage) {
     if (lane == 0) arrive(places.empty + stage);
   };
@@ -234,7 +235,7 @@ void run(const Arguments<T>& in, const Work& work) {
 }
 
 template <class T, int kDim>
-Declined backward(Arguments<T>& in, const Tensor& dk, const Tensor& dv) {
+Declined backward(Arguments<T>& in, const Tensor& terms, const Tensor& dk, const Tensor& dv) {
   const AttentionProblem& p = in.problem;
   const std::int64_t key_slots = tile_slots(p, Side::keys, kRows);
   const std::int64_t query_slots = tile_slots(p, Side::queries, kRows);
@@ -244,6 +245,7 @@ Declined backward(Arguments<T>& in, const Tensor& dk, const Tensor& dv) {
   const double query_bytes = row_bytes * p.heads * p.tokens;
   const double key_bytes = row_bytes * p.kv_heads * p.key_tokens;
   if (dk.defined() || dv.defined()) {
+    in.term_boxes = row_boxes_of(terms, 2 * BackwardShape<kDim, Side::keys>::kPartners);
     in.items = {static_cast<int>(key_slots), splits, static_cast<int>(key_slots) * p.kv_heads * splits};
     Tensor parts;
     if (splits > 1) {
@@ -290,8 +292,7 @@ Declined attention_backward_hopper(const Tensor& dy, const Tensor& q, const Tens
     const Tensor terms = attention_terms(dy, y, lse, in.problem);
     in.terms = pointer<float2>(terms);
     in.terms_row = terms.stride(0) / 2;
-    in.term_boxes = row_boxes_of(terms, 2 * BackwardShape<64, Side::keys>::kPartners);
-    return q.size(2) == 64 ? backward<T, 64>(in, dk, dv) : backward<T, 128>(in, dk, dv);
+    return q.size(2) == 64 ? backward<T, 64>(in, terms, dk, dv) : backward<T, 128>(in, terms, dk, dv);
   };
   return q.dtype() == DType::bf16 ? run_as(__nv_bfloat16{}) : run_as(__half{});
 }

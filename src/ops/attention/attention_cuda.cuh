@@ -59,9 +59,9 @@ double attention_flops(const AttentionProblem& p, int products);
 
 /// delta [heads, tokens] f32 = the sum of dy * y over each row.
 Tensor attention_delta(const Tensor& dy, const Tensor& y, const AttentionProblem& p);
-/// Of each query side by side -lse in powers of two, -inf for one that sees no key, and delta: [2 heads, 2 tokens] f32,
-/// rows of a multiple of 16 bytes. Row 2 h begins with the first query, row 2 h + 1 with the second, so that any run of
-/// queries begins on 16 bytes in one of them.
+/// Of each query side by side -lse in powers of two, -inf for one that sees no key, and delta: f32 [2 heads, 2 tokens],
+/// tokens made even; nobody writes what is behind the last one. Row 2 h begins with the first query, row 2 h + 1 with
+/// the second, so that any run of queries begins on 16 bytes in one of them.
 Tensor attention_terms(const Tensor& dy, const Tensor& y, const Tensor& lse, const AttentionProblem& p);
 
 /// Splits of a group's heads, so that few heads of keys (as few as one) still fill the device with tiles of `rows`

@@ -171,7 +171,7 @@ void forward(const RowCall& call, const InputRows<T>& x, const InputRows<T>& res
   run_rows<T, kKernels>(
       call,
       [](auto k) {
-        return unless_observed(k, [](auto first) { return layer_norm_rows<T, kResidual, decltype(k), first>; });
+        return choose_for_racecheck(k, [](auto first) { return layer_norm_rows<T, kResidual, decltype(k), first>; });
       },
       [](auto size) { return forward_loop<T, size>; }, x, residual, pointer<const T>(weight), pointer<const T>(bias),
       eps, rows_of<T>(total), rows_of<T>(y), means, means != nullptr ? means + stats.stride(0) : nullptr);
@@ -183,7 +183,7 @@ void backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const flo
   run_rows<T, kBackward>(
       row_call("layer_norm_backward", {&dy, &x, &dx}, {&weight}),
       [](auto k) {
-        return unless_observed(k, [](auto first) {
+        return choose_for_racecheck(k, [](auto first) {
           using K = decltype(k);
           return backward_rows<T, K::span, K::packs, K::weights, K::threads, first>;
         });

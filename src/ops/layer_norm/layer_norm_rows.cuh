@@ -83,7 +83,7 @@ __device__ inline EachRow<Statistics, kRows> statistics(Team& team, EachRow<floa
 
 /// kResidual: x + residual takes the place of x and goes to `total`, unless that is null. Without, x has its rows as
 /// they are. K: a RowKernel or ClusterKernel. kExpectsFirst: see Team; it takes 3 % longer.
-template <class T, bool kResidual, class K, bool kExpectsFirst = false>
+template <class T, bool kResidual, class K, bool kExpectsFirst>
 __global__ void __launch_bounds__(K::threads, (kMinBlocks < K::span, K::threads, K::weights == 8 ? 128 : 72, 64 >))
     layer_norm_rows(InputRows<T> x, InputRows<T> residual, const T* weight, const T* bias, float eps, Rows<T> total,
                     Rows<T> y, float* means, float* rstds, RowShape shape) {
