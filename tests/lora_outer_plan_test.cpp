@@ -46,7 +46,8 @@ void expect_each_box_once(const OuterPlan& plan) {
 }
 
 TEST(LoraOuterPlan, GivesEachBoxToOneBlock) {
-  const AtOnce devices[] = {kHopper, kPacked, {0, 1}, {0, 7, 3, 2, 1, 1, 1, 1}, {0, 60, 30, 18, 14, 10, 9, 7, 7}};
+  const AtOnce devices[] = {kHopper,      kPacked, {0, 1}, {0, 7, 3, 2, 1, 1, 1, 1}, {0, 60, 30, 18, 14, 10, 9, 7, 7},
+                            {0, 264, 132}};  // under racecheck: no larger clusters
   for (const AtOnce& at_once : devices) {
     for (const int rows : {1, 64, 65, 1000, 8192}) {
       for (const int k : {0, 8, 200, 896, 4864, 28672}) {
@@ -55,6 +56,7 @@ TEST(LoraOuterPlan, GivesEachBoxToOneBlock) {
           SCOPED_TRACE(::testing::Message() << rows << " rows, columns " << k << " and " << n << " on " << at_once[1]);
           const OuterPlan plan = plan_outer(row_boxes_of(rows), {boxes_of(k), boxes_of(n)}, kNarrow, at_once);
           expect_each_box_once(plan);
+          ASSERT_GT(at_once[static_cast<std::size_t>(plan.cluster())], 0);
           if (HasFatalFailure()) return;
         }
       }

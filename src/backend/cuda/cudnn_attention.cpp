@@ -18,8 +18,9 @@ constexpr std::size_t kWorkspaceAlignment = 256;
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
-// Why this shape is not worth asking for, or nothing; `backward` too.
-const char* refusal(const AttentionShape& s, bool backward, int capability) {
+}  // namespace
+
+const char* attention_refusal(const AttentionShape& s, bool backward, int capability, std::size_t version) {
   if (capability < 80) return "cuDNN's fused attention needs compute capability 8.0";
   const int generation = capability / 10;
   if (s.packed && generation != 9) return "packed sequences need compute capability 9";
@@ -40,13 +41,11 @@ const char* refusal(const AttentionShape& s, bool backward, int capability) {
   }
   // cuDNN 9.14 leaves these gradients unwritten, 9.19 does not; those between are not known.
   const bool differ = s.k.row != s.dk.row || s.v.row != s.dv.row;
-  if (backward && s.packed && s.heads != s.kv_heads && differ && cudnn().version < 91900) {
+  if (backward && s.packed && s.heads != s.kv_heads && differ && version < 91900) {
     return "packed, grouped heads whose k or v has another row stride than dk or dv need cuDNN 9.19";
   }
   return nullptr;
 }
-
-}  // namespace
 
 PackedIndex::PackedIndex(const AttentionShape& s) : row_elements(round_up(s.sequences + 1, 2)) {
   const std::int64_t wanted[kMaxRows] = {1, s.q.row, s.k.row, s.v.row, s.y.row, s.dy.row, s.dq.row, s.dk.row, s.dv.row};
@@ -277,7 +276,8 @@ const AttentionPlan& CudnnAttention::plan(Pass pass, const AttentionShape& shape
   if (!inserted) return *at->second;
   at->second = std::make_unique<AttentionPlan>();
   AttentionPlan& plan = *at->second;
-  if (const char* reason = refusal(shape, pass == Pass::backward, device_.compute_capability()); reason != nullptr) {
+  if (const char* reason =
+          attention_refusal(shape, pass == Pass::backward, device_.compute_capability(), cudnn().version)) {
     plan.reason_ = reason;
     return plan;
   }

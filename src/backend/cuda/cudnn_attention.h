@@ -65,6 +65,10 @@ struct PackedIndex {
   std::size_t bytes;
 };
 
+/// Why cuDNN of this version (major * 10000 + minor * 100 + patch) is not asked for a shape on a device of this compute
+/// capability (major * 10 + minor); null where it is. `backward`: nor for its gradients.
+const char* attention_refusal(const AttentionShape& shape, bool backward, int capability, std::size_t version);
+
 /// A plan for one shape and direction, or why there is none.
 class AttentionPlan {
  public:
