@@ -25,8 +25,7 @@ What is looked at:
   it has ended. A deadlock that it names is an error. Suites of clusters have the host wait for each launch (CUDA_LAUNCH_BLOCKING):
   where others are queued behind it, one of a cluster can take minutes (outer products: 92 s without, 3 s with it).
 - Clusters have 2 blocks at most with WICK_RACECHECK=on, 8 without: under racecheck a launch of 8 that fill their multiprocessors
-  takes half a second to minutes. The code is the same for any number of
-  blocks. memcheck and initcheck see the larger ones.
+  takes half a second to minutes. The code is the same for any number of blocks; memcheck and initcheck see the larger ones.
 - From 2026 on it can look at the first cluster, or block, of a launch alone, and does unless --all-clusters says otherwise: all run
   the same code, and it takes a fifth of the time (12 s and 1.5 s for a loss of 16,388 words, alone on an H200).
 - From 2026 on it has fixes for hazards that were none, around mbarriers, clusters and groups of warps, and since 2025.4
@@ -34,8 +33,7 @@ What is looked at:
   nvidia-cuda-sanitizer-api` (13.5), DIR/nvidia/cu13/bin/compute-sanitizer.
 - It counts an arrival at an mbarrier for the arriving thread alone: where one thread of a warp arrives for all, behind a
   __syncwarp() or a barrier of the warp, what the others wrote or read in shared memory by themselves counts as a hazard
-  (2026.4). Each of them arrives, then, or the copy engine writes; it does not see
-  that these writes come after what a warp has read.
+  (2026.4). Each of them arrives, then, or the copy engine writes: whether that waits for what a warp reads it does not see.
 - None looks at programmatic dependent launch: a kernel that reads before wait_for_previous() what the one ahead writes is not seen.
 """
 
