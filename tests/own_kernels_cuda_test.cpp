@@ -1,5 +1,5 @@
 // With WICK_LIBRARIES=off no library of NVIDIA's is opened, and products and attention on CUDA are right without:
-// against f64 on the CPU. And in the forms that racecheck can follow.
+// against f64 on the CPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,7 +9,6 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/libraries.h"
-#include "backend/cuda/row_plan.h"
 #include "backend/cuda/runtime.h"
 #include "backend/gemm.h"
 #include "core/rng.h"
@@ -21,8 +20,7 @@ namespace wick::testing {
 namespace {
 
 // The variable is read once, when it is first needed.
-[[maybe_unused]] const bool switched_off =
-    setenv("WICK_LIBRARIES", "off", 1) == 0 && setenv("WICK_RACECHECK", "on", 1) == 0;
+[[maybe_unused]] const bool switched_off = setenv("WICK_LIBRARIES", "off", 1) == 0;
 
 std::string opened_libraries() {
   std::ifstream maps("/proc/self/maps");
@@ -48,24 +46,6 @@ TEST(OwnKernels, NoLibraryIsThere) {
     EXPECT_EQ(library.text, "WICK_LIBRARIES=off") << library.name;
   }
   EXPECT_EQ(opened_libraries(), "");
-}
-
-// Every op's kernels, rows of all lengths: nothing that racecheck cannot follow.
-TEST(UnderRacecheck, ClustersAreSmall) {
-  EXPECT_TRUE(cuda::under_racecheck());
-  EXPECT_EQ(cuda::largest_cluster(), 2);
-  cuda::DeviceInfo hopper;
-  hopper.major = 9;
-  hopper.multiprocessors = 132;
-  for (const cuda::RowKernels& kernels : {cuda::kOneInput, cuda::kTwoWeights, cuda::kTwoInputs, cuda::kBackward}) {
-    bool clusters = false;
-    for (std::int64_t packs = 1; packs < 100'000; packs += packs / 8 + 1) {
-      const cuda::RowPlan plan = cuda::plan_rows(1000, packs, kernels, hopper);
-      EXPECT_LE(plan.cluster, 2) << packs;
-      clusters = clusters || plan.cluster == 2;
-    }
-    EXPECT_TRUE(clusters);
-  }
 }
 
 class OwnKernelsOnCuda : public ::testing::Test {

@@ -262,7 +262,7 @@ __global__ __launch_bounds__(OuterShape<R>::kThreads,
   // Each sum to whom its column belongs. The places for this are nobody else's, so that no block waits before it sends,
   // and each ends when it has all of its own.
   const Own<R> own(matrix, share, rank, blocks);
-  if (blocks > 1) cluster_wait();
+  if (blocks > 1) cluster_wait();  // all have begun
 #pragma unroll
   for (int i = 0; i < Shape::kMostBoxes; ++i) {
     if (i >= share.boxes) break;
