@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "op_matrix.h"
@@ -17,14 +18,14 @@ namespace {
 
 constexpr int kSteps = 40;
 
-ModelConfig small_model() {
+ModelConfig small_model(std::int64_t head_dim) {
   ModelConfig c;
   c.hidden_size = 128;
   c.intermediate_size = 256;
   c.num_hidden_layers = 3;
   c.num_attention_heads = 4;
   c.num_key_value_heads = 2;
-  c.head_dim = 32;
+  c.head_dim = head_dim;
   c.vocab_size = 512;
   c.tie_word_embeddings = true;
   c.sliding_window.assign(3, 0);
@@ -50,9 +51,9 @@ struct Trained {
   std::vector<float> values;  // of the adapter
 };
 
-Trained train(bool record) {
+Trained train(std::int64_t head_dim, bool record) {
   const Device device = test_device();
-  Decoder model = Decoder::random(small_model(), {.dtype = DType::bf16, .device = device}, 5);
+  Decoder model = Decoder::random(small_model(head_dim), {.dtype = DType::bf16, .device = device}, 5);
   LoraConfig lora;
   lora.rank = 8;
   lora.target_modules = ModuleSelector("all-linear");
@@ -78,15 +79,21 @@ Trained train(bool record) {
   return result;
 }
 
-TEST(DeviceStepCuda, ReplaysOfManyShapesAreTheSameBytesAsLaunches) {
+// Heads of 64 and 128 have kernels of their own, and cuDNN's.
+class DeviceStepCuda : public ::testing::TestWithParam<std::int64_t> {};
+
+TEST_P(DeviceStepCuda, ReplaysOfManyShapesAreTheSameBytesAsLaunches) {
   if (test_device().type != DeviceType::cuda) GTEST_SKIP() << "WICK_TEST_DEVICE names no GPU";
-  const Trained launched = train(false);
-  const Trained replayed = train(true);
+  const Trained launched = train(GetParam(), false);
+  const Trained replayed = train(GetParam(), true);
   EXPECT_EQ(replayed.losses, launched.losses);
   ASSERT_EQ(replayed.values.size(), launched.values.size());
   EXPECT_EQ(std::memcmp(replayed.values.data(), launched.values.data(), 4 * launched.values.size()), 0);
   EXPECT_LT(launched.losses[36], launched.losses[0]);  // the same rows, three epochs later
 }
+
+INSTANTIATE_TEST_SUITE_P(Heads, DeviceStepCuda, ::testing::Values(32, 64, 128),
+                         [](const auto& info) { return "of_" + std::to_string(info.param); });
 
 }  // namespace
 }  // namespace wick::testing

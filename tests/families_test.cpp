@@ -1,5 +1,6 @@
 // Small random models of every family and of the options that change what they compute, against transformers and PEFT
-// (tests/data/models/make_models.py), in float32 on the CPU, with fused kernels and with composites.
+// (tests/data/models/make_models.py), with fused kernels and with composites, on the CPU or the device of
+// WICK_TEST_DEVICE.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -74,7 +75,7 @@ class Families : public ::testing::TestWithParam<Case> {
  protected:
   FusedScope fused_{GetParam().fused};
   fs::path folder_ = folder(GetParam().name);
-  Decoder model_ = Decoder::load(folder_ / "model");
+  Decoder model_ = Decoder::load(folder_ / "model", {.device = test_device()});
   SafetensorsFile answers_ = SafetensorsFile::open(folder_ / "logits.safetensors");
 
   Tensor answer(std::size_t n) const { return load_tensor(*answers_.find(fmt::format("logits.{}", n))); }
@@ -89,7 +90,7 @@ TEST_P(Families, Logits) {
 
 // The largest difference, relative to the largest logit. make_models.py holds PyTorch's own bf16 to 3.5e-2.
 TEST_P(Families, LogitsInBf16AreNear) {
-  const Decoder model = Decoder::load(folder_ / "model", {.dtype = DType::bf16});
+  const Decoder model = Decoder::load(folder_ / "model", {.dtype = DType::bf16, .device = test_device()});
   const auto ids = prompts(answers_);
   for (std::size_t n = 0; n < ids.size(); ++n) {
     EXPECT_LE(relative_error(logits_of(model, ids[n]), answer(n)), 4e-2) << "prompt " << n;
@@ -110,7 +111,7 @@ TEST_P(Families, CachedDecodingIsUncachedDecoding) {
 // A prompt that comes in pieces of several tokens, each of which sees the cache through the window.
 TEST_P(Families, CachedPrefillInPieces) {
   const std::vector<std::int32_t> ids = prompts(answers_)[0];
-  KvCache cache(model_.config(), 40, DType::f32);
+  KvCache cache(model_.config(), 40, DType::f32, test_device());
   std::size_t begin = 0;
   for (const std::size_t size : {11U, 1U, 20U, 8U}) {
     const std::span<const std::int32_t> piece = std::span(ids).subspan(begin, size);
@@ -162,7 +163,7 @@ class FamilyGradients : public ::testing::TestWithParam<std::tuple<Case, LoraLay
  protected:
   FusedScope fused_{std::get<0>(GetParam()).fused};
   fs::path folder_ = folder(std::get<0>(GetParam()).name);
-  Decoder model_ = Decoder::load(folder_ / "model");
+  Decoder model_ = Decoder::load(folder_ / "model", {.device = test_device()});
 };
 
 TEST_P(FamilyGradients, ArePeftsPackedAndPadded) {
@@ -172,17 +173,19 @@ TEST_P(FamilyGradients, ArePeftsPackedAndPadded) {
   const std::vector<ModuleInfo>& modules = model_.linear_modules();
   for (const bool pack : {true, false}) {
     SCOPED_TRACE(pack ? "packed" : "padded");
-    const auto adapter = std::make_shared<const Adapter>(load_adapter(folder_ / "lora" / "adapter", modules), modules);
+    const auto adapter =
+        std::make_shared<const Adapter>(load_adapter(folder_ / "lora" / "adapter", modules), modules, test_device());
     model_.attach(adapter, std::get<1>(GetParam()));
     const Batch batch = BatchStream(data, {.batch_size = 4, .pack = pack, .shuffle = false}).next();
     ASSERT_EQ(batch.trained_tokens, loss_file["trained_tokens"].get<std::int64_t>());
     const auto trained = static_cast<double>(batch.trained_tokens);
     Tape tape;
-    const Tensor loss = linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels);
+    const Tensor loss =
+        linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels.to(test_device()));
     const double expected_loss = loss_file["loss"].get<double>();
     EXPECT_LE(std::abs(static_cast<double>(loss.to_vector<float>()[0]) / trained - expected_loss) / expected_loss,
               1e-5);
-    tape.backward(loss, Tensor::full({}, 1.0 / trained, DType::f32));
+    tape.backward(loss, Tensor::full({}, 1.0 / trained, DType::f32, test_device()));
     adapter->require_gradients();
     std::size_t compared = 0;
     for (const Adapter::Entry& entry : adapter->entries()) {

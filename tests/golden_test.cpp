@@ -2,8 +2,10 @@
 // with composites, in float32, on the CPU or the device of WICK_TEST_DEVICE.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string_view>
 #include <tuple>
 
 #include "core/fail.h"
@@ -46,6 +48,26 @@ double largest_difference(const Tensor& a, const Tensor& b) {
   return difference;
 }
 
+// |a - b| / |b|, Euclidean.
+double distance(const Tensor& a, const Tensor& b) {
+  EXPECT_EQ(a.shape(), b.shape());
+  const std::vector<float> x = a.to_vector<float>();
+  const std::vector<float> y = b.to_vector<float>();
+  double difference = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    difference += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
+    size += std::pow(static_cast<double>(y[i]), 2);
+  }
+  return std::sqrt(difference / std::max(size, 1e-60));  // B begins at 0: so do the gradients of A
+}
+
+double largest(const Tensor& t) {
+  double size = 1e-30;
+  for (const float v : t.to_vector<float>()) size = std::max(size, std::abs(static_cast<double>(v)));
+  return size;
+}
+
 std::vector<std::int32_t> ids_of(const SafetensorsFile& file, int n) {
   const std::vector<std::int64_t> wide = load_tensor(*file.find(fmt::format("ids.{}", n))).to_vector<std::int64_t>();
   return {wide.begin(), wide.end()};
@@ -73,6 +95,19 @@ class GoldenTest : public ::testing::TestWithParam<Golden> {
 TEST_P(GoldenTest, Logits) {
   const SafetensorsFile file = SafetensorsFile::open(folder_ / "logits.safetensors");
   expect_logits(model_, file, file);
+}
+
+// transformers in bf16 is as far from these answers as 2.9e-2.
+TEST_P(GoldenTest, LogitsInBf16) {
+  const Decoder model = Decoder::load(model_folder(GetParam().name), {.dtype = DType::bf16, .device = test_device()});
+  const SafetensorsFile file = SafetensorsFile::open(folder_ / "logits.safetensors");
+  int count = 0;
+  for (; file.find(fmt::format("logits.{}", count)) != nullptr; ++count) {
+    const Tensor expected = load_tensor(*file.find(fmt::format("logits.{}", count)));
+    const Tensor found = model.logits(model.forward(TokenBatch::single(ids_of(file, count)))).to(DType::f32);
+    EXPECT_LE(distance(found, expected), 4e-2) << "prompt " << count;
+  }
+  EXPECT_GT(count, 0);
 }
 
 TEST_P(GoldenTest, GreedyTokens) {
@@ -106,7 +141,13 @@ class GoldenTraining : public ::testing::TestWithParam<std::tuple<Golden, const 
   }
 };
 
-void expect_gradients(const Adapter& adapter, const SafetensorsFile& expected) {
+using Difference = double (*)(const Tensor& found, const Tensor& reference);
+
+double relative_to_largest(const Tensor& a, const Tensor& b) { return largest_difference(a, b) / largest(b); }
+
+// Of every parameter.
+void expect_gradients(const Adapter& adapter, const SafetensorsFile& expected, Difference difference,
+                      double tolerance) {
   std::size_t compared = 0;
   for (const Adapter::Entry& entry : adapter.entries()) {
     for (const Parameter* parameter : {&entry.a, &entry.b}) {
@@ -114,28 +155,52 @@ void expect_gradients(const Adapter& adapter, const SafetensorsFile& expected) {
       if (found == nullptr) found = expected.find("base_model.model." + parameter->name());
       ASSERT_NE(found, nullptr) << parameter->name();
       const Tensor reference = load_tensor(*found);
-      double largest = 1e-30;
-      for (const float v : reference.to_vector<float>()) largest = std::max(largest, std::abs(static_cast<double>(v)));
-      EXPECT_LE(largest_difference(parameter->grad(), reference) / largest, 1e-3) << parameter->name();
+      EXPECT_LE(difference(parameter->grad(), reference), tolerance) << parameter->name();
       ++compared;
     }
   }
   EXPECT_EQ(compared, expected.entries().size());
 }
 
-TEST_P(GoldenTraining, GradientsOfTheFirstStep) {
-  const SafetensorsFile expected = SafetensorsFile::open(run_ / "grads-step1.safetensors");
+// The loss and the gradients of the first step of a run, packed and padded.
+void expect_first_step(Decoder& model, const fs::path& run, const Dataset& data, LoraLayout layout,
+                       double loss_tolerance, Difference difference, double tolerance) {
+  const SafetensorsFile expected = SafetensorsFile::open(run / "grads-step1.safetensors");
+  const double expected_loss = read_json_file(run / "steps.json")["losses"][0].get<double>();
   for (const bool pack : {true, false}) {
     SCOPED_TRACE(pack ? "packed" : "padded");
-    const auto adapter = attach("adapter-start");
-    const Batch batch = BatchStream(data_, {.batch_size = 4, .pack = pack, .shuffle = false}).next();
+    const std::vector<ModuleInfo>& modules = model.linear_modules();
+    const auto adapter =
+        std::make_shared<const Adapter>(load_adapter(run / "adapter-start", modules), modules, test_device());
+    model.attach(adapter, layout);
+    const Batch batch = BatchStream(data, {.batch_size = 4, .pack = pack, .shuffle = false}).next();
+    const auto trained = static_cast<double>(batch.trained_tokens);
     Tape tape;
-    const Tensor loss =
-        linear_cross_entropy(model_.forward(batch.tokens), model_.head(), batch.labels.to(test_device()));
-    tape.backward(loss, Tensor::full({}, 1.0 / static_cast<double>(batch.trained_tokens), DType::f32, test_device()));
+    const Tensor loss = linear_cross_entropy(model.forward(batch.tokens), model.head(), batch.labels.to(test_device()));
+    const double found = static_cast<double>(loss.to(DType::f32).to_vector<float>()[0]) / trained;
+    EXPECT_LE(std::abs(found - expected_loss) / expected_loss, loss_tolerance);
+    tape.backward(loss, Tensor::full({}, 1.0 / trained, DType::f32, test_device()));
     adapter->require_gradients();
-    expect_gradients(*adapter, expected);
+    expect_gradients(*adapter, expected, difference, tolerance);
   }
+}
+
+TEST_P(GoldenTraining, GradientsOfTheFirstStep) {
+  expect_first_step(model_, run_, data_, std::get<2>(GetParam()), 1e-4, relative_to_largest, 1e-3);
+}
+
+// How far PEFT's gradients in bf16 are from these answers, where that is more than 4e-2 (peft 0.21, torch 2.11, on a
+// CPU).
+double peft_in_bf16(const std::string& model, std::string_view run) {
+  if (model == "llama-gqa") return run == "qv-r8" ? 7.3e-2 : 8.8e-2;
+  if (model == "qwen2-untied") return run == "qv-r8" ? 7.5e-2 : 6.5e-2;
+  return 0;
+}
+
+TEST_P(GoldenTraining, GradientsOfTheFirstStepInBf16) {
+  Decoder model = Decoder::load(model_folder(golden().name), {.dtype = DType::bf16, .device = test_device()});
+  expect_first_step(model, run_, data_, std::get<2>(GetParam()), 1e-2, distance,
+                    std::max(4e-2, peft_in_bf16(golden().name, std::get<1>(GetParam()))));
 }
 
 TEST_P(GoldenTraining, TenSteps) {

@@ -106,6 +106,9 @@ const ModelConfig kNormed = [] {
   return c;
 }();
 const ModelConfig kTall = shape(192, 384, 6, 6, 4, 2000);
+// Their attention is that of large models: cuDNN's and Hopper's on a GPU.
+const ModelConfig kHeads64 = shape(512, 1024, 8, 2, 4, 512);
+const ModelConfig kHeads128 = shape(512, 1024, 4, 2, 4, 512);
 const std::vector<Recompute> kMixed = {Recompute::layer, Recompute::gate_up, Recompute::activations,
                                        Recompute::nothing};
 
@@ -123,6 +126,10 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"mixed_f32", kTall, 256, DType::f32, kBordered, "all-linear", kMixed},
         Case{"qk_norm_f32", kNormed, 256, DType::f32, kSeparate, "all-linear", all(Recompute::nothing)},
         Case{"qk_norm_bf16", kNormed, 256, DType::bf16, kBordered, "all-linear", all(Recompute::gate_up)},
+        Case{"heads_64_bf16", kHeads64, 512, DType::bf16, kBordered, "all-linear", all(Recompute::activations)},
+        Case{"heads_64_layer_bf16", kHeads64, 300, DType::bf16, kBordered, "all-linear", all(Recompute::layer)},
+        Case{"heads_128_bf16", kHeads128, 512, DType::bf16, kBordered, "all-linear", all(Recompute::activations)},
+        Case{"heads_128_kept_bf16", kHeads128, 333, DType::bf16, kBordered, "all-linear", all(Recompute::nothing)},
         Case{"attention_only_f32", kWide, 256, DType::f32, kSeparate, ".*(q_proj|v_proj)", all(Recompute::nothing)}),
     [](const auto& info) { return info.param.name; });
 

@@ -104,6 +104,8 @@ AttentionOptions even_sequences(std::int32_t tokens, std::int32_t length) {
 std::vector<OpSample> attention_samples() {
   const Tensor packed = offsets({0, 5, 5, 6, 21});
   const Tensor short_packed = offsets({0, 1, 1, 16, 32, 65});
+  const Tensor training = offsets({0, 1, 1, 62, 63, 133});
+  const Tensor short_training = offsets({0, 1, 1, 31, 32, 67});
   std::vector<AttentionCase> cases = {
       {"no tokens", 0, 0, 2, 1, 8},
       {"no keys", 3, 0, 2, 2, 8, {.causal = false}},
@@ -136,6 +138,14 @@ std::vector<OpSample> attention_samples() {
       {"short packed 64 grouped", 65, 65, 4, 2, 64, {.causal = false, .query_offsets = short_packed, .longest = 50}},
       {"short packed 24", 65, 65, 2, 1, 24, {.causal = false, .query_offsets = short_packed, .longest = 65}},
       {"packed window", 21, 21, 2, 1, 8, {.window = 4, .query_offsets = packed}},
+      // What models have: causal, grouped, in packs whose longest sequence the host knows.
+      {"packs 64 grouped", 133, 133, 2, 1, 64, {.query_offsets = training, .longest = 70}},
+      {"packs 64 window", 133, 133, 1, 1, 64, {.window = 20, .query_offsets = training, .longest = 70}},
+      {"packs 96", 67, 67, 1, 1, 96, {.query_offsets = short_training, .longest = 35}},
+      {"packs 128 grouped", 67, 67, 2, 1, 128, {.query_offsets = short_training, .longest = 35}},
+      {"packs 128 window", 67, 67, 1, 1, 128, {.window = 12, .query_offsets = short_training, .longest = 35}},
+      {"window 64 grouped", 70, 70, 2, 1, 64, {.window = 40}},
+      {"even packs 64 grouped", 64, 64, 4, 2, 64, {.query_offsets = offsets({0, 32, 64}), .longest = 32}},
       {"packed cache",
        6,
        30,
