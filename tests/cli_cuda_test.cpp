@@ -24,24 +24,28 @@ class CliCuda : public ::testing::Test {
     return {.environment = {{"CUDA_VISIBLE_DEVICES", visible != nullptr ? visible : "0"}}};
   }
   RunResult train(const std::string& name, const Words& more = {}) const {
-    Words words = {"train",
-                   "--model",
-                   tales(),
-                   "--data",
-                   golden("tales") / "rows.jsonl",
-                   "--adapter-path",
-                   folder_ / name,
-                   "--iters",
-                   "12",
-                   "--batch-size",
-                   "2",
-                   "--learning-rate",
-                   "0.002",
-                   "--max-seq-length",
-                   "64",
-                   "--json"};
+    Words words = {"--batch-size", "2", "--max-seq-length", "64"};
     words.insert(words.end(), more.begin(), more.end());
-    return wick(words, on_gpu());
+    return train(golden("tales") / "rows.jsonl", name, words, on_gpu());
+  }
+  RunResult train(const fs::path& data, const std::string& name, const Words& more, const RunOptions& options) const {
+    Words words = {"train",        "--model", tales(), "--data",          data,    "--adapter-path",
+                   folder_ / name, "--iters", "12",    "--learning-rate", "0.002", "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return wick(words, options);
+  }
+  Json losses(const std::string& name) const {
+    Json result = Json::array();
+    for (const Json& row : read_json_lines(folder_ / name / "metrics.jsonl")) result.push_back(row["loss"]);
+    return result;
+  }
+
+  static void expect_near(const Json& found, const Json& wanted) {
+    ASSERT_EQ(found.size(), 12U);
+    ASSERT_EQ(wanted.size(), 12U);
+    for (std::size_t i = 0; i < 12; ++i) {
+      EXPECT_NEAR(found[i].get<double>() / wanted[i].get<double>(), 1, 1e-3) << "step " << i + 1;
+    }
   }
 
   TempDir folder_;
@@ -73,13 +77,53 @@ TEST_F(CliCuda, TrainsInF32AsTheCpuDoes) {
   ASSERT_EQ(gpu.code, 0) << gpu.err;
   const RunResult cpu = train("cpu", {"--dtype", "f32", "--device", "cpu"});
   ASSERT_EQ(cpu.code, 0) << cpu.err;
-  const Json on_gpu_rows = read_json_lines(folder_ / "gpu" / "metrics.jsonl");
-  const Json on_cpu_rows = read_json_lines(folder_ / "cpu" / "metrics.jsonl");
-  ASSERT_EQ(on_gpu_rows.size(), on_cpu_rows.size());
-  for (std::size_t i = 0; i < on_cpu_rows.size(); ++i) {
-    const auto wanted = on_cpu_rows[i]["loss"].get<double>();
-    EXPECT_NEAR(on_gpu_rows[i]["loss"].get<double>() / wanted, 1, 1e-3) << "step " << i + 1;
-  }
+  expect_near(losses("gpu"), losses("cpu"));
+}
+
+// The ways to make a product are timed when it first comes, and what was chosen is kept for later runs.
+TEST_F(CliCuda, TunesProductsOnceAndTakesTheSameLater) {
+  RunOptions tuning = on_gpu();
+  const fs::path file = folder_ / "plans.json";
+  tuning.environment.emplace_back("WICK_GEMM_TUNING", file);
+  const fs::path alice = fs::path(WICK_MODELS).parent_path() / "data" / "alice";
+  const Words large = {"--batch-size", "8", "--max-seq-length", "256", "--dtype", "f32"};
+  const auto run = [&](const std::string& name, const RunOptions& options) {
+    const RunResult result = train(alice, name, large, options);
+    EXPECT_EQ(result.code, 0) << result.err;
+  };
+  run("first", tuning);
+  const std::string plans = read_file(file);
+  EXPECT_GT(parse_json(plans, "plans").at("plans").size(), 4U) << plans;
+  run("second", tuning);
+  EXPECT_EQ(read_file(file), plans);
+  EXPECT_EQ(read_file(folder_ / "first" / "adapter_model.safetensors"),
+            read_file(folder_ / "second" / "adapter_model.safetensors"));
+
+  run("untuned", on_gpu());
+  expect_near(losses("first"), losses("untuned"));
+}
+
+// A table of what ran and a timeline of it.
+TEST_F(CliCuda, ProfilesTrainingAndGenerating) {
+  const auto expect_profile = [](const RunResult& result, const fs::path& file, const char* kernel) {
+    ASSERT_EQ(result.code, 0) << result.err;
+    for (const char* word : {"calls", "total ms", "mean us", "share", "GB/s", "TFLOP/s", "of ceiling", "all kernels"})
+      EXPECT_NE(result.err.find(word), std::string::npos) << word << "\n" << result.err;
+    std::size_t found = 0;
+    for (const Json& event : read_json_file(file).at("traceEvents")) {
+      if (event.at("ph") != "X") continue;
+      EXPECT_GE(event.at("dur").get<double>(), 0);
+      found += event.at("name").get<std::string>().find(kernel) != std::string::npos ? 1 : 0;
+    }
+    EXPECT_GT(found, 0U) << kernel;
+  };
+  const fs::path trained = folder_ / "train.json";
+  expect_profile(train("profiled", {"--profile", trained, "--profile-steps", "2"}), trained, "attention");
+  const fs::path generated = folder_ / "generate.json";
+  expect_profile(
+      wick({"generate", "--model", tales(), "--prompt", "Once", "--max-tokens", "8", "--json", "--profile", generated},
+           on_gpu()),
+      generated, "gemv");
 }
 
 TEST_F(CliCuda, GeneratesAndScoresAsTheCpuDoes) {

@@ -495,6 +495,19 @@ TEST(CliProfile, RefusesAFileThatCannotBe) {
                   "/dev/null/trace.json"});
 }
 
+TEST(CliDevices, NamesLibrariesThatAreMissing) {
+  const RunOptions without = {.environment = {{"WICK_LIBRARIES", "off"}}};
+  const Json cuda = expect_json({"devices", "--json"}, without).at("cuda");
+  EXPECT_NE(cuda.at("missing"), "");  // no GPU is to be seen here
+  if (cuda.at("libraries").empty()) GTEST_SKIP() << "built without CUDA";
+  const RunResult text = wick({"devices"}, without);
+  EXPECT_EQ(text.code, 0) << text.err;
+  for (const char* name : {"cuBLASLt", "cuDNN", "NCCL"}) {
+    EXPECT_FALSE(cuda.at("libraries").at(name).at("there").get<bool>()) << name;
+    EXPECT_NE(text.out.find(std::string(name) + " is missing: WICK_LIBRARIES=off"), std::string::npos) << text.out;
+  }
+}
+
 TEST(CliDevices, RefusesWhatIsNotThere) {
   const std::string shape = std::string(WICK_TEST_DATA) + "/golden/llama-gqa/model/config.json";
   for (const char* device : {"metal", "cuda:x", "cuda:99"}) {

@@ -3,7 +3,7 @@
 several side by side.
 
     tests/sanitize_gpu.py [--bin build/release/bin] [--tool memcheck]... [--only SUITE]... [--jobs 4] [--gpus N]
-                          [--within 880] [--sanitizer compute-sanitizer]
+                          [--within 880] [--sanitizer compute-sanitizer] [--since 2026]
     tests/sanitize_gpu.py --list
 
 A suite is a test program and those of its cases that take each kernel at a small shape; racecheck has a choice of its own.
@@ -380,6 +380,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="where the test programs are")
     parser.add_argument("--sanitizer", default="compute-sanitizer")
+    parser.add_argument("--since", type=int, metavar="YEAR", help="do nothing, and say so, where there is none as new as that")
     parser.add_argument("--tool", action="append", choices=TOOLS)
     parser.add_argument("--only", action="append", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
     parser.add_argument("--jobs", type=int, default=4, help="processes side by side on a GPU: they share it by turns")
@@ -407,12 +408,16 @@ def main():
     found = shutil.which(options.sanitizer) or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if found is None:
         print(f"{options.sanitizer} is not in PATH (it comes with the CUDA toolkit): nothing was checked", file=sys.stderr)
-        return 2
+        return 0 if options.since else 2
     options.sanitizer = found
     known = subprocess.run([found, "--help"], capture_output=True, text=True).stdout
     options.gpus = all_gpus()[:options.gpus]
 
     said = version_of(found)
+    if options.since and not said.startswith("of") and int(said.split(".")[0]) < options.since:
+        print(f"{found} is {said}, older than {options.since}, and would report what is none: nothing was checked. A newer "
+              "one: --help", file=sys.stderr)
+        return 0
     totals, left, jobs = {}, {}, []
     for tool, name in chosen:
         suite = SUITES[name]

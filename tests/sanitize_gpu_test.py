@@ -123,6 +123,15 @@ class SanitizeGpu(unittest.TestCase):
             self.assertEqual(code, 1)
             self.assertIn("the tool failed by itself", said)
 
+    def test_a_tool_may_be_too_old(self):
+        code, said = self.run_it("--since", "2026", VERSION="2025.3.1")
+        self.assertEqual(code, 0)
+        self.assertIn("2025.3.1, older than 2026", said)
+        self.assertNotIn("kernels", said)
+        code, said = self.run_it("--since", "2026", RESULT="  FAILED  ")
+        self.assertEqual(code, 1)
+        self.assertIn("failed", said)
+
     def test_a_pattern_without_cases_is_told(self):
         code, said = self.run_it("--tool", "memcheck",
                                  suites={"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large:*Gone")})
