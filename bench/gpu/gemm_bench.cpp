@@ -69,7 +69,7 @@ std::vector<Product> products_of(const Layer& layer, const Options& o, Device de
   };
 }
 
-void report(const Options& o, const std::string& shape, const Layer& layer, Device device) {
+void report(const Options& o, const std::string& model, const Layer& layer, Device device) {
   const std::vector<Product> first = products_of(layer, o, device);
   const auto bytes = [](const Tensor& t) {
     return static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
@@ -104,19 +104,14 @@ void report(const Options& o, const std::string& shape, const Layer& layer, Devi
     const Spread tuned = us(2 * i + 1);
     const auto rate = [&](const Spread& time) { return flops / time.median / 1e6; };
     if (o.json) {
-      const Json parameters = {{"model", std::filesystem::path(shape).stem().string()},
-                               {"product", p.name},
-                               {"m", p.a.size(0)},
-                               {"n", p.b.size(1)},
-                               {"k", p.a.size(1)},
-                               {"rank", o.rank},
-                               {"dtype", "bf16"}};
+      const Json parameters = {{"model", model},   {"product", p.name}, {"m", p.a.size(0)}, {"n", p.b.size(1)},
+                               {"k", p.a.size(1)}, {"rank", o.rank},    {"dtype", "bf16"}};
       print_record("gemm", parameters, tuned, "us", {{"tflops", rate(tuned)}});
       print_record("gemm", parameters, proposed, "us",
                    {{"by", "cuBLASLt's first proposal"}, {"tflops", rate(proposed)}});
     } else {
       std::printf("%-28s %-12s %6lld x %6lld x %6lld  proposed %8.1f us %6.1f TFLOP/s  tuned %8.1f us %6.1f  %.3fx\n",
-                  shape.c_str(), p.name.c_str(), static_cast<long long>(p.a.size(0)),
+                  model.c_str(), p.name.c_str(), static_cast<long long>(p.a.size(0)),
                   static_cast<long long>(p.b.size(1)), static_cast<long long>(p.a.size(1)), proposed.median,
                   rate(proposed), tuned.median, rate(tuned), proposed.median / tuned.median);
     }
@@ -149,6 +144,7 @@ int run(int argc, char** argv) {
   }
   const Device device = gpu();
   for (const std::string& path : o.shapes) {
+    const std::string model = std::filesystem::path(path).stem().string();
     const ModelConfig c = ModelConfig::from_file(path);
     const std::int64_t q = c.num_attention_heads * c.head_dim;
     const std::int64_t kv = c.num_key_value_heads * c.head_dim;
@@ -156,7 +152,7 @@ int run(int argc, char** argv) {
                             {"o", q, c.hidden_size, 1},
                             {"gate_up", c.hidden_size, 2 * c.intermediate_size, 2},
                             {"down", c.intermediate_size, c.hidden_size, 1}};
-    for (const Layer& layer : layers) report(o, std::filesystem::path(path).stem().string(), layer, device);
+    for (const Layer& layer : layers) report(o, model, layer, device);
   }
   return 0;
 }

@@ -1,6 +1,11 @@
-"""The chart of the page, as SVG: share of bandwidth by kernel and row length, and training speed beside the peers'."""
+"""The chart of the page, as SVG: share of bandwidth by kernel and row length, and training speed beside the peers'.
 
+A panel is drawn of what was measured; so what the chart shows is said by its caption."""
+
+import itertools
 import xml.sax.saxutils
+
+from reporting import figures
 
 WIDTH, LEFT, RIGHT = 860, 56, 16
 PLOT, TOP, BOTTOM = 190, 58, 40  # of a panel: the height of its bars, and what is above and below them
@@ -42,8 +47,8 @@ class Panel:
     """Groups of bars side by side on one scale. A group: (name, bars); a bar: (colour, value, label, mark, limit), the
     last two a peer's value and the limit to reach, or None."""
 
-    def __init__(self, title, groups, legend, steps, axis_label):
-        self.title, self.groups, self.legend = title, groups, legend
+    def __init__(self, title, caption, groups, legend, steps, axis_label):
+        self.title, self.caption, self.groups, self.legend = title, caption, groups, legend
         self.top, self.steps, self.axis_label = steps[-1], steps, axis_label
 
     def draw(self, y):
@@ -100,31 +105,32 @@ def rows_panel(results, bars, direction):
         peer = by.get("torch compiled")
         mark = peer.share if peer else None
         marks = marks or mark is not None
-        limits.add(verdicts[0].bar["must"])
+        limit = verdicts[0].bar.get("must")
+        limits |= {limit} - {None}
         op = ops.index(ours.work[:-len(direction) - 1])
         cells.setdefault((ours.case["columns"], ours.case["rows"]), {})[op] = (
-            f"c{op}", ours.share, f"{100 * ours.share:.0f}", mark, verdicts[0].bar["must"])
+            f"c{op}", ours.share, f"{100 * ours.share:.0f}", mark, limit)
     if not cells:
         return None
     groups = [(f"{short(columns)} x {short(rows)}", [found[op] for op in sorted(found)])
               for (columns, rows), found in sorted(cells.items())]
     legend = [(f"c{i}", op) for i, op in enumerate(ops)] + [("mark", "torch.compile")] * marks
-    legend += [("bar", ", ".join(f"{100 * limit:.0f} %" for limit in sorted(limits)))]
-    return Panel(f"Row kernels {direction}, bf16: share of a copy's bandwidth, by row length x rows", groups, legend,
-                 [0, 0.25, 0.5, 0.75, 1], lambda step: f"{100 * step:.0f} %")
+    legend += [("bar", ", ".join(f"{100 * limit:.0f} %" for limit in sorted(limits)))] * bool(limits)
+    return Panel(f"Row kernels {direction}, bf16: share of a copy's bandwidth, by row length x rows",
+                 "share of bandwidth of the row kernels by row length", groups, legend, [0, 0.25, 0.5, 0.75, 1],
+                 lambda step: f"{100 * step:.0f} %")
 
 
 def training_panel(results, bars):
-    makers = ["wick", "PEFT compiled", "PEFT eager"]
-    colours = ["c0", "c3", "c4"]
+    cases = [by for by in results.cases.values() if "wick" in by and by["wick"].work == "train"]
+    peers = sorted({name for by in cases for name in by if not figures.is_ours(name)})
+    colours = dict(zip(["wick", *peers], itertools.chain(["c0"], itertools.cycle(["c3", "c4", "c1", "c2"]))))
     groups, most = [], 0
-    for by in results.cases.values():
-        ours = by.get("wick")
-        if ours is None or ours.work != "train":
-            continue
-        limit = next((v.bar["must"] for v in bars.verdicts.get(ours.key, [])), None)
+    for by in cases:
+        ours = by["wick"]
+        limit = next((v.bar.get("must") for v in bars.verdicts.get(ours.key, [])), None)
         found = [(colour, by[maker].value, f"{by[maker].value / 1e3:.1f}k", None, limit if maker == "wick" else None)
-                 for maker, colour in zip(makers, colours) if maker in by]
+                 for maker, colour in colours.items() if maker in by]
         most = max(most, limit or 0, *(bar[1] for bar in found))
         case = ours.case
         groups.append((f"{case['model']}, {case['sequences']} x {case['length']}, rank {case['rank']}", found))
@@ -132,16 +138,16 @@ def training_panel(results, bars):
         return None
     step = next(s for s in (1e2, 2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6) if 5 * s >= most)
     count = int(-(-most // step))
-    present = {bar[0] for _, found in groups for bar in found}
-    legend = [(colour, maker) for maker, colour in zip(makers, colours) if colour in present]
+    legend = [(colour, maker) for maker, colour in colours.items()]
     if any(bar[4] for _, found in groups for bar in found):
         legend.append(("bar", "to be reached"))
-    return Panel("LoRA training steps: tokens a second", groups, legend, [i * step for i in range(count + 1)],
+    caption = "training speed" + " beside the peers'" * bool(peers)
+    return Panel("LoRA training steps: tokens a second", caption, groups, legend, [i * step for i in range(count + 1)],
                  lambda value: f"{value / 1e3:g}k")
 
 
 def chart(results, bars):
-    """SVG text, or None where nothing was measured that it shows."""
+    """(SVG text, what it shows), or None where nothing was measured that it could show."""
     panels = [panel for panel in (rows_panel(results, bars, "forward"), rows_panel(results, bars, "backward"),
                                   training_panel(results, bars)) if panel]
     if not panels:
@@ -151,4 +157,5 @@ def chart(results, bars):
              f"<style>{STYLE}</style>"]
     for i, panel in enumerate(panels):
         parts += panel.draw(8 + i * PANEL)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    caption = ", ".join(dict.fromkeys(panel.caption for panel in panels))
+    return "\n".join([*parts, "</svg>"]) + "\n", caption[0].upper() + caption[1:]

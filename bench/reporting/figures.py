@@ -7,6 +7,7 @@ import statistics
 
 SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes"
 HIGHER_IS_BETTER = {"tokens/s", "sentences/s", "TFLOP/s", "GB/s"}
+SAME_MACHINE = ("gpu", "driver", "torch")  # facts that files of one machine have in common
 
 
 @dataclasses.dataclass
@@ -30,6 +31,8 @@ class Figure:
 
 
 def figure(record, work, case, value, unit, low=None, high=None):
+    if "model" in case:
+        case = case | {"model": case["model"].lower()}  # as bench/shapes spells it
     low, high = (value, value) if low is None else (low, high)
     return Figure(record.get("by", "wick"), work, case, value, unit, low, high, record.get("gb_s"),
                   record.get("tflops"), record.get("share"))
@@ -105,23 +108,33 @@ class Model:
 
 
 class Results:
-    """A results file: machine, figures by work and case, and the runs that did not end well."""
+    """What results files of one machine and one version of the sources hold: machine, figures by work and case, the
+    commands that ran and those that did not end well. The lines count as if they were in one file."""
 
-    def __init__(self, path):
-        self.machine, self.failures, all_figures = {}, {}, {}
-        for number, text in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
-            try:
-                line = json.loads(text)
-                for f in figures_of(line["record"]) if "record" in line else ():
-                    all_figures.setdefault((f.key, f.by), []).append(f)
-            except ValueError as error:
-                raise SystemExit(f"{path}:{number}: {error}") from None
-            if "machine" in line:
-                self.machine = line["machine"]
-            elif "ran" in line:
-                self.failures.pop(line["ran"], None)
-                if line["rc"] != 0:
-                    self.failures[line["ran"]] = line
+    def __init__(self, *paths):
+        self.machines, self.ran, self.failures, all_figures = [], set(), {}, {}
+        self.files = {}  # key: the files that have figures of it
+        if len(set(map(pathlib.Path.resolve, paths))) < len(paths):
+            raise SystemExit("a results file is named twice")
+        for path in paths:
+            self.machines.append({})
+            for number, text in enumerate(path.read_text().splitlines(), 1):
+                try:
+                    line = json.loads(text)
+                    for f in figures_of(line["record"]) if "record" in line else ():
+                        all_figures.setdefault((f.key, f.by), []).append(f)
+                        self.files.setdefault(f.key, set()).add(path)
+                except ValueError as error:
+                    raise SystemExit(f"{path}:{number}: {error}") from None
+                if "machine" in line:
+                    self.machines[-1] = line["machine"]
+                elif "ran" in line:
+                    self.ran.add(line["ran"])
+                    self.failures.pop(line["ran"], None)
+                    if line["rc"] != 0:
+                        self.failures[line["ran"]] = line
+            self.check_same(paths[0], path)
+        self.machine = self.machines[0]
         self.cases = {}  # key: {by: figure}
         for (key, by), same in all_figures.items():
             self.cases.setdefault(key, {})[by] = merged(same)
@@ -130,9 +143,17 @@ class Results:
             if "wick" not in by and others:
                 by["wick"] = dataclasses.replace(by.pop(others[0]), by="wick")
         self.copy = self.copy_ceiling()
-        self.gemm = self.gemm_ceiling()
+        self.fastest = self.fastest_product()
+        self.gemm = self.fastest.tflops if self.fastest else None
         for f in self.all():
             f.share = self.share_of(f)
+
+    def check_same(self, first, path):
+        """Files of two machines or two versions of the sources would be compared with each other."""
+        for name in (*SAME_MACHINE, "commit"):
+            expected, found = self.machines[0].get(name), self.machines[-1].get(name)
+            if found != expected:
+                raise SystemExit(f"{path}: {name} {found}, but {expected} in {first}")
 
     def all(self):
         return [f for by in self.cases.values() for f in by.values()]
@@ -143,10 +164,11 @@ class Results:
         found = found or [f.gb_s / f.share for f in self.all() if f.by == "wick" and f.gb_s and f.share]
         return statistics.median(found) if found else None
 
-    def gemm_ceiling(self):
-        """TFLOP/s of the fastest bf16 product of matrices that was measured, ours or a peer's."""
-        return max((f.tflops for f in self.all()
-                    if f.work.split(" ")[0] == "gemm" and f.tflops and f.case.get("dtype", "bf16") == "bf16"), default=None)
+    def fastest_product(self):
+        """The bf16 product of matrices with the most TFLOP/s, ours or a peer's: the ceiling of operations."""
+        found = [f for f in self.all()
+                 if f.work.split(" ")[0] == "gemm" and f.tflops and f.case.get("dtype", "bf16") == "bf16"]
+        return max(found, key=lambda f: f.tflops, default=None)
 
     def share_of(self, f):
         if f.share is not None:

@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 
+from reporting import figures
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
@@ -108,7 +110,7 @@ def check_machine(path, facts):
     """Figures of two machines in one file would be compared with each other."""
     with path.open() as file:
         before = json.loads(file.readline() or "{}").get("machine", {})
-    for name in ("gpu", "driver", "torch"):
+    for name in figures.SAME_MACHINE:
         if before.get(name) != facts.get(name):
             raise SystemExit(f"{path}: has figures of another machine ({name} {before.get(name)}, here {facts.get(name)})")
 
@@ -152,7 +154,7 @@ def run(options):
                     keep({"part": name, "record": record})
                 keep({"ran": name, "rc": rc, "seconds": round(seconds, 1), "load": os.getloadavg()[0],
                       "command": [pathlib.Path(part).name if part == command[0] else part for part in command],
-                      "error": error})
+                      "error": error.replace(f"{ROOT}/", "")})
                 print(f"{len(records)} lines in {seconds:.0f} s{'; ' + error if error else ''}", file=sys.stderr)
     if left:
         print(f"left for another call, with the same results file: {', '.join(dict.fromkeys(left))}", file=sys.stderr)
