@@ -24,8 +24,8 @@ SECTIONS = [
     ("Products of matrices", "The ceiling is the fastest of them.", ["gemm*"]),
     ("Loss and elementwise kernels", "The share is of the bandwidth of the copy; of the whole loss with its products, of the "
      "rate of the fastest GEMM.",
-     ["linear cross-entropy, *", "cross-entropy", "swiglu", "swiglu backward", "gelu", "gelu backward", "rope",
-      "embedding*", "gradient norm*", "adamw*", "clipped adamw*", "sampling*"]),
+     ["linear cross-entropy, *", "cross-entropy", "swiglu", "swiglu backward", "gelu*", "rope", "embedding*",
+      "gradient norm*", "adamw*", "clipped adamw*", "sampling*"]),
     ("Attention", "Of one layer. The ceiling is the fastest GEMM for whole sequences, the copy for one query.",
      ["attention forward", "attention backward", "attention of one query"]),
     ("Products of few rows", "As decoding has them; the share is of the bandwidth of the copy.", ["gemv"]),
