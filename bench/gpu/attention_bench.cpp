@@ -4,10 +4,10 @@
 //
 // --only: checks alone, those with WORDS in their names ("hopper packed"). Checked is the largest error over the
 // largest reference value of y, lse and all gradients, and that a second run gives the same bytes. Timed are forward
-// and backward at the shapes of three models (operations counted: 4 d for each pair of a query head and a key it sees
-// in forward, 10 d in backward), and decoding from recorded graphs that go round as many caches as are twice the L2
-// cache together (bytes counted: keys and values up to the length; the share is of what the memory's clock and width
-// allow).
+// and backward at the shapes of three models, in recorded graphs that go round as many sets of tensors as pass the L2
+// cache four times (operations counted: 4 d for each pair of a query head and a key it sees in forward, 10 d in
+// backward), and decoding from graphs that go round as many caches as are twice the L2 cache together (bytes counted:
+// keys and values up to the length; the share is of what the memory's clock and width allow).
 
 #include <algorithm>
 #include <cmath>
@@ -34,11 +34,23 @@ void time_training(const Implementation& by, const Model& m, std::int64_t sequen
   const std::int64_t tokens = sequences * length;
   std::vector<std::int32_t> boundaries;
   for (std::int64_t s = 0; s <= sequences; ++s) boundaries.push_back(static_cast<std::int32_t>(s * length));
-  const auto of_queries = [&] { return random({tokens, m.heads, m.d}, dtype, device); };
-  const auto of_keys = [&] { return random({tokens, m.kv_heads, m.d}, dtype, device); };
-  const Tensor q = of_queries(), dy = of_queries(), y = of_queries(), dq = of_queries();
-  const Tensor k = of_keys(), v = of_keys(), dk = of_keys(), dv = of_keys();
-  const Tensor lse = Tensor::empty({m.heads, tokens}, DType::f32, device);
+  const Shape of_queries = {tokens, m.heads, m.d};
+  const Shape of_keys = {tokens, m.kv_heads, m.d};
+  const auto filled = [&](const Shape& shape) { return random(shape, dtype, device); };
+  const auto empty = [&](const Shape& shape) { return Tensor::empty(shape, dtype, device); };
+  struct Set {
+    Tensor q, k, v, dy, y, lse, dq, dk, dv;
+  };
+  // As many as pass four times the cache by what forward reads and writes.
+  const auto bytes =
+      static_cast<double>(2 * tokens * (m.heads + m.kv_heads) * m.d) * static_cast<double>(size_of(dtype));
+  const int count = std::max(1, static_cast<int>(std::ceil(4 * static_cast<double>(cuda::info().l2_bytes) / bytes)));
+  std::vector<Set> sets;
+  for (int i = 0; i < count; ++i) {
+    sets.push_back({filled(of_queries), filled(of_keys), filled(of_keys), filled(of_queries), empty(of_queries),
+                    Tensor::empty({m.heads, tokens}, DType::f32, device), empty(of_queries), empty(of_keys),
+                    empty(of_keys)});
+  }
   const Tensor at = offsets(boundaries, device);
   const AttentionLayout layout{.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(m.d))),
                                .causal = true,
@@ -46,14 +58,20 @@ void time_training(const Implementation& by, const Model& m, std::int64_t sequen
                                .query_offsets = at,
                                .key_offsets = at,
                                .longest = length};
-  if (const Declined reason = by.forward(q, k, v, layout, y, lse)) {
+  const auto forward = [&](const Set& s) { return by.forward(s.q, s.k, s.v, layout, s.y, s.lse); };
+  if (const Declined reason = forward(sets[0])) {
     std::printf("%-5s %-13s declined: %s\n", by.name, m.name, reason);
     return;
   }
-  const std::vector<Spread> times = time_in_turn(device, {{[&] { (void)by.forward(q, k, v, layout, y, lse); }}, {[&] {
-                                                            (void)by.backward(dy, q, k, v, y, lse, layout, dq, dk, dv);
-                                                          }}},
-                                                 5, dtype == DType::f32 ? 3 : 20);
+  const auto all_forward = [&] {
+    for (const Set& s : sets) (void)forward(s);
+  };
+  const auto all_backward = [&] {
+    for (const Set& s : sets) (void)by.backward(s.dy, s.q, s.k, s.v, s.y, s.lse, layout, s.dq, s.dk, s.dv);
+  };
+  const int rounds = std::max(1, (dtype == DType::f32 ? 3 : 20) / count);
+  std::vector<Spread> times = time_in_turn(device, {{all_forward}, {all_backward}}, 5, rounds);
+  for (Spread& time : times) time = {time.median / count, time.low / count, time.high / count};
   const auto pairs = static_cast<double>(m.heads * sequences * length * (length + 1) / 2);
   const auto rate = [&](double operations, const Spread& time) {
     return operations * pairs * static_cast<double>(m.d) / time.median / 1e6;

@@ -3,7 +3,7 @@
 For each shape: the base (y = x Wᵀ, dx = dy W), the adapter as autograd runs it when it is written down as PEFT does,
 eagerly and compiled, and the bordered matrices of docs/architecture.md by torch.mm. Times are medians of CUDA events
 in captured graphs where capture is possible; as in bench/gpu/lora_bench, inputs come in enough sets to pass the L2
-cache. One JSON object a line, as bench/README.md describes.
+cache. --parts leaves some of the three out. One JSON object a line, as bench/README.md describes.
 """
 
 import argparse
@@ -11,10 +11,11 @@ import statistics
 
 import torch
 import torch.nn.functional as F
-from record import print_record
+from record import each_cell, print_record
 
 SHAPES = [(896, 896), (896, 4864), (4864, 896), (2048, 2048), (2048, 8192), (8192, 2048), (4096, 4096),
           (4096, 14336), (14336, 4096)]
+PARTS = ("bordered", "eager", "compiled")
 
 
 def captured(make):
@@ -52,7 +53,7 @@ def times_in_turn(functions, repeats, rounds=4):
     return {name: (statistics.median(t), min(t), max(t)) for name, t in results.items()}
 
 
-def measure(tokens, k, n, rank, repeats):
+def measure(tokens, k, n, rank, repeats, parts):
     def random(*shape, deviation=1.0):
         return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * deviation
 
@@ -103,9 +104,14 @@ def measure(tokens, k, n, rank, repeats):
                 out.backward(dy)
         return run
 
-    compiled = torch.compile(adapted)
-    functions = {"base": captured(lambda: base), "bordered": captured(lambda: bordered), "base_eager": base,
-                 "autograd_eager": autograd(adapted), "autograd_compiled": autograd(compiled)}
+    functions = {"base": captured(lambda: base), "base_eager": base}
+    if "bordered" in parts:
+        functions["bordered"] = captured(lambda: bordered)
+    if "eager" in parts:
+        functions["autograd_eager"] = autograd(adapted)
+    if "compiled" in parts:
+        torch._dynamo.reset()
+        functions["autograd_compiled"] = autograd(torch.compile(adapted))
     for fn in functions.values():
         fn()
     times = {name: tuple(t / sets for t in spread) for name, spread in times_in_turn(functions, repeats).items()}
@@ -113,7 +119,8 @@ def measure(tokens, k, n, rank, repeats):
     for by, part, base_part in (("torch bordered", "bordered", "base"),
                                 ("torch eager", "autograd_eager", "base_eager"),
                                 ("torch compiled", "autograd_compiled", "base_eager")):
-        print_record(by, "lora linear over base", case, [t / times[base_part][0] for t in times[part]], "x")
+        if part in times:
+            print_record(by, "lora linear over base", case, [t / times[base_part][0] for t in times[part]], "x")
     for part, us in times.items():
         print_record("torch", "lora linear", {**case, "part": part}, us, "us")
 
@@ -124,13 +131,15 @@ def main():
     parser.add_argument("--rank", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--shape", nargs="+", default=[f"{k}x{n}" for k, n in SHAPES], help="KxN")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    for shape in options.shape:
+
+    def measure_cell(shape, rank):
+        torch.manual_seed(0)
         k, n = map(int, shape.split("x"))
-        for rank in options.rank:
-            torch._dynamo.reset()
-            measure(options.tokens, k, n, rank, options.repeats)
+        measure(options.tokens, k, n, rank, options.repeats, options.parts)
+
+    each_cell([(shape, rank) for shape in options.shape for rank in options.rank], measure_cell)
 
 
 if __name__ == "__main__":
