@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "backend/cuda/held_memory.h"
+#include "backend/cuda/runtime.h"
 #include "expect_error.h"
 
 namespace wick::cuda {
@@ -51,7 +53,9 @@ class ArenaTest : public testing::Test {
  protected:
   Memory memory;
   std::size_t next = std::size_t{1} << 44;
-  Arena arena{0, [this] { return std::make_unique<FakeSpace>(memory, next += std::size_t{1} << 40); }, [] {}};
+  bool may_wait = true;
+  Arena arena{0, [this] { return std::make_unique<FakeSpace>(memory, next += std::size_t{1} << 40); },
+              [this] { return may_wait; }};
 };
 
 TEST_F(ArenaTest, HandsOutBlocksThatDoNotOverlap) {
@@ -142,7 +146,11 @@ TEST_F(ArenaTest, ReservesLittleMoreThanItsPeak) {
 TEST_F(ArenaTest, KeepsWhatGraphsMayStillUse) {
   Arena kept(
       0, [this] { return std::make_unique<FakeSpace>(memory, next += std::size_t{1} << 40); },
-      [] { FAIL() << "a capture cannot wait"; }, Arena::Keeps::all);
+      [] {
+        ADD_FAILURE() << "a capture cannot wait";
+        return false;
+      },
+      Arena::Keeps::all);
   Arena::Block* first = kept.allocate(30 * kMiB);
   Arena::release(first);
   const std::size_t reserved = kept.stats().reserved;
@@ -164,11 +172,57 @@ TEST_F(ArenaTest, SaysWhatIsThereWhenMemoryEndsAndGoesOn) {
   test::expect_error(ErrorCode::out_of_memory, "cuda:0 cannot give 0.059 GiB: 0.06 GiB in use here",
                      [&] { (void)arena.allocate(60 * kMiB); });
   EXPECT_EQ(arena.stats().allocated, 60 * kMiB);
+  EXPECT_EQ(memory.mapped, 64 * kMiB);  // whole chunks; what there was for the other one is not kept
+  EXPECT_EQ(arena.stats().reserved, memory.mapped);
   Arena::Block* b = arena.allocate(30 * kMiB);
   Arena::release(a);
   a = arena.allocate(60 * kMiB);
   Arena::release(a);
   Arena::release(b);
+}
+
+TEST_F(ArenaTest, CountsWhatAllArenasOfTheDeviceHold) {
+  Arena::Block* a = arena.allocate(1024 * kMiB);
+  {
+    Arena other(
+        0, [this] { return std::make_unique<FakeSpace>(memory, next += std::size_t{1} << 40); }, [] { return true; },
+        Arena::Keeps::all);
+    Arena::release(other.allocate(512 * kMiB));
+    test::expect_error(ErrorCode::out_of_memory,
+                       "[cuda] a graph: out of memory (cudaErrorMemoryAllocation); cuda:0: 1.00 GiB in use here, "
+                       "1.50 GiB reserved, ",
+                       [] { check(cudaErrorMemoryAllocation, "a graph"); });
+  }
+  EXPECT_EQ(memory_text(0).substr(0, 41), "1.00 GiB in use here, 1.00 GiB reserved, ");
+  Arena::release(a);
+}
+
+TEST_F(ArenaTest, GivesItsCacheToWhoeverAsksTheDriver) {
+  Arena::release(arena.allocate(40 * kMiB));
+  int calls = 0;
+  const auto wants = [&](std::size_t bytes) {
+    calls += 1;
+    return memory.mapped + bytes <= memory.limit ? cudaSuccess : cudaErrorMemoryAllocation;
+  };
+  memory.limit = 50 * kMiB;
+  arena.retry_after_trim("a little", [&] { return wants(10 * kMiB); });
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(memory.mapped, 40 * kMiB);
+  may_wait = false;  // as while a graph is recorded
+  test::expect_error(ErrorCode::out_of_memory,
+                     "[cuda] more: ", [&] { arena.retry_after_trim("more", [&] { return wants(50 * kMiB); }); });
+  EXPECT_EQ(memory.mapped, 40 * kMiB);
+  may_wait = true;
+  calls = 0;
+  arena.retry_after_trim("more", [&] { return wants(50 * kMiB); });
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(memory.mapped, 0U);
+  test::expect_error(ErrorCode::out_of_memory, "[cuda] too much: ", [&] {
+    arena.retry_after_trim("too much", [&] { return wants(51 * kMiB); });
+  });
+  test::expect_error(ErrorCode::device, "[cuda] a failure: ", [&] {
+    arena.retry_after_trim("a failure", [] { return cudaErrorLaunchFailure; });
+  });
 }
 
 }  // namespace

@@ -98,8 +98,10 @@ std::unique_ptr<Recording> DeviceStep::record(const std::function<void()>& work)
     }
     forget_recordings();  // they are in the way
   }
-  memory_ = backend(device_).recording_memory(device_);
-  return backend(device_).record(device_, work, memory_);
+  std::shared_ptr<RecordingMemory> memory = backend(device_).recording_memory(device_);
+  std::unique_ptr<Recording> recording = backend(device_).record(device_, work, memory);
+  memory_ = std::move(memory);  // where there is too little for a recording, nothing is kept for it
+  return recording;
 }
 
 // The first time plans are made and memory is found; the second time the work is recorded.
@@ -133,7 +135,12 @@ void DeviceStep::forward_backward(const Batch& batch) {
 
 void DeviceStep::forward_backward_now(const Batch& batch, std::uint32_t pass) {
   task_.set_dropout(settings_.dropout, settings_.seed, pass);
-  forward_backward(batch);
+  try {
+    forward_backward(batch);
+  } catch (...) {  // out of memory: what is computed next has no dropout because of that
+    task_.set_dropout(0, 0, 0);
+    throw;
+  }
   task_.set_dropout(0, 0, 0);
   adapter_.require_gradients();
 }

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "backend/cuda/held_memory.h"
 #include "backend/cuda/runtime.h"
 #include "core/fail.h"
 
@@ -21,6 +22,19 @@ constexpr std::size_t kLargeChunk = 8U << 20;
 std::size_t round_up(std::size_t bytes, std::size_t grain) { return (bytes + grain - 1) / grain * grain; }
 
 double gib(std::size_t bytes) { return static_cast<double>(bytes) / static_cast<double>(1U << 30); }
+
+// Waiting would break off a capture.
+bool wait_for(int device) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  (void)cudaStreamIsCapturing(stream(device), &capture);
+  if (capture != cudaStreamCaptureStatusNone) return false;
+  (void)cudaStreamSynchronize(stream(device));
+  return true;
+}
+
+[[noreturn]] void fail_to_give(int device, std::size_t bytes) {
+  fail(ErrorCode::out_of_memory, "cuda:{} cannot give {:.3f} GiB: {}", device, gib(bytes), memory_text(device));
+}
 
 thread_local Arena* scoped_arena = nullptr;
 
@@ -49,9 +63,9 @@ bool Arena::Order::operator()(const Block* a, const Block* b) const noexcept {
 Arena::Arena(int device, Keeps keeps)
     : Arena(
           device, switched_off() ? MakeSpace() : [device] { return device_address_space(device); },
-          [device] { (void)cudaStreamSynchronize(stream(device)); }, keeps) {}
+          [device] { return wait_for(device); }, keeps) {}
 
-Arena::Arena(int device, MakeSpace make_space, std::function<void()> wait, Keeps keeps)
+Arena::Arena(int device, MakeSpace make_space, std::function<bool()> wait, Keeps keeps)
     : device_(device), make_space_(std::move(make_space)), wait_(std::move(wait)), keeps_(keeps) {
   spaces_[0].chunk = kLargeChunk;
   spaces_[1].chunk = kSmallChunk;
@@ -60,6 +74,28 @@ Arena::Arena(int device, MakeSpace make_space, std::function<void()> wait, Keeps
 Arena::~Arena() {
   // Every block has been released by now, so each space is one block again.
   for (const Space& space : spaces_) delete space.first;
+  if (make_space_ != nullptr) held_memory(device_).reserved -= stats_.reserved;
+}
+
+void Arena::count_allocated(std::size_t bytes) {
+  stats_.allocated += bytes;
+  stats_.peak_allocated = std::max(stats_.peak_allocated, stats_.allocated);
+  held_memory(device_).allocated += bytes;
+}
+
+void Arena::count_released(std::size_t bytes) noexcept {
+  stats_.allocated -= bytes;
+  held_memory(device_).allocated -= bytes;
+}
+
+void Arena::count_reserved(std::size_t bytes) {
+  stats_.reserved += bytes;
+  held_memory(device_).reserved += bytes;
+}
+
+void Arena::count_given_back(std::size_t bytes) noexcept {
+  stats_.reserved -= bytes;
+  held_memory(device_).reserved -= bytes;
 }
 
 // The smallest free block that fits, cut to size; at equal sizes the first. What lies behind all blocks is a free one
@@ -89,51 +125,47 @@ Arena::Block* Arena::take(std::size_t bytes) {
     space.free.insert(rest);
   }
   block->used = true;
-  stats_.allocated += block->bytes;
-  stats_.peak_allocated = std::max(stats_.peak_allocated, stats_.allocated);
+  count_allocated(block->bytes);
   return block;
 }
 
-// Brings memory to where the block has none yet; false when there is not enough.
+void Arena::give_back(Space& space, std::size_t chunk) noexcept {
+  space.addresses->unmap(chunk * space.chunk, space.chunk);
+  space.mapped[chunk] = false;
+  count_given_back(space.chunk);
+}
+
+// Brings memory to where the block has none yet. False when there is not enough: what there was is not kept.
 bool Arena::back(const Block& block) {
   Space& space = space_of(&block);
+  std::vector<std::size_t> brought;
   const auto begin = static_cast<std::size_t>(block.data - space.addresses->base());
   for (std::size_t i = begin / space.chunk; i * space.chunk < begin + block.bytes; ++i) {
     if (space.mapped[i]) continue;
-    if (!space.addresses->map(i * space.chunk, space.chunk)) return false;
+    if (!space.addresses->map(i * space.chunk, space.chunk)) {
+      for (const std::size_t chunk : brought) give_back(space, chunk);
+      return false;
+    }
     space.mapped[i] = true;
-    stats_.reserved += space.chunk;
+    count_reserved(space.chunk);
+    brought.push_back(i);
   }
   return true;
 }
 
 Arena::Block* Arena::allocate(std::size_t bytes) {
-  if (make_space_ == nullptr) {
-    auto block = std::make_unique<Block>(Block{.arena = this});
-    (void)stream(device_);  // the device is current
-    check(cudaMalloc(reinterpret_cast<void**>(&block->data), std::max<std::size_t>(bytes, 1)), "an allocation");
-    return block.release();
-  }
+  if (make_space_ == nullptr) return allocate_separate(std::max<std::size_t>(bytes, 1));
   const std::size_t rounded = round_up(std::max<std::size_t>(bytes, 1), kGrain);
   Block* block = nullptr;
-  std::size_t allocated = 0;
-  std::size_t reserved = 0;
   {
     const std::scoped_lock lock(mutex_);
     block = take(rounded);
     if (block != nullptr && back(*block)) return block;
     trim_locked();
     if (block != nullptr && back(*block)) return block;
-    allocated = stats_.allocated - (block != nullptr ? block->bytes : 0);
-    reserved = stats_.reserved;
   }
   if (block != nullptr) release(block);
-  std::size_t available = 0;
-  std::size_t total = 0;
-  (void)cudaMemGetInfo(&available, &total);
-  fail(ErrorCode::out_of_memory,
-       "cuda:{} cannot give {:.3f} GiB: {:.2f} GiB in use here, {:.2f} GiB reserved, {:.2f} of {:.2f} GiB free",
-       device_, gib(rounded), gib(allocated), gib(reserved), gib(available), gib(total));
+  fail_to_give(device_, rounded);
 }
 
 void Arena::release(Block* block) noexcept {
@@ -144,7 +176,7 @@ void Arena::release(Block* block) noexcept {
     return;
   }
   std::set<Block*, Order>& free = arena.space_of(block).free;
-  arena.stats_.allocated -= block->bytes;
+  arena.count_released(block->bytes);
   block->used = false;
   if (Block* next = block->next; next != nullptr && !next->used) {
     free.erase(next);
@@ -164,19 +196,32 @@ void Arena::release(Block* block) noexcept {
   free.insert(block);
 }
 
-// A capture cannot wait.
+// Nothing is kept that trimming could give back.
+Arena::Block* Arena::allocate_separate(std::size_t bytes) {
+  auto block = std::make_unique<Block>(Block{.arena = this, .bytes = bytes});
+  (void)stream(device_);  // the device is current
+  const cudaError_t status = cudaMalloc(reinterpret_cast<void**>(&block->data), bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    fail_to_give(device_, bytes);
+  }
+  check(status, "an allocation");
+  const std::scoped_lock lock(mutex_);
+  count_allocated(bytes);
+  count_reserved(bytes);
+  return block.release();
+}
+
 void Arena::free_separate(Block* block) noexcept {
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  (void)cudaStreamIsCapturing(stream(device_), &capture);
-  if (keeps_ == Keeps::all || capture != cudaStreamCaptureStatusNone) return;
-  wait_();
+  count_released(block->bytes);
+  if (keeps_ == Keeps::all || !wait_()) return;
   (void)cudaFree(block->data);
+  count_given_back(block->bytes);
   delete block;
 }
 
 void Arena::trim_locked() {
-  if (keeps_ == Keeps::all) return;
-  wait_();  // what was freed may still be at work
+  if (keeps_ == Keeps::all || !wait_()) return;  // what was freed may still be at work
   for (Space& space : spaces_) {
     if (space.addresses == nullptr) continue;
     std::vector<bool> reached(space.mapped.size(), false);
@@ -186,10 +231,7 @@ void Arena::trim_locked() {
       for (std::size_t i = begin / space.chunk; i * space.chunk < begin + block->bytes; ++i) reached[i] = true;
     }
     for (std::size_t i = 0; i < reached.size(); ++i) {
-      if (!space.mapped[i] || reached[i]) continue;
-      space.addresses->unmap(i * space.chunk, space.chunk);
-      space.mapped[i] = false;
-      stats_.reserved -= space.chunk;
+      if (space.mapped[i] && !reached[i]) give_back(space, i);
     }
   }
 }
@@ -197,6 +239,16 @@ void Arena::trim_locked() {
 void Arena::trim() {
   const std::scoped_lock lock(mutex_);
   trim_locked();
+}
+
+void Arena::retry_after_trim(const char* what, const std::function<cudaError_t()>& call) {
+  cudaError_t status = call();
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // it does not stay
+    trim();
+    status = call();
+  }
+  check(status, what);
 }
 
 Arena::Stats Arena::stats() const {
@@ -209,14 +261,15 @@ void Arena::reset_peak() {
   stats_.peak_allocated = stats_.allocated;
 }
 
-Arena& current_arena(int device) {
+Arena& device_arena(int device) {
   static std::mutex mutex;
-  if (scoped_arena != nullptr) return *scoped_arena;
   const std::scoped_lock lock(mutex);
   Arena*& found = device_arenas().at(static_cast<std::size_t>(device));
   if (found == nullptr) found = new Arena(device);
   return *found;
 }
+
+Arena& current_arena(int device) { return scoped_arena != nullptr ? *scoped_arena : device_arena(device); }
 
 ArenaScope::ArenaScope(Arena& arena) noexcept : before_(std::exchange(scoped_arena, &arena)) {}
 ArenaScope::~ArenaScope() { scoped_arena = before_; }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -39,9 +41,10 @@ class Arena {
   enum class Keeps { used, all };
 
   explicit Arena(int device, Keeps keeps = Keeps::used);
-  /// With other addresses than the device's; `wait` returns when all work that was queued has run.
+  /// With other addresses than the device's; `wait` returns true when all work that was queued has run, false at once
+  /// where nobody may wait, since a graph is being recorded.
   using MakeSpace = std::function<std::unique_ptr<AddressSpace>()>;
-  Arena(int device, MakeSpace make_space, std::function<void()> wait, Keeps keeps = Keeps::used);
+  Arena(int device, MakeSpace make_space, std::function<bool()> wait, Keeps keeps = Keeps::used);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -51,7 +54,11 @@ class Arena {
   Block* allocate(std::size_t bytes);
   static void release(Block* block) noexcept;  ///< to the arena that it came from
 
-  void trim();  ///< gives chunks that no block in use reaches into back to the driver
+  /// Gives chunks that no block in use reaches into back to the driver; none while a graph is being recorded.
+  void trim();
+  /// check()s what `call` returns, which has the driver take memory of the device. Where that has none left, it is
+  /// called again after trim().
+  void retry_after_trim(const char* what, const std::function<cudaError_t()>& call);
   Stats stats() const;
   void reset_peak();
 
@@ -69,18 +76,26 @@ class Arena {
   Space& space_of(const Block* block) { return spaces_[block->small ? 1 : 0]; }
   Block* take(std::size_t bytes);
   bool back(const Block& block);
+  void give_back(Space& space, std::size_t chunk) noexcept;
+  Block* allocate_separate(std::size_t bytes);
   void free_separate(Block* block) noexcept;
   void trim_locked();
+  void count_allocated(std::size_t bytes);  // as many more
+  void count_released(std::size_t bytes) noexcept;
+  void count_reserved(std::size_t bytes);
+  void count_given_back(std::size_t bytes) noexcept;
 
   int device_;
   MakeSpace make_space_;  // null: blocks are the driver's own (WICK_ARENA=off)
-  std::function<void()> wait_;
+  std::function<bool()> wait_;
   Keeps keeps_;
   mutable std::mutex mutex_;
   Space spaces_[2];  // of large and of small blocks
   Stats stats_;
 };
 
+/// The device's own arena, whatever ArenaScope there is: what stays, and what recordings do not keep to themselves.
+Arena& device_arena(int device);
 /// The arena that allocations on this thread come from: the device's, or that of the innermost ArenaScope.
 Arena& current_arena(int device);
 

@@ -1,5 +1,6 @@
 #include "backend/cuda/cublaslt.h"
 
+#include "backend/cuda/held_memory.h"
 #include "core/fail.h"
 
 namespace wick::cuda {
@@ -22,7 +23,12 @@ std::string CublasLt::text() const {
 
 void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail(ErrorCode::device, "[gemm] cuBLASLt, {}: {}", what, CublasLt::get().GetStatusString(status));
+  const char* const said = CublasLt::get().GetStatusString(status);
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) {
+    fail(ErrorCode::out_of_memory, "[gemm] cuBLASLt, {}: {}; cuda:{}: {}", what, said, current_device(),
+         memory_text(current_device()));
+  }
+  fail(ErrorCode::device, "[gemm] cuBLASLt, {}: {}", what, said);
 }
 
 }  // namespace wick::cuda

@@ -51,7 +51,7 @@ class CublasLt {
 #undef WICK_FUNCTION
 };
 
-/// Error(device) naming `what` and the status unless it is success.
+/// Error(device) naming `what` and the status, or Error(out_of_memory) with the numbers, unless it is success.
 void check(cublasStatus_t status, const char* what);
 
 }  // namespace wick::cuda

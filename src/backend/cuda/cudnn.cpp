@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdlib>
 
+#include "backend/cuda/held_memory.h"
 #include "backend/cuda/libraries.h"
 #include "backend/cuda/runtime.h"
 #include "core/fail.h"
@@ -82,8 +83,14 @@ const CudnnApi& cudnn() {
 
 void check_cudnn(cudnnStatus_t status, std::string_view what) {
   if (status == CUDNN_STATUS_SUCCESS) return;
-  throw CudnnRefusal(
-      fmt::format("cuDNN {}: {}: {}: {}", cudnn().version, what, cudnn().error_string(status), last_error()));
+  const std::string said =
+      fmt::format("cuDNN {}: {}: {}: {}", cudnn().version, what, cudnn().error_string(status), last_error());
+  // No answer to keep: with more memory it would be another.
+  if (status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ||
+      status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED) {
+    fail(ErrorCode::out_of_memory, "{}; cuda:{}: {}", said, current_device(), memory_text(current_device()));
+  }
+  throw CudnnRefusal(said);
 }
 
 Descriptor::Descriptor(cudnnBackendDescriptorType_t type, std::string what) : what_(std::move(what)) {

@@ -41,7 +41,7 @@ class CudnnRefusal : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
-/// Throws CudnnRefusal unless `status` is success.
+/// Throws CudnnRefusal, or Error(out_of_memory) with the numbers, unless `status` is success.
 void check_cudnn(cudnnStatus_t status, std::string_view what);
 
 /// A backend descriptor. Every failure throws CudnnRefusal naming `what` and the attribute.

@@ -272,27 +272,27 @@ struct AttentionGraph {
 
 const AttentionPlan& CudnnAttention::plan(Pass pass, const AttentionShape& shape) {
   const std::scoped_lock lock(mutex_);
-  const auto [at, inserted] = plans_.try_emplace({pass, shape});
-  if (!inserted) return *at->second;
-  at->second = std::make_unique<AttentionPlan>();
-  AttentionPlan& plan = *at->second;
+  const Key key{pass, shape};
+  if (const auto known = plans_.find(key); known != plans_.end()) return *known->second;
+  auto made = std::make_unique<AttentionPlan>();
+  AttentionPlan& plan = *made;
   if (const char* reason =
           attention_refusal(shape, pass == Pass::backward, device_.compute_capability(), cudnn().version)) {
     plan.reason_ = reason;
-    return plan;
-  }
-  try {
-    AttentionGraph graph(shape, plan);
-    if (pass == Pass::backward) {
-      graph.backward();
-    } else {
-      graph.forward();
+  } else {
+    try {
+      AttentionGraph graph(shape, plan);
+      if (pass == Pass::backward) {
+        graph.backward();
+      } else {
+        graph.forward();
+      }
+      graph.build(device_, pass == Pass::backward);
+    } catch (const CudnnRefusal& refused) {
+      plan.reason_ = refused.what();
     }
-    graph.build(device_, pass == Pass::backward);
-  } catch (const CudnnRefusal& refused) {
-    plan.reason_ = refused.what();
   }
-  return plan;
+  return *plans_.emplace(key, std::move(made)).first->second;
 }
 
 const AttentionPlan& CudnnAttention::forward_plan(const AttentionShape& shape) {

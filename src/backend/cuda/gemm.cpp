@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "backend/cuda/arena.h"
 #include "backend/cuda/cublaslt.h"
 #include "backend/cuda/fastest.h"
 #include "backend/cuda/gemm_resident.h"
@@ -82,12 +84,15 @@ struct Context {
 
   Context(const CublasLt& lib, int device) {
     (void)stream(device);
-    check(lib.Create(&handle), "opening it");
-    cuda::check(cudaMalloc(&workspace, kWorkspace), "the workspace of cuBLASLt");
     const char* const setting = std::getenv("WICK_GEMM_TUNING");
     const std::string& name = info(device).name;
     const auto file = gemm_plans_file(setting == nullptr ? "" : setting, cache_folder(), name, lib.text());
     if (file) kept.emplace(*file, name + ", cuBLASLt " + lib.text());
+    // Of the device's arena even while a graph is recorded: it stays, and every graph may use it.
+    std::unique_ptr<Arena::Block, void (*)(Arena::Block*) noexcept> block(device_arena(device).allocate(kWorkspace),
+                                                                          Arena::release);
+    check(lib.Create(&handle), "opening it");
+    workspace = block.release()->data;
   }
 };
 

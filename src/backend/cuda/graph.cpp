@@ -1,5 +1,6 @@
 #include "backend/cuda/graph.h"
 
+#include <memory>
 #include <utility>
 
 #include "backend/cuda/arena.h"
@@ -59,14 +60,22 @@ class GraphRecording final : public Recording {
       throw;
     }
     check(cudaStreamEndCapture(s, &graph), "ending a capture");
-    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
-    (void)cudaGraphDestroy(graph);
-    check(status, "making a graph");
-    check(cudaGraphUpload(executable_, s), "bringing a graph to the device");
+    const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> recorded(graph, cudaGraphDestroy);
+    Arena& cached = device_arena(device_.index);
+    cached.retry_after_trim("making a graph", [&] {
+      const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+      if (status != cudaSuccess) executable_ = nullptr;
+      return status;
+    });
+    cached.retry_after_trim("bringing a graph to the device", [&] { return cudaGraphUpload(executable_, s); });
   }
 
   void replay() override {
-    const auto launch = [this] { check(cudaGraphLaunch(executable_, stream(device_.index)), "replaying a graph"); };
+    const auto launch = [this] {
+      device_arena(device_.index).retry_after_trim("replaying a graph", [this] {
+        return cudaGraphLaunch(executable_, stream(device_.index));
+      });
+    };
     EventRecorder* recorder = EventRecorder::current();
     if (recorder != nullptr && timed_ != nullptr) return recorder->replay(*timed_, launch);
     const WorkScope scope({"recorded graph"});

@@ -19,7 +19,7 @@ class EventReadback final : public Readback {
         check(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming), "an event");
         check(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "making a stream");
       }
-      check(cudaMallocHost(&memory_, bytes), "page-locked memory");
+      check(cudaMallocHost(&memory_, bytes), fmt::format("{} bytes of page-locked memory", bytes).c_str());
     } catch (...) {
       release();
       throw;

@@ -96,38 +96,46 @@ std::size_t team_scratch(const RowPlan& plan) {
   return kTeamBarrier + std::size_t{plan.team} / 32 * plan.cluster * static_cast<std::size_t>(plan.rows) * kTeamSlot;
 }
 
+namespace {
+
+int count_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared, bool packed) {
+  if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+          "a cluster's shared memory");
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = cluster;
+  attributes[0].val.clusterDim.y = 1;
+  attributes[0].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.attrs = attributes;
+  int found = 0;
+  if (packed && cluster > 1) {
+    attributes[1].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+    attributes[1].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
+    config.numAttrs = 2;
+    if (cudaOccupancyMaxActiveClusters(&found, kernel, &config) == cudaSuccess) return found;
+    static_cast<void>(cudaGetLastError());  // the policy is not taken here: ask without it, which counts no more
+  }
+  config.numAttrs = 1;
+  check(cudaOccupancyMaxActiveClusters(&found, kernel, &config), "counting clusters");
+  return found;
+}
+
+}  // namespace
+
 int resident_clusters(const void* kernel, unsigned threads, unsigned cluster, std::size_t shared, bool packed) {
   static std::mutex mutex;
   static std::map<std::tuple<int, const void*, unsigned, unsigned, std::size_t, bool>, int> known;
   const std::scoped_lock lock(mutex);
-  const auto [entry, unknown] = known.try_emplace({current_device(), kernel, threads, cluster, shared, packed});
-  int& found = entry->second;
-  if (unknown) {
-    if (shared > 48 * 1024) {  // as launch() does; a lower limit would stand in the way of other launches
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-            "a cluster's shared memory");
-    }
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = cluster;
-    attributes[0].val.clusterDim.y = 1;
-    attributes[0].val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(cluster);
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = shared;
-    config.attrs = attributes;
-    if (packed && cluster > 1) {
-      attributes[1].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
-      attributes[1].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
-      config.numAttrs = 2;
-      if (cudaOccupancyMaxActiveClusters(&found, kernel, &config) == cudaSuccess) return found;
-      static_cast<void>(cudaGetLastError());  // the policy is not taken here: ask without it, which counts no more
-    }
-    config.numAttrs = 1;
-    check(cudaOccupancyMaxActiveClusters(&found, kernel, &config), "counting clusters");
-  }
-  return found;
+  const std::tuple key{current_device(), kernel, threads, cluster, shared, packed};
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  return known.emplace(key, count_clusters(kernel, threads, cluster, shared, packed)).first->second;
 }
 
 }  // namespace wick::cuda

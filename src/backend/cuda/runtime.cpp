@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "backend/cuda/held_memory.h"
 #include "core/fail.h"
 
 namespace wick::cuda {
@@ -70,8 +71,12 @@ void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   const cudaError_t sticky = cudaGetLastError();  // clears what can be cleared
   (void)sticky;
-  fail(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device, "[cuda] {}: {} ({})", what,
-       cudaGetErrorString(status), cudaGetErrorName(status));
+  const std::string said =
+      fmt::format("[cuda] {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+  if (status == cudaErrorMemoryAllocation) {
+    fail(ErrorCode::out_of_memory, "{}; cuda:{}: {}", said, current_device(), memory_text(current_device()));
+  }
+  fail(ErrorCode::device, "{}", said);
 }
 
 const std::vector<DeviceInfo>& devices() { return discovered().devices; }

@@ -27,21 +27,20 @@ Library& library(Device device) {
   static std::mutex mutex;
   static auto& known = *new std::map<int, Library>;
   const std::scoped_lock lock(mutex);
-  const auto [at, unknown] = known.try_emplace(device.index);
-  Library& found = at->second;
-  if (!unknown) return found;
+  if (const auto at = known.find(device.index); at != known.end()) return at->second;
+  Library found;
   if (cudnn_absent() != nullptr) {
     found.refusal = cudnn_absent();
-    return found;
+  } else {
+    try {
+      (void)stream(device.index);  // makes the device current
+      found.device = std::make_unique<CudnnDevice>();
+      found.attention = std::make_unique<CudnnAttention>(*found.device);
+    } catch (const CudnnRefusal& refused) {
+      found.refusal = refused.what();
+    }
   }
-  try {
-    (void)stream(device.index);  // makes the device current
-    found.device = std::make_unique<CudnnDevice>();
-    found.attention = std::make_unique<CudnnAttention>(*found.device);
-  } catch (const CudnnRefusal& refused) {
-    found.refusal = refused.what();
-  }
-  return found;
+  return known.emplace(device.index, std::move(found)).first->second;
 }
 
 HeadStrides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1)}; }
