@@ -87,8 +87,7 @@ TEST_F(OwnKernelsOnCuda, ProductsAreRight) {
           const Tensor b = random({k, n}, types.in, 2);
           const Tensor before = random({m, n}, types.out, 3);
           const Tensor bias = random({n}, types.out, 4);
-          const Tensor right =
-              kind == 2 ? bias.to(DType::f64).expand({m, n}).contiguous() : before.to(DType::f64).clone();
+          const Tensor right = (kind == 2 ? bias.to(DType::f64).expand({m, n}) : before.to(DType::f64)).clone();
           gemm(a.to(DType::f64), b.to(DType::f64), right, -1.5, kind == 0 ? 0.0 : kind == 1 ? 0.25 : 1.0);
           const Tensor c = there(kind == 1 ? before : Tensor::full({m, n}, std::nan(""), types.out), false, 5);
           gemm(there(a, layout % 2 == 1, 3), there(b, layout / 2 == 1, 7), c, -1.5, kind == 1 ? 0.25 : 0.0,
