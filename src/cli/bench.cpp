@@ -125,7 +125,9 @@ void train(const Options& o) {
                     .recompute = std::vector<Recompute>(static_cast<std::size_t>(c.num_hidden_layers), by_itself)};
   if (o.memory.dry_run) {
     plan.recompute = o.memory.choose(c, targets, plan, 0);
-    return print_plan(plan_memory(c, targets, plan), plan, 0, 0, o.json);
+    const Backend* const cuda = named ? cuda_backend() : nullptr;
+    const bool there = cuda != nullptr && cuda->missing(device).empty();
+    return print_plan(plan_memory(c, targets, plan), plan, 0, there ? besides_bytes(device) : 0, o.json);
   }
   Decoder model = random_model(o);
   const auto adapter = std::make_shared<const Adapter>(init_adapter(lora, model.linear_modules(), o.seed),
