@@ -99,7 +99,7 @@ def main():
     if options.json:
         case = {"model": pathlib.Path(options.shape).stem, "dtype": options.dtype, "length": options.length,
                 "batch_tokens": options.batch_tokens}
-        print_record(f"transformers, {options.mode}", "embed", case, rates, "sentences/s")
+        print_record(f"transformers {options.mode}", "embed", case, rates, "sentences/s")
     else:
         print(f"embed {options.shape}, {options.mode}, {options.dtype}: {rates[0]:.0f} sentences/s of {options.length} "
               f"tokens ({rates[1]:.0f} to {rates[2]:.0f}), {rates[0] * options.length / 1e6:.2f} million tokens/s")
