@@ -82,6 +82,27 @@ class SanitizeGpu(unittest.TestCase):
         self.assertIn("0/2", said)
         self.assertIn("not done after 1 s", said)
 
+    def test_racecheck_may_be_stopped_and_run_again(self):
+        slow_at_first = '$([ -e "$MARK" ] || { touch "$MARK"; echo 30; })'
+        (self.folder / "kernels_test").write_text(PROGRAM.replace("${SLEEPS:-0}", slow_at_first + " 0"))
+        for tool, tries, code in (("racecheck", "2", 0), ("racecheck", "1", 1), ("memcheck", "2", 1)):
+            mark = self.folder / f"mark.{tool}.{tries}"
+            found, said = self.run_it("--tool", tool, "--limit", "2", "--tries", tries, MARK=str(mark))
+            self.assertEqual(found, code, said)
+            if code == 0:
+                self.assertRegex(said, r"2/2 +0 .*1 stopped, then run again")
+            else:
+                self.assertIn("not done after 2 s", said)
+
+    def test_what_was_reported_before_a_stop_stands(self):
+        mark = self.folder / "mark"
+        says = "========= Deadlock detected in Cuda::barrier wait\n"
+        slow_at_first = '$([ -e "$MARK" ] || { touch "$MARK"; echo 30; })'
+        (self.folder / "kernels_test").write_text(PROGRAM.replace("${SLEEPS:-0}", slow_at_first + " 0"))
+        code, said = self.run_it("--tool", "racecheck", "--limit", "2", MARK=str(mark), SAYS=says)
+        self.assertEqual(code, 1, said)
+        self.assertNotIn("run again", said)
+
     def test_errors_of_memcheck(self):
         code, said = self.run_it(
             "--tool", "memcheck", ERRORS="2",
