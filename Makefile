@@ -55,12 +55,12 @@ test-asan:
 test-gpu: build
 	@build/wick devices
 	@WICK_TEST_DEVICE=cuda ctest --preset release -L '^gpu$$' -E FiniteDifferences
-	@tests/sanitize_gpu.py --sanitizer $(SANITIZER) --since 2026
+	@tests/sanitize_gpu.py --sanitizer "$(SANITIZER)" --since 2026
 
 # compute-sanitizer comes with the CUDA toolkit; the packages here do not bring it.
 SANITIZER ?= compute-sanitizer
 sanitize-gpu: build
-	@tests/sanitize_gpu.py --sanitizer $(SANITIZER)
+	@tests/sanitize_gpu.py --sanitizer "$(SANITIZER)"
 
 demo: build
 	@demo/demo.sh

@@ -87,7 +87,8 @@ class SanitizeGpu(unittest.TestCase):
         (self.folder / "kernels_test").write_text(PROGRAM.replace("${SLEEPS:-0}", slow_at_first + " 0"))
         for tool, tries, code in (("racecheck", "2", 0), ("racecheck", "1", 1), ("memcheck", "2", 1)):
             mark = self.folder / f"mark.{tool}.{tries}"
-            found, said = self.run_it("--tool", tool, "--limit", "2", "--tries", tries, MARK=str(mark))
+            suites = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large", may_hang=True)}
+            found, said = self.run_it("--tool", tool, "--limit", "2", "--tries", tries, suites=suites, MARK=str(mark))
             self.assertEqual(found, code, said)
             if code == 0:
                 self.assertRegex(said, r"2/2 +0 .*1 stopped, then run again")
@@ -99,7 +100,8 @@ class SanitizeGpu(unittest.TestCase):
         says = "========= Deadlock detected in Cuda::barrier wait\n"
         slow_at_first = '$([ -e "$MARK" ] || { touch "$MARK"; echo 30; })'
         (self.folder / "kernels_test").write_text(PROGRAM.replace("${SLEEPS:-0}", slow_at_first + " 0"))
-        code, said = self.run_it("--tool", "racecheck", "--limit", "2", MARK=str(mark), SAYS=says)
+        suites = {"kernels": sanitize_gpu.Suite("kernels_test", "*Small:*Large", may_hang=True)}
+        code, said = self.run_it("--tool", "racecheck", "--limit", "2", suites=suites, MARK=str(mark), SAYS=says)
         self.assertEqual(code, 1, said)
         self.assertNotIn("run again", said)
 
@@ -149,6 +151,8 @@ class SanitizeGpu(unittest.TestCase):
         self.assertEqual(code, 0)
         self.assertIn("2025.3.1, older than 2026", said)
         self.assertNotIn("kernels", said)
+        code, said = self.run_it("--since", "2026", "--sanitizer", str(self.folder / "none"))
+        self.assertEqual(code, 2, said)
         code, said = self.run_it("--since", "2026", RESULT="  FAILED  ")
         self.assertEqual(code, 1)
         self.assertIn("failed", said)

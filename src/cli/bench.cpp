@@ -125,9 +125,12 @@ void train(const Options& o) {
                     .recompute = std::vector<Recompute>(static_cast<std::size_t>(c.num_hidden_layers), by_itself)};
   if (o.memory.dry_run) {
     plan.recompute = o.memory.choose(c, targets, plan, 0);
-    const Backend* const cuda = named ? cuda_backend() : nullptr;
-    const bool there = cuda != nullptr && cuda->missing(device).empty();
-    return print_plan(plan_memory(c, targets, plan), plan, 0, there ? besides_bytes(device) : 0, o.json);
+    std::size_t besides = 0;
+    try {
+      if (named) besides = besides_bytes(device_from_string(o.device));
+    } catch (const Error&) {  // it is not here, or taken
+    }
+    return print_plan(plan_memory(c, targets, plan), plan, 0, besides, o.json);
   }
   Decoder model = random_model(o);
   const auto adapter = std::make_shared<const Adapter>(init_adapter(lora, model.linear_modules(), o.seed),

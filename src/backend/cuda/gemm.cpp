@@ -155,7 +155,8 @@ std::vector<cublasLtMatmulHeuristicResult_t> propose(const CublasLt& lib, const 
   const cublasStatus_t status = lib.MatmulAlgoGetHeuristic(context.handle, plan.operation, plan.a, plan.b, plan.c,
                                                            plan.c, preference, limit, found.data(), &count);
   lib.MatmulPreferenceDestroy(preference);
-  if (status != CUBLAS_STATUS_NOT_SUPPORTED && key.choice != Choice::invariant) check(status, "asking for algorithms");
+  const bool asked = status != CUBLAS_STATUS_NOT_SUPPORTED && key.choice != Choice::invariant;
+  if (asked || status == CUBLAS_STATUS_ALLOC_FAILED) check(status, "asking for algorithms");
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) return {};
   found.resize(static_cast<std::size_t>(count));
   found.erase(std::remove_if(found.begin() + 1, found.end(),
@@ -276,7 +277,9 @@ std::optional<cublasLtMatmulAlgo_t> invariant_algorithm(const CublasLt& lib, con
                                     std::int64_t{100}, std::int64_t{130}, std::int64_t{300}, most / 15, most / 4}) {
       c.fill(1);
       set_rows(lib, plan, rows, key.lda, key.ldc);
-      if (product.run(algorithm, c.raw()) != CUBLAS_STATUS_SUCCESS) return false;
+      const cublasStatus_t status = product.run(algorithm, c.raw());
+      if (status == CUBLAS_STATUS_ALLOC_FAILED) check(status, "a trial");  // no answer to keep
+      if (status != CUBLAS_STATUS_SUCCESS) return false;
       if (rows == most) right.copy_from(c.slice(0, 0, 1));
       const Tensor found = c.slice(0, 0, rows).slice(1, 0, key.n);
       if (!same_bytes(found, right.slice(1, 0, key.n).expand(found.shape()))) return false;
