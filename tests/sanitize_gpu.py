@@ -24,9 +24,12 @@ What is looked at:
   have sent already: no kernel does so with WICK_RACECHECK=on, which also keeps a kernel from beginning before the one ahead of
   it has ended. A deadlock that it names is an error. Suites of clusters have the host wait for each launch (CUDA_LAUNCH_BLOCKING):
   where others are queued behind it, one of a cluster can take minutes (outer products: 92 s without, 3 s with it).
-- Even so a process of racecheck may not end: that of decoding was stopped in three of seven runs on an H200, the GPU busy and
-  no deadlock named, and ended within 6 s in the others (2026.4; the cause is not known). It is run again, up to --tries times,
-  unless something was reported, and the suite's line says so: a case counts when it has ended, clean.
+- Even so a launch of a cluster may not end under it (2026.4): of the processes of decoding, which end within 6 s otherwise, about
+  one in ten was stopped on an H200, in a launch of attention of one query, the GPU busy, no deadlock named, each thread of the
+  tool's at rest. In that kernel all threads of a cluster come to each of its barriers, without the tool it always ends, and
+  synccheck finds nothing. So decoding runs without clusters under racecheck (WICK_RACECHECK=no-clusters), the op matrix has that
+  kernel's cases in clusters, and a process of the op matrix that does not end is run again, up to --tries times, unless
+  something was reported; the suite's line says so. A case counts when it has ended, clean.
 - Clusters have 2 blocks at most with WICK_RACECHECK=on, 8 without: under racecheck a launch of 8 that fill their multiprocessors
   takes half a second to minutes. The code is the same for any number of blocks; memcheck and initcheck see the larger ones.
 - From 2026 on it can look at the first cluster, or block, of a launch alone, and does unless --all-clusters says otherwise: all run
@@ -70,8 +73,9 @@ class Suite:
     racecheck: str | None = None  # its own filter, "" for no case; None: the same
     seconds: float = 3  # that a case takes about, under racecheck
     initcheck_without: str = ""  # a filter of what it leaves out
-    may_hang: bool = False  # a process may not end under racecheck, for a reason that is not known
+    may_hang: bool = False  # the tool may not end a process under racecheck
     clusters: bool = False  # many launches have them: under racecheck the host waits for each
+    no_clusters: bool = False  # under racecheck no launch has one
 
     def wanted(self, tool):
         return self.racecheck if tool == "racecheck" and self.racecheck is not None else self.cases
@@ -142,7 +146,7 @@ ROWS_THAT_SHARE = (
 SUITES = {
     # The loss of vocabularies that are no multiple of four reads a last pack of logits that reaches behind them, and drops what
     # is there.
-    "ops": Suite("op_matrix_test", OPS, 6, OPS_THAT_SHARE, initcheck_without="*linear_cross_entropy*"),
+    "ops": Suite("op_matrix_test", OPS, 6, OPS_THAT_SHARE, initcheck_without="*linear_cross_entropy*", may_hang=True),
     "rows": Suite("rows_cuda_test", ROWS, 4, ROWS_THAT_SHARE, 6, clusters=True),
     # By blocks in a cluster: 1, 2, 8, a block in passes. 300007 is no multiple of four. racecheck's by
     # blocks and packs in a thread: 1 and 2 blocks of 8 packs, 2 of 10 and of 16, in passes.
@@ -165,7 +169,7 @@ SUITES = {
                     "*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused:"
                     "*ChoosesTheTokensThatTheHostWouldChoose/llama_gqa_f32_fused", 2,
                     "*BehindACacheIsWithoutOne/llama_gqa_bf16_fused:*ARecordedPassAppendsWithEachReplay/qwen2_untied_bf16_fused",
-                    12, clusters=True, may_hang=True),
+                    12, no_clusters=True),
     "sampler": Suite("device_sampler_test", "*/of_31_everything:*/of_2_top_p_with_ties:*/of_5_greedy:*/of_1_min_p", 1, None, 5,
                      clusters=True),
     "embedding": Suite("embedding_cuda_test", "*GivesTheVectorsOfSentenceTransformers", 1, None, 15),
@@ -352,7 +356,7 @@ class Runner:
                            OMP_WAIT_POLICY="passive",
                            OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // side_by_side(o, job.tool in ALONE))))
         if job.tool == "racecheck":
-            environment.update(WICK_TEST_ONLY_FUSED="1", WICK_RACECHECK="on")
+            environment.update(WICK_TEST_ONLY_FUSED="1", WICK_RACECHECK="no-clusters" if job.suite.no_clusters else "on")
             if job.suite.clusters:
                 environment["CUDA_LAUNCH_BLOCKING"] = "1"
         if len(o.gpus) > 1:

@@ -206,10 +206,11 @@ class SanitizeGpu(unittest.TestCase):
     def test_racecheck_has_what_it_can_follow(self):
         says = "racecheck $WICK_RACECHECK, blocking $CUDA_LAUNCH_BLOCKING\\n"
         (self.folder / "kernels_test").write_text(PROGRAM.replace("$SAYS", says))
-        for tool, clusters, wanted in (("racecheck", False, "on, blocking "), ("racecheck", True, "on, blocking 1"),
-                                       ("memcheck", True, ", blocking ")):
-            logs = self.folder / f"{tool}{clusters}"
-            suite = sanitize_gpu.Suite("kernels_test", "*Small", clusters=clusters)
+        for tool, has, wanted in (("racecheck", {}, "on, blocking "), ("racecheck", {"clusters": True}, "on, blocking 1"),
+                                  ("racecheck", {"no_clusters": True}, "no-clusters, blocking "),
+                                  ("memcheck", {"clusters": True}, ", blocking ")):
+            logs = self.folder / "_".join([tool, *has])
+            suite = sanitize_gpu.Suite("kernels_test", "*Small", **has)
             code, said = self.run_it("--tool", tool, "--logs", str(logs), suites={"kernels": suite})
             self.assertEqual(code, 0, said)
             self.assertIn(f"racecheck {wanted}\n", "".join(log.read_text() for log in logs.iterdir()))

@@ -57,7 +57,7 @@ RowPlan plan_rows(std::int64_t rows, std::int64_t packs, const RowKernels& kerne
   }
   if (warps) return warp_teams(packs, kernels.brief_2, 2);
   if (kernels.many == 0) return {};
-  const bool clusters = device.major >= 9;
+  const bool clusters = device.major >= 9 && largest_cluster() > 1;
   // Twice the threads with half as much each: more of them load while others compute.
   if (packs <= RowKernels::many_threads * kernels.middle) return block_team(packs, kernels.middle, 2);
   if (packs <= (clusters ? kUsualTeam : RowKernels::many_threads) * kernels.many) {

@@ -150,15 +150,24 @@ bool libraries_wanted() {
   return wanted;
 }
 
-bool under_racecheck() {
-  static const bool on = [] {
-    const char* const value = std::getenv("WICK_RACECHECK");
-    return value != nullptr && std::string_view(value) == "on";
+namespace {
+
+std::string_view racecheck() {
+  static const std::string_view value = [] {
+    const char* const found = std::getenv("WICK_RACECHECK");
+    return found == nullptr ? std::string_view() : std::string_view(found);
   }();
-  return on;
+  return value;
 }
 
-unsigned largest_cluster() { return under_racecheck() ? 2 : kMaxCluster; }
+}  // namespace
+
+bool under_racecheck() { return racecheck() == "on" || racecheck() == "no-clusters"; }
+
+unsigned largest_cluster() {
+  if (!under_racecheck()) return kMaxCluster;
+  return racecheck() == "on" ? 2 : 1;
+}
 
 void* open_library(std::initializer_list<const char*> names, std::string& reason) {
   if (!libraries_wanted()) {

@@ -48,13 +48,13 @@ bool capturing(int index);  ///< the stream is recording a graph: nothing may wa
 /// False with WICK_LIBRARIES=off in the environment: no library of NVIDIA's but the CUDA run time is opened, and
 /// kernels of ours do all the work, products slowly. For tools that watch kernels, as compute-sanitizer does.
 bool libraries_wanted();
-/// True with WICK_RACECHECK=on in the environment: kernels run in forms that racecheck of compute-sanitizer can follow
-/// to their end, see docs/architecture.md.
+/// True with WICK_RACECHECK=on or no-clusters in the environment: kernels run in forms that racecheck of
+/// compute-sanitizer can follow to their end, see docs/architecture.md.
 bool under_racecheck();
 /// Blocks of a cluster that every Hopper device can run at once.
 inline constexpr unsigned kMaxCluster = 8;
 /// That a cluster may have: kMaxCluster, but 2 under_racecheck(), which takes minutes for a launch, or does not end,
-/// where larger ones fill the multiprocessors.
+/// where larger ones fill the multiprocessors, and 1 with WICK_RACECHECK=no-clusters.
 unsigned largest_cluster();
 /// Opens the first library of `names` that is there; null, and `reason` says why, when none is or none is wanted.
 void* open_library(std::initializer_list<const char*> names, std::string& reason);
