@@ -5,12 +5,13 @@
 // serves all heads of a group (up to eight): keys and values are read once, and its products are those of tensor cores
 // where rows can be read in 16-byte pieces.
 
+#include "backend/cuda/row_plan.h"
+#include "ops/attention/attention_decode_plan.h"
 #include "ops/attention/attention_decode_sums.cuh"
 
 namespace wick::cuda {
 namespace {
 
-constexpr int kMaxClusters = 64;  // of a unit
 constexpr int kMaxCounters = 4096;
 
 // Of each unit with several clusters, for each rank in them: how many blocks have left their sums. The last one sets it
@@ -113,23 +114,29 @@ Declined decode(const DecodeArguments<typename By::T>& arguments, Device device)
   const AttentionProblem& p = in.problem;
   in.chunks = (p.group() + By::kHeads - 1) / By::kHeads;
   const std::int64_t units = static_cast<std::int64_t>(p.tokens) * p.kv_heads * in.chunks;
-  // As many blocks as run at once, and none that a full cache has no keys for.
-  const std::int64_t at_once = static_cast<std::int64_t>(info(device.index).multiprocessors) * By::kBlocks;
-  const int tile = By::tile(in);
-  int blocks = 1;
-  if (info(device.index).major >= 9) {
-    while (blocks < static_cast<int>(largest_cluster()) && 2 * blocks * units <= at_once &&
-           blocks * tile < p.key_tokens) {
-      blocks *= 2;
-    }
-  }
-  const int keys = blocks * kDecodeWarps * tile * By::kTiles;  // that a cluster takes at once
-  const std::int64_t useful = ::max((p.key_tokens + keys - 1) / keys, 1);
-  in.clusters = static_cast<int>(::min(::min(at_once / (units * blocks), useful), std::int64_t{kMaxClusters}));
-  if (in.clusters < 1 || units * blocks > kMaxCounters) in.clusters = 1;
-  if (units * blocks > INT_MAX) return "more blocks than a grid has";
   const PartShape whole = {By::kHeads * By::width(in) / 4, By::kHeads};
-  const PartShape slice = {whole.packs / blocks, By::kHeads};
+  const auto slice_of = [&](int blocks) { return PartShape{whole.packs / blocks, By::kHeads}; };
+  const auto shared = [&](int blocks) {
+    return sizeof(float) * static_cast<std::size_t>(kDecodeWarps * whole.floats() + blocks * slice_of(blocks).floats());
+  };
+  const DeviceInfo& on = info(device.index);
+  const auto resident = [&](int blocks) {
+    if (blocks == 1) return on.multiprocessors * By::kBlocks;
+    return resident_clusters(reinterpret_cast<const void*>(decode_kernel<By>), kDecodeThreads,
+                             static_cast<unsigned>(blocks), shared(blocks));
+  };
+  const int tile = By::tile(in);
+  const DecodeShape shape = {.units = units,
+                             .keys = p.key_tokens,
+                             .keys_at_once = kDecodeWarps * tile * By::kTiles,
+                             .keys_of_a_warp = tile,
+                             .head_dim = p.head_dim,
+                             .element_bytes = static_cast<int>(sizeof(T))};
+  const int largest = on.major >= 9 ? static_cast<int>(largest_cluster()) : 1;
+  const auto [blocks, clusters] = choose_decode_plan(shape, largest, resident);
+  in.clusters = units * blocks > kMaxCounters ? 1 : clusters;
+  if (units * blocks > INT_MAX) return "more blocks than a grid has";
+  const PartShape slice = slice_of(blocks);
   Tensor parts;
   if (in.clusters > 1) {
     parts = Tensor::empty(Shape{units, blocks, in.clusters, slice.floats()}, DType::f32, device);
@@ -141,7 +148,7 @@ Declined decode(const DecodeArguments<typename By::T>& arguments, Device device)
   launch(work, decode_kernel<By>,
          {.grid = dim3(static_cast<unsigned>(units * in.clusters * blocks)),
           .block = dim3(kDecodeThreads),
-          .shared = sizeof(float) * static_cast<std::size_t>(kDecodeWarps * whole.floats() + blocks * slice.floats()),
+          .shared = shared(blocks),
           .overlap = true,
           .cluster = static_cast<unsigned>(blocks)},
          in);
