@@ -6,8 +6,10 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/work.h"
 #include "op_matrix.h"
 #include "wick/adapter.h"
 #include "wick/model.h"
@@ -49,9 +51,22 @@ Dataset rows() {
 struct Trained {
   std::vector<double> losses;
   std::vector<float> values;  // of the adapter
+  std::vector<int> replays;   // of graphs, by step
 };
 
-Trained train(std::int64_t head_dim, bool record) {
+// Counts the graphs that are launched.
+class Replays final : public WorkListener {
+ public:
+  Replays() { work_listener() = this; }
+  ~Replays() override { work_listener() = nullptr; }
+  void begin(const Work& work) override { count += work.name == std::string_view("recorded graph") ? 1 : 0; }
+  void end() noexcept override {}
+
+  int count = 0;
+};
+
+// Each batch is accumulated `times` times.
+Trained train(std::int64_t head_dim, bool record, int times = 1) {
   const Device device = test_device();
   Decoder model = Decoder::random(small_model(head_dim), {.dtype = DType::bf16, .device = device}, 5);
   LoraConfig lora;
@@ -71,9 +86,12 @@ Trained train(std::int64_t head_dim, bool record) {
   Trained result;
   for (int i = 0; i < kSteps; ++i) {
     const Batch batch = task->next();
-    step->begin(batch.trained_tokens);
-    step->accumulate(batch, static_cast<std::uint32_t>(i));
-    result.losses.push_back(step->update(1e-3, i + 1).loss);
+    const auto pass = static_cast<std::uint32_t>(i);
+    Replays replays;
+    step->begin(times * batch.trained_tokens);
+    for (int k = 1; k < times; ++k) step->accumulate(batch, pass);
+    result.losses.push_back(step->update(batch, pass, 1e-3, i + 1).loss);
+    result.replays.push_back(replays.count);
   }
   result.values = adapter->values().to_vector<float>();
   return result;
@@ -90,6 +108,19 @@ TEST_P(DeviceStepCuda, ReplaysOfManyShapesAreTheSameBytesAsLaunches) {
   ASSERT_EQ(replayed.values.size(), launched.values.size());
   EXPECT_EQ(std::memcmp(replayed.values.data(), launched.values.data(), 4 * launched.values.size()), 0);
   EXPECT_LT(launched.losses[36], launched.losses[0]);  // the same rows, three epochs later
+  EXPECT_EQ(launched.replays, std::vector<int>(kSteps, 0));
+  // All shapes have come in the first twelve steps, and are recorded in the next.
+  for (int i = 12; i < kSteps; ++i) EXPECT_EQ(replayed.replays[static_cast<std::size_t>(i)], 1) << "step " << i;
+}
+
+TEST_P(DeviceStepCuda, AccumulatedBatchesAreTheSameBytesAsLaunches) {
+  if (test_device().type != DeviceType::cuda) GTEST_SKIP() << "WICK_TEST_DEVICE names no GPU";
+  const Trained launched = train(GetParam(), false, 3);
+  const Trained replayed = train(GetParam(), true, 3);
+  EXPECT_EQ(replayed.losses, launched.losses);
+  ASSERT_EQ(replayed.values.size(), launched.values.size());
+  EXPECT_EQ(std::memcmp(replayed.values.data(), launched.values.data(), 4 * launched.values.size()), 0);
+  for (int i = 12; i < kSteps; ++i) EXPECT_EQ(replayed.replays[static_cast<std::size_t>(i)], 3) << "step " << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(Heads, DeviceStepCuda, ::testing::Values(32, 64, 128),

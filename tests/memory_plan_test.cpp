@@ -74,8 +74,7 @@ TEST_P(PlanTest, WithinATenthOfThePeak) {
   const Batch batch = task->next();
   const auto run = [&](std::uint32_t number) {
     step->begin(batch.trained_tokens);
-    step->accumulate(batch, number);
-    (void)step->update(1e-4, number + 1);
+    (void)step->update(batch, number, 1e-4, number + 1);
   };
   // What stays of a first step is the scratch memory of the CPU's GEMM library, which nobody plans.
   const std::size_t at_rest = memory_stats(device).current;

@@ -280,10 +280,9 @@ class Training {
   // A step on the batch that next() chose; again, where it has failed before.
   Result step() {
     step_->begin(batch_.trained_tokens);
-    step_->accumulate(batch_, static_cast<std::uint32_t>(number_));
+    const TrainStep::Result updated = step_->update(batch_, static_cast<std::uint32_t>(number_), 1e-3, number_);
     Result result;
-    result.gradients = adapter_->gradients().to_vector<float>();
-    const TrainStep::Result updated = step_->update(1e-3, number_);
+    result.gradients = adapter_->gradients().to_vector<float>();  // as they were before they were clipped
     result.loss = updated.loss;
     result.grad_norm = updated.grad_norm;
     result.values = adapter_->values().to_vector<float>();

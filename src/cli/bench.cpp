@@ -167,8 +167,9 @@ void train(const Options& o) {
     synchronize(device);
     const Clock::time_point start = Clock::now();
     step->begin(terms);
-    for (const Batch& batch : batches) step->accumulate(batch, static_cast<std::uint32_t>(i));
-    loss = step->update(1e-4, i + 1).loss / static_cast<double>(terms);
+    const auto pass = static_cast<std::uint32_t>(i);
+    for (std::size_t k = 0; k + 1 < batches.size(); ++k) step->accumulate(batches[k], pass);
+    loss = step->update(batches.back(), pass, 1e-4, i + 1).loss / static_cast<double>(terms);
     if (i >= kWarmUp) times.push_back(seconds_since(start));
     if (!std::isfinite(loss)) fail(ErrorCode::diverged, "step {}: loss {}", i + 1, loss);
   }

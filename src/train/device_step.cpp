@@ -83,8 +83,11 @@ void DeviceStep::make_room(std::int64_t tokens) {
 }
 
 void DeviceStep::forget_recordings() {
-  for (Shaped& shape : shapes_) shape.recording.reset();
-  update_.reset();
+  for (Shaped& shape : shapes_) {
+    shape.gradient.recording.reset();
+    shape.step.recording.reset();
+  }
+  update_.recording.reset();
   memory_.reset();
   recorded_tokens_ = 0;
 }
@@ -105,23 +108,30 @@ std::unique_ptr<Recording> DeviceStep::record(const std::function<void()>& work)
 }
 
 // The first time plans are made and memory is found; the second time the work is recorded.
-void DeviceStep::run(std::unique_ptr<Recording>& recording, bool& ran, const std::function<void()>& work) {
-  if (recording == nullptr && ran && settings_.record && fused_enabled()) {
+void DeviceStep::run(Repeated& known, const std::function<void()>& work) {
+  if (known.recording == nullptr && known.ran && settings_.record && fused_enabled()) {
     backend(device_).trim(device_);  // what launch by launch took, the recording now takes for itself
     try {
-      recording = record(work);
+      known.recording = record(work);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
       settings_.record = false;  // a composite that looks at values
       report_fallback("a training step", device_, "it is not recorded, since one of its ops waits for the device");
     }
   }
-  if (recording != nullptr) {
-    recording->replay();
+  if (known.recording != nullptr) {
+    known.recording->replay();
   } else {
     work();
   }
-  ran = true;
+  known.ran = true;
+}
+
+void DeviceStep::run_shaped(const Shaped& shaped, Repeated& known, const std::function<void()>& work) {
+  const std::int64_t tokens = shaped.batch.tokens.tokens();
+  if (!known.ran) make_room(tokens);
+  run(known, work);
+  if (known.recording != nullptr) recorded_tokens_ = std::max(recorded_tokens_, tokens);
 }
 
 void DeviceStep::forward_backward(const Batch& batch) {
@@ -131,6 +141,7 @@ void DeviceStep::forward_backward(const Batch& batch) {
   const Tensor loss = task_.loss(batch);
   backend(device_).add_into(loss.detach(), results_.select(0, 0));
   tape.backward(loss, seed_);
+  adapter_.require_gradients();
 }
 
 void DeviceStep::forward_backward_now(const Batch& batch, std::uint32_t pass) {
@@ -142,7 +153,6 @@ void DeviceStep::forward_backward_now(const Batch& batch, std::uint32_t pass) {
     throw;
   }
   task_.set_dropout(0, 0, 0);
-  adapter_.require_gradients();
 }
 
 void DeviceStep::begin(std::int64_t terms) {
@@ -151,8 +161,7 @@ void DeviceStep::begin(std::int64_t terms) {
   seed_.fill(1.0 / static_cast<double>(terms));
 }
 
-void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
-  if (!task_.takes_padding()) return forward_backward_now(batch, pass);
+DeviceStep::Shaped& DeviceStep::padded_into_place(const Batch& batch) {
   const std::int64_t tokens = std::max(
       settings_.token_budget > 0 ? settings_.token_budget : bucket(batch.tokens.tokens()), batch.tokens.tokens());
   const std::int64_t padding = tokens - batch.tokens.tokens();
@@ -165,15 +174,15 @@ void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
   const bool even = padding == 0 && sequences * longest == tokens;  // sequences of one length, which kernels may know
   Shaped& shaped = shaped_for(tokens, sequences, even ? longest : std::min(power_of_two(longest), tokens));
   shaped.inputs.copy_from(Tensor::from(padded(batch, tokens, sequences, settings_.pad_id), shaped.inputs.shape()));
+  return shaped;
+}
+
+void DeviceStep::accumulate(const Batch& batch, std::uint32_t pass) {
+  if (!task_.takes_padding()) return forward_backward_now(batch, pass);
+  Shaped& shaped = padded_into_place(batch);
   // Dropout's masks differ from pass to pass in more than what lies in memory.
   if (settings_.dropout > 0) return forward_backward_now(shaped.batch, pass);
-  if (!shaped.ran) make_room(tokens);
-  run(shaped.recording, shaped.ran, [&] { forward_backward(shaped.batch); });
-  if (shaped.recording == nullptr) {
-    adapter_.require_gradients();
-  } else {
-    recorded_tokens_ = std::max(recorded_tokens_, tokens);
-  }
+  run_shaped(shaped, shaped.gradient, [&] { forward_backward(shaped.batch); });
 }
 
 void DeviceStep::apply() {
@@ -182,12 +191,21 @@ void DeviceStep::apply() {
   task_.refresh_adapter();
 }
 
-DeviceStep::Result DeviceStep::update(double learning_rate, std::int64_t step) {
+DeviceStep::Result DeviceStep::update(const Batch& last, std::uint32_t pass, double learning_rate, std::int64_t step) {
   const auto exponent = static_cast<double>(step);
   schedule_.copy_from(Tensor::from(std::vector<double>{learning_rate, 1 - std::pow(settings_.adamw.beta1, exponent),
                                                        1 - std::pow(settings_.adamw.beta2, exponent)},
                                    {3}));
-  run(update_, updated_, [this] { apply(); });
+  if (task_.takes_padding() && settings_.dropout == 0) {
+    Shaped& shaped = padded_into_place(last);
+    run_shaped(shaped, shaped.step, [&] {
+      forward_backward(shaped.batch);
+      apply();
+    });
+  } else {
+    accumulate(last, pass);
+    run(update_, [this] { apply(); });
+  }
   const std::vector<double> results = results_.to_vector<double>();
   return {results[0], results[1]};
 }

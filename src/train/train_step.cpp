@@ -30,7 +30,8 @@ class HostStep final : public TrainStep {
     adapter_.require_gradients();
   }
 
-  Result update(double learning_rate, std::int64_t step) override {
+  Result update(const Batch& last, std::uint32_t pass, double learning_rate, std::int64_t step) override {
+    accumulate(last, pass);
     const double norm = gradient_norm(adapter_.gradients());
     if (!std::isfinite(loss_) || !std::isfinite(norm)) return {loss_, norm};
     // As torch.nn.utils.clip_grad_norm_ scales.

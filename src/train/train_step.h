@@ -8,7 +8,7 @@
 
 namespace wick {
 
-/// One optimizer step after the other: begin(), accumulate() for each batch, update().
+/// One optimizer step after the other: begin(), accumulate() for each batch but the last, update() with that one.
 class TrainStep {
  public:
   struct Settings {
@@ -30,8 +30,9 @@ class TrainStep {
   virtual void begin(std::int64_t terms) = 0;
   /// Adds a batch's gradient; `pass` is its number in the run.
   virtual void accumulate(const Batch& batch, std::uint32_t pass) = 0;
-  /// Clips, and updates the adapter unless loss or gradient is not finite. `step` counts from 1.
-  virtual Result update(double learning_rate, std::int64_t step) = 0;
+  /// Adds the last batch's gradient, clips, and updates the adapter unless loss or gradient is not finite. `step`
+  /// counts from 1.
+  virtual Result update(const Batch& last, std::uint32_t pass, double learning_rate, std::int64_t step) = 0;
 };
 
 /// For the device that the task's model is on. exp_avg and exp_avg_sq, AdamW's moments, are flat f32 as the adapter's

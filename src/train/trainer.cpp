@@ -193,13 +193,14 @@ StepReport Trainer::Impl::step() {
                                   .record = options.profile_steps == 0});
   }
   train_step->begin(terms);
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    train_step->accumulate(batches[i], static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps +
-                                                                  static_cast<std::int64_t>(i)));
-  }
+  const auto pass = [&](std::size_t i) {
+    return static_cast<std::uint32_t>(state.step * options.grad_accumulation_steps + static_cast<std::int64_t>(i));
+  };
+  const std::size_t last = batches.size() - 1;
+  for (std::size_t i = 0; i < last; ++i) train_step->accumulate(batches[i], pass(i));
   StepReport report;
   report.learning_rate = schedule.learning_rate(state.step);
-  const TrainStep::Result result = train_step->update(report.learning_rate, state.step + 1);
+  const TrainStep::Result result = train_step->update(batches[last], pass(last), report.learning_rate, state.step + 1);
   report.loss = result.loss / static_cast<double>(terms);
   report.grad_norm = result.grad_norm;
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
