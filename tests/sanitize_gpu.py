@@ -25,7 +25,7 @@ What is looked at:
   it has ended. A deadlock that it names is an error. Suites of clusters have the host wait for each launch (CUDA_LAUNCH_BLOCKING):
   where others are queued behind it, one of a cluster can take minutes (outer products: 92 s without, 3 s with it).
 - Even so a launch of a cluster may not end under it (2026.4): of the processes of decoding, which end within 6 s otherwise, about
-  one in ten was stopped on an H200, in a launch of attention of one query, the GPU busy, no deadlock named, each thread of the
+  one in twelve was stopped on an H200, in a launch of attention of one query, the GPU busy, no deadlock named, each thread of the
   tool's at rest. In that kernel all threads of a cluster come to each of its barriers, without the tool it always ends, and
   synccheck finds nothing. So decoding runs without clusters under racecheck (WICK_RACECHECK=no-clusters), the op matrix has that
   kernel's cases in clusters, and a process of the op matrix that does not end is run again, up to --tries times, unless
