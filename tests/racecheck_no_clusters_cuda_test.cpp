@@ -1,4 +1,4 @@
-// With WICK_RACECHECK=no-clusters no kernel is launched in clusters. Needs no GPU.
+// With WICK_RACECHECK=no-clusters rows are in no clusters. Needs no GPU.
 #include <gtest/gtest.h>
 
 #include <cstdlib>

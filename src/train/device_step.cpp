@@ -13,7 +13,7 @@
 namespace wick {
 namespace {
 
-constexpr std::size_t kMaxShapes = 32;  // each keeps a graph; their memory is shared
+constexpr std::size_t kMaxShapes = 32;  // each keeps a graph, or two; their memory is shared
 
 // Up to the next eighth of a power of two: few shapes, at most an eighth of padding.
 std::int64_t bucket(std::int64_t tokens) {

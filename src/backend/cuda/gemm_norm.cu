@@ -308,7 +308,7 @@ bool gemm_norm(const Tensor& a, const Tensor& weight, const NormAfter& after, co
   for (const Tensor* vector : {&after.bias, &after.weight, &after.shift}) {
     if (vector->defined() && (!vector->is_contiguous() || !packs(*vector))) return false;
   }
-  if (info(a.device().index).major != 9) return false;
+  if (info(a.device().index).major != 9 || largest_cluster() < kCluster) return false;
   if (a.dtype() == DType::bf16) {
     run<__nv_bfloat16>(a, weight, after, y);
   } else {
